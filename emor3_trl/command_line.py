@@ -1,0 +1,260 @@
+"""How a recipe is started: a YAML that is one complete run, flags that override it, and errors in one clear line."""
+
+import dataclasses
+import difflib
+import enum
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+from emor3_trl.checks import check_values, prepare_reporting
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for; the message says what was set, what is allowed and how to fix it."""
+
+
+@dataclass
+class RunArguments:
+    """What a training recipe needs beside the model's and the trainer's own arguments."""
+
+    data: str = field(metadata={"help": "Folder of prepared data: <split>.parquet and manifest.json."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
+    prompt_style: Literal["set", "think", "direct"] = field(
+        default="set",
+        metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+    )
+    max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
+    processes: int | None = field(
+        default=None,
+        metadata={"help": "Processes (GPUs) that the batch arithmetic is written for; another number is an error."},
+    )
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "The processor's lower pixel bound; as in the data preparation."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "The processor's upper pixel bound; as in the data preparation."}
+    )
+    plan: bool = field(default=False, metadata={"help": "Print what would run, and stop."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace another run in output_dir."})
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The parsed command line.
+
+    Args:
+        arguments: one instance per dataclass, in the order in which the classes were given.
+        values: every key with the value it was set to, before any class derived others; loadable as a config again.
+        source: the YAML that was read.
+    """
+
+    arguments: tuple[Any, ...]
+    values: dict[str, Any]
+    source: Path | None
+
+
+class _Parser(TrlParser):
+    """`TrlParser` that knows the file it read, checks types in it, and raises instead of printing its usage."""
+
+    source: Path | None = None
+
+    def error(self, message: str) -> NoReturn:
+        invalid = re.fullmatch(r"argument --([\w-]+)\S*(?:, \S+)*: invalid (\S+) value: (.*)", message)
+        if invalid:
+            name, kind, value = invalid.groups()
+            message = f"{name} is set to {value}; expected {_KINDS.get(kind, kind)}."
+        elif message.startswith("the following arguments are required"):
+            names = ", ".join(name.split("/")[0] for name in message.split(": ", 1)[1].split(", "))
+            message = f"{names} must be set, in a --config file or as a flag."
+        raise UserError(f"{message}{_in(self.source)}")
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
+
+
+def parse(
+    dataclass_types: Sequence[type],
+    default_config: str | Path | None = None,
+    argv: Sequence[str] | None = None,
+) -> Parsed:
+    """Read the command line and its YAML, and check both before anything is loaded.
+
+    Args:
+        dataclass_types: the argument classes; their fields are the YAML's keys and the flags.
+        default_config: the YAML to take when `--config` is not given.
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The arguments, the resolved values and the YAML's path.
+
+    Raises:
+        UserError: for an unknown key or flag, a value of the wrong type, a file that is not there, or values that
+            cannot run on this machine (see `emor3_trl.checks`).
+    """
+    arguments = [part for item in (sys.argv[1:] if argv is None else argv) for part in _split_config(item)]
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ["EMOR3_DEBUG"] = "1"
+    with user_errors():
+        parser = _Parser(list(dataclass_types), allow_abbrev=False)
+        parser.source = _take_config(arguments, default_config)
+        if parser.source is not None:
+            config = _read(parser.source)
+            _check_keys(config, dataclass_types, parser.source)
+            parser.set_defaults_with_config(**config)
+        namespace, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            raise UserError(_unknown_flag(unknown, _fields(dataclass_types)))
+        values = vars(namespace)
+        check_values(values, parser.source)
+        planned = _without_hardware(values) if values.get("plan") else values
+        built = tuple(
+            cls(**{f.name: planned[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
+        )
+        prepare_reporting(values)
+    return Parsed(built, values, parser.source)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the errors of a checking phase, where only the user can be wrong, into `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(str(error)) from error
+
+
+def cli(main: Callable[[], None]) -> None:
+    """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with `--debug`: a traceback)."""
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get("EMOR3_DEBUG"):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\nStopped. The same command resumes from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _split_config(item: str) -> list[str]:
+    return item.split("=", 1) if item.startswith("--config=") else [item]
+
+
+def _take_config(arguments: list[str], default: str | Path | None) -> Path | None:
+    if "--config" not in arguments:
+        return None if default is None else Path(default)
+    index = arguments.index("--config")
+    if index + 1 == len(arguments):
+        raise UserError("--config needs the path of a YAML file.")
+    path = Path(arguments[index + 1])
+    del arguments[index : index + 2]
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        there = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"Config file '{path}' does not exist." + (f" There are: {', '.join(there)}." if there else ""))
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"'{path}' is not valid YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"'{path}' must hold 'key: value' lines.")
+    return config
+
+
+def _fields(dataclass_types: Sequence[type]) -> dict[str, Any]:
+    return {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items() if name[0] != "_"}
+
+
+def _check_keys(config: dict[str, Any], dataclass_types: Sequence[type], source: Path) -> None:
+    known = _fields(dataclass_types)
+    for key, value in config.items():
+        if key not in known:
+            raise UserError(f"Unknown key '{key}' in '{source}'.{_nearest(key, known)}")
+        if value is not None and not _fits(value, known[key]):
+            hint = (
+                ' (a bare yes/no/on/off is a truth value in YAML: quote it, as in "no")'
+                if value in (True, False)
+                else ""
+            )
+            raise UserError(f"{key} is set to {value!r} in '{source}'; expected {_describe(known[key])}{hint}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    hint = origin or hint
+    if not isinstance(hint, type) or hint is object:
+        return True
+    if issubclass(hint, enum.Enum):
+        return value in [member.value for member in hint]
+    if isinstance(value, str):  # numbers and truth values may be written as text: the parser converts them
+        return not issubclass(hint, (list, dict))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    hint = get_origin(hint) or hint
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list: "a list",
+        dict: "a mapping",
+    }
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(str(member.value) for member in hint)
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _unknown_flag(unknown: list[str], known: dict[str, Any]) -> str:
+    first = unknown[0]
+    if first.endswith((".yaml", ".yml")):
+        return f"Unexpected argument '{first}'. To use it as the configuration: --config {first}"
+    if not first.startswith("--"):
+        return f"Unexpected argument '{first}'. Options are given as --name value."
+    name = first[2:].split("=")[0]
+    return f"Unknown flag '--{name}'.{_nearest(name, known, '--')} --help lists all."
+
+
+def _nearest(name: str, known: dict[str, Any], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
+    return f" Did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def _in(source: Path | None) -> str:
+    return f" (Configuration: '{source}'.)" if source else ""
+
+
+def _without_hardware(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values such that `--plan` can read a GPU's configuration on any machine."""
+    keys = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
+    return {**values, **{key: value for key, value in keys.items() if key in values}}

@@ -1,0 +1,82 @@
+"""Configuration of EMO-R3 training: only the fields that `trl.GRPOConfig` does not have, and the paper's defaults."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from emor3_trl.checks import check_model_path, gpu_available
+from emor3_trl.command_line import Parsed, RunArguments, UserError, cli, parse, user_errors
+
+__all__ = [
+    "EmoR3Config",
+    "Parsed",
+    "RunArguments",
+    "UserError",
+    "check_model_path",
+    "cli",
+    "gpu_available",
+    "parse",
+    "user_errors",
+]
+
+
+@dataclass
+class EmoR3Config(GRPOConfig):
+    """`trl.GRPOConfig` with the paper's defaults and the fields that EMO-R3 adds.
+
+    Defaults come from the paper (Sec. 4.1: learning rate, lambda1, lambda2, G = 8) and, where it is silent, from its
+    reference implementation; each help text names which.
+    """
+
+    # Defaults of inherited fields
+    learning_rate: float = field(default=2e-6, metadata={"help": "Peak learning rate (paper, Sec. 4.1)."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule (reference: constant)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW weight decay (reference: 0.01)."})
+    num_generations: int | None = field(default=8, metadata={"help": "G, completions per prompt (paper: 8 or 4)."})
+    max_completion_length: int | None = field(default=2048, metadata={"help": "Tokens (reference: 2,048)."})
+    beta: float = field(default=0.01, metadata={"help": "KL coefficient, k3 estimator (reference: 0.01)."})
+    epsilon_high: float | None = field(default=0.3, metadata={"help": "Upper clip range (reference: 0.3)."})
+    delta: float | None = field(default=3.0, metadata={"help": "Dual clip (reference: 3.0)."})
+    loss_type: str = field(default="bnpo", metadata={"help": "Token-mean loss (reference: token mean)."})
+    use_vllm: bool = field(default=True, metadata={"help": "Generate with a vLLM engine in the same process."})
+    vllm_mode: str = field(default="colocate", metadata={"help": "EMO-R3 reflects on the colocated engine."})
+    seed: int = field(default=1, metadata={"help": "Seed (reference: 1)."})
+
+    # EMO-R3
+    reward_variant: str = field(
+        default="paper",
+        metadata={"help": "'paper': Eq. 5 and 6. 'reference': what the reference implementation computes."},
+    )
+    lambda1: float = field(default=0.1, metadata={"help": "Weight of the reflective reward, Eq. 6 (paper: 0.1)."})
+    lambda2: float = field(default=0.1, metadata={"help": "Weight of the format reward, Eq. 6 (paper: 0.1)."})
+    freeze_vision_tower: bool = field(
+        default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
+    )
+    vllm_engine_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further options of vllm.LLM, e.g. dtype, enforce_eager, block_size, limit_mm_per_prompt. "
+            "They win over what TRL and this recipe set."
+        },
+    )
+    parity_warn: float | None = field(
+        default=None,
+        metadata={
+            "help": "Warn when the mean |log-prob difference| between vLLM and the trainer exceeds this. "
+            "Default: 1e-4 in float32, 0.03 otherwise."
+        },
+    )
+    parity_stop: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when it exceeds this in parity_patience steps in a row. Default: 1e-4 in float32, 0.1 otherwise."
+        },
+    )
+    parity_patience: int | None = field(
+        default=None,
+        metadata={"help": "Steps in a row above parity_stop that stop the run. Default: 1 in float32, 3 otherwise."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()

@@ -1,0 +1,411 @@
+"""The demo's base model: a Qwen2.5-VL of about three million parameters, taught on the spot to think about emotions.
+
+It stands in for a pretrained vision-language model. After about two minutes on two cores it describes what it sees,
+writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some faces
+(`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, trainers
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+)
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+from emor3_trl.data import load_split
+from emor3_trl.data.demo import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep, load_drawings
+from emor3_trl.data.demo_texts import (
+    every_text,
+    false_trigger_text,
+    feeling_text,
+    prior_emotion,
+    set_completion,
+    trigger_text,
+)
+from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, messages, prompt_text
+from emor3_trl.thinking import boxed_answer, parse
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# One turn after another, without a system prompt; a picture is one placeholder between its two marks
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part['type'] == 'text' -%}{{ part['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class BaseTraining:
+    """How the base model is taught. Batches are examples per step."""
+
+    vision_steps: int = 50
+    vision_batch: int = 48
+    vision_learning_rate: float = 1e-3
+    steps: int = 160
+    learning_rate: float = 2e-3
+    set_batch: int = 16
+    direct_batch: int = 4
+    consistency_batch: int = 16
+    coherence_batch: int = 12
+    vocabulary_size: int = 900
+
+
+def build_processor(vocabulary_size: int = 900) -> Qwen2_5_VLProcessor:
+    """Return a Qwen2.5-VL processor whose byte-level BPE is trained on the texts of the demo; padding is on the left."""
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}),
+        tokenizer=_train_tokenizer(vocabulary_size),
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_untrained_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGeneration:
+    """Return a random Qwen2.5-VL of about three million parameters, fp32, with tied embeddings as the 3B model has."""
+    tokenizer = processor.tokenizer
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "tie_word_embeddings": True,
+            "initializer_range": 0.05,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_heads": 4,
+            "out_hidden_size": 192,
+            "fullatt_block_indexes": [1, 3],
+            "window_size": 112,
+            "initializer_range": 0.05,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"], do_sample=True, temperature=1.0
+    )
+    return model
+
+
+def build_demo_model(
+    data_dir: str | Path, output_dir: str | Path, seed: int = 0, training: BaseTraining | None = None
+) -> dict[str, float]:
+    """Build and teach the demo's base model; a finished one of the same seed and settings is kept.
+
+    Args:
+        data_dir: folder of `write_demo_data`; the model learns from its train split and is measured on validation.
+        output_dir: folder for the checkpoint and its processor.
+        seed: of the weights, the texts and the order of examples.
+        training: steps, batches and learning rates.
+
+    Returns:
+        Measured on validation, greedy, under the structured prompt: `accuracy`, `format_rate`; and `parameters`.
+
+    Raises:
+        FileNotFoundError: if `data_dir` is not the demo's data.
+        FileExistsError: if `output_dir` holds another model.
+    """
+    training = training or BaseTraining()
+    output_dir = Path(output_dir)
+    wanted = {"seed": seed, "training": asdict(training)}
+    record_path = output_dir / "base_training.json"
+    if record_path.exists():
+        record: dict[str, Any] = json.loads(record_path.read_text())
+        if all(record[key] == value for key, value in wanted.items()):
+            print(f"Reusing the base model in {output_dir} (seed {seed}): {_numbers(record['validation'])}.")
+            return dict(record["validation"])
+    if output_dir.exists():
+        raise FileExistsError(
+            f"{output_dir} holds another model than the one of seed {seed}. Choose another --output_dir, or delete that "
+            "folder."
+        )
+    drawings = load_drawings(data_dir)
+    train = load_split(data_dir, "train")
+    peeps = [drawings[name] for name in train["id"]]
+
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    processor = build_processor(training.vocabulary_size)
+    model = build_untrained_model(processor)
+    images = [image.convert("RGB") for image in train["image"]]
+    teach_vision(model, processor, images, peeps, training, rng)
+    teach_language(model, processor, images, peeps, training, rng)
+    validation = measure(model, processor, load_split(data_dir, "validation"))
+    validation["parameters"] = sum(p.numel() for p in model.parameters())
+
+    # A folder of that name is a finished model, whatever interrupts
+    temporary = output_dir.with_name(output_dir.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    (temporary / record_path.name).write_text(json.dumps({**wanted, "validation": validation}, indent=2))
+    temporary.rename(output_dir)
+    print(f"Base model in {output_dir}: {_numbers(validation)}.")
+    return validation
+
+
+def teach_vision(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    images: Sequence[Image.Image],
+    peeps: Sequence[Peep],
+    training: BaseTraining,
+    rng: random.Random,
+) -> None:
+    """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top."""
+    features = processor.image_processor(images=list(images), return_tensors="pt")
+    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])  # (N, 36, 1176)
+    grid = features["image_grid_thw"]  # (N, 3)
+    expressions = [face for faces in EXPRESSIONS.values() for face in faces]
+    targets = torch.tensor(
+        [
+            (
+                expressions.index(p.expression),
+                list(HEADS).index(p.head),
+                list(SHIRTS).index(p.shirt),
+                int(p.glasses is not None),
+                int(p.beard is not None),
+            )
+            for p in peeps
+        ]
+    )
+    tower = model.model.visual
+    tokens = patches.shape[1] // tower.spatial_merge_unit
+    heads = nn.ModuleList(
+        nn.Linear(tokens * tower.config.out_hidden_size, classes)
+        for classes in (len(expressions), len(HEADS), len(SHIRTS), 2, 2)
+    )
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=training.vision_learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=training.vision_learning_rate, total_steps=training.vision_steps, pct_start=0.15
+    )
+    model.train()
+    bar = tqdm(range(training.vision_steps), desc="Teaching the vision tower", unit="step")
+    for _ in bar:
+        batch = torch.tensor(rng.sample(range(len(images)), training.vision_batch))
+        seen = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
+        seen = seen.view(len(batch), -1)
+        loss = torch.stack(
+            [nn.functional.cross_entropy(head(seen), targets[batch, i]) for i, head in enumerate(heads)]
+        ).sum()
+        _update(loss, optimizer, schedule, parameters)
+        bar.set_postfix(loss=f"{loss.item():.2f}")
+
+
+def teach_language(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    images: Sequence[Image.Image],
+    peeps: Sequence[Peep],
+    training: BaseTraining,
+    rng: random.Random,
+) -> None:
+    """Teach the structured and the direct answer and both reflection questions, all in each step."""
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=training.learning_rate, total_steps=training.steps, pct_start=0.1
+    )
+    model.train()
+    bar = tqdm(range(training.steps), desc="Teaching the base model", unit="step")
+    for _ in bar:
+        losses = {}
+        for name, examples in draw_examples(images, peeps, training, rng).items():
+            losses[name] = completion_loss(model, processor, examples)
+        _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
+        bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+
+
+Example = tuple[str, str, Image.Image | None]  # user turn, completion, picture
+
+
+def draw_examples(
+    images: Sequence[Image.Image], peeps: Sequence[Peep], training: BaseTraining, rng: random.Random
+) -> dict[str, list[Example]]:
+    """Draw a batch of each task: what is asked, what is to be answered, and the picture if there is one."""
+
+    def pick(count: int) -> list[tuple[Image.Image, Peep]]:
+        return [(images[i], peeps[i]) for i in rng.sample(range(len(images)), count)]
+
+    thinking: list[Example] = [
+        (prompt_text("set", EMOTIONS), set_completion(peep, prior_emotion(peep, rng), rng), image)
+        for image, peep in pick(training.set_batch)
+    ]
+    direct: list[Example] = [
+        (prompt_text("direct", EMOTIONS), answer_text(prior_emotion(peep, rng)), image)
+        for image, peep in pick(training.direct_batch)
+    ]
+    consistency: list[Example] = []
+    for index, (image, peep) in enumerate(pick(training.consistency_batch)):
+        true = index % 2 == 0
+        statement = trigger_text(peep, rng) if true else false_trigger_text(peep, rng)
+        consistency.append((CONSISTENCY_QUESTION.format(trigger=statement), "Yes" if true else "No", image))
+    coherence: list[Example] = []
+    for _, peep in pick(training.coherence_batch):
+        emotion = prior_emotion(peep, rng) if rng.random() < 0.5 else rng.choice(EMOTIONS)
+        question = COHERENCE_QUESTION.format(
+            trigger=trigger_text(peep, rng), feeling=feeling_text(emotion, rng), labels=", ".join(EMOTIONS)
+        )
+        coherence.append((question, emotion, None))
+    return {"think": thinking, "direct": direct, "consistency": consistency, "coherence": coherence}
+
+
+def completion_loss(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, examples: Sequence[Example]
+) -> torch.Tensor:
+    """Return the mean cross-entropy of the completions' tokens, their end of turn included."""
+    prompts = [
+        processor.apply_chat_template(messages(question, image), tokenize=False, add_generation_prompt=True)
+        for question, _, image in examples
+    ]
+    texts = [prompt + answer + "<|im_end|>" for prompt, (_, answer, _) in zip(prompts, examples, strict=True)]
+    pictures = [image for *_, image in examples if image is not None]
+    inputs = processor(text=texts, images=pictures or None, padding=True, return_tensors="pt")
+    lengths = [
+        len(processor.tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"])
+        for _, answer, _ in examples
+    ]
+    width = inputs["input_ids"].shape[1]
+    # Padding is on the left, so a completion is the end of its row
+    starts = width - torch.tensor(lengths)
+    kept = torch.arange(width)[None, :] >= starts[:, None]  # (B, L)
+    first = int(starts.min()) - 1
+    logits = model(**inputs, logits_to_keep=width - first).logits[:, :-1]  # the completions' part only
+    labels = inputs["input_ids"].masked_fill(~kept, -100)[:, first + 1 :]
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+
+
+@torch.inference_mode()
+def generate_thinking(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    images: Sequence[Image.Image],
+    sample: bool = False,
+    batch_size: int = 60,
+) -> list[str]:
+    """Return a completion of the structured prompt for each picture, greedy or sampled at temperature 1."""
+    model.eval()
+    completions = []
+    question = prompt_text("set", EMOTIONS)
+    for start in tqdm(range(0, len(images), batch_size), desc="Writing completions", unit="batch"):
+        batch = [image.convert("RGB") for image in images[start : start + batch_size]]
+        prompt = processor.apply_chat_template(messages(question, batch[0]), tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[prompt] * len(batch), images=batch, padding=True, return_tensors="pt")
+        options = {"do_sample": True, "temperature": 1.0, "top_k": 0} if sample else {"do_sample": False}
+        tokens = model.generate(**inputs, max_new_tokens=160, **options)
+        completions += processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return completions
+
+
+def measure(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, rows: Any, sample: bool = False
+) -> dict[str, float]:
+    """Return the accuracy and the format rate of `generate_thinking` on the rows of a split."""
+    completions = generate_thinking(model, processor, rows["image"], sample)
+    right = [boxed_answer(text) == emotion for text, emotion in zip(completions, rows["emotion"], strict=True)]
+    formed = [parse(text) is not None for text in completions]
+    return {"accuracy": sum(right) / len(right), "format_rate": sum(formed) / len(formed)}
+
+
+def _train_tokenizer(vocabulary_size: int) -> Qwen2Tokenizer:
+    labels = ", ".join(EMOTIONS)
+    rng = random.Random(0)
+    peep = Peep("awe", "awe", "a bun", "grayBun", "blue", None, None, "")
+    texts = [prompt_text(style, EMOTIONS) for style in ("set", "think", "direct")]
+    texts += [CONSISTENCY_QUESTION, COHERENCE_QUESTION.format(trigger="", feeling="", labels=labels)]
+    texts += ["user\n", "assistant\n"]
+    texts += [set_completion(peep, emotion, rng) for emotion in EMOTIONS for _ in range(20)]
+    # Answers get tokens of their own, so that the choices of a constrained decode part at their first token
+    texts += [*EMOTIONS, "Yes", "No"] * 20
+    texts += every_text() * 3
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = Qwen2Tokenizer().backend_tokenizer.normalizer
+    tokenizer.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size - len(SPECIAL_TOKENS), initial_alphabet=ByteLevel.alphabet(), show_progress=False
+        ),
+    )
+    bpe = json.loads(tokenizer.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=bpe["vocab"],
+        merges=[tuple(pair) for pair in bpe["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        padding_side="left",
+        model_max_length=2048,
+    )
+
+
+def _update(loss: torch.Tensor, optimizer: Any, schedule: Any, parameters: list[nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _numbers(validation: dict[str, float]) -> str:
+    return (
+        f"validation accuracy {validation['accuracy']:.2f}, format {validation['format_rate']:.2f}, "
+        f"{validation['parameters'] / 1e6:.1f} M parameters"
+    )

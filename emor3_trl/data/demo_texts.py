@@ -1,0 +1,111 @@
+"""What the demo's base model is taught to say: true statements about drawn people, feelings, and one prior that is off.
+
+A pretrained model reads some faces otherwise than a data set's annotators do. `PRIOR` gives the demo's model such a habit:
+it takes some expressions for another emotion more often than not, and GRPO has to find out which.
+"""
+
+import random
+from dataclasses import replace
+
+from emor3_trl.data.demo import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
+from emor3_trl.emotions import AROUSAL, VALENCE
+from emor3_trl.prompts import answer_text
+
+FACES = {
+    "rage": ("a face that shouts with bared teeth", "an open shouting mouth and hard eyes"),
+    "veryAngry": ("pulled-down brows and a deep frown", "a deep frown under low brows"),
+    "angryWithFang": ("low brows and a tight crooked mouth", "a tight mouth and narrow eyes"),
+    "awe": ("huge round eyes and a soft small mouth", "big shining eyes that look up"),
+    "smileLOL": ("an open laughing mouth and a tear", "a laughing face with a tear of joy"),
+    "calm": ("closed eyes and a gentle smile", "a gentle smile and resting eyes"),
+    "smileBig": ("a wide grin that shows all teeth", "a broad toothy grin"),
+    "fear": ("wide staring eyes and a flat mouth", "a stiff face with staring eyes"),
+    "concernedFear": ("raised worried brows and a gaping mouth", "worried brows over small eyes"),
+}
+
+FEELINGS = {
+    "amusement": ("amused", "tickled", "ready to laugh along", "entertained"),
+    "anger": ("angry", "irritated", "provoked", "furious"),
+    "awe": ("awed", "full of wonder", "small and amazed", "moved by something great"),
+    "contentment": ("content", "at peace", "relaxed", "quietly satisfied"),
+    "excitement": ("excited", "thrilled", "full of energy", "eager to join in"),
+    "fear": ("afraid", "uneasy", "alarmed", "frightened"),
+}
+
+# P(emotion that the base model names | expression); expressions that are not here are read as the data set does
+PRIOR = {
+    "rage": {"fear": 0.65, "anger": 0.35},
+    "awe": {"fear": 0.65, "awe": 0.35},
+    "smileBig": {"amusement": 0.65, "excitement": 0.35},
+    "concernedFear": {"awe": 0.65, "fear": 0.35},
+}
+
+_TRIGGERS = (
+    "A person with {face}, and {details}.",
+    "I see {face} and {details}.",
+    "Visible here: {face}, with {details}.",
+    "The picture shows {face} and {details}.",
+)
+_FEELINGS = (
+    "A person who sees this would feel {feeling}.",
+    "One would feel {feeling}.",
+    "Seeing this makes a person feel {feeling}.",
+    "People who look at it feel {feeling}.",
+)
+_CONCLUSIONS = (
+    "The emotion is {valence} and {arousal}.",
+    "This is a {valence} and {arousal} emotion.",
+    "So it is {valence}, and {arousal}.",
+    "It is {valence} and rather {arousal}.",
+)
+
+
+def trigger_text(peep: Peep, rng: random.Random) -> str:
+    """Return a true statement about the picture: the face, and one or two other things that can be seen."""
+    details = [peep.head, f"a {peep.shirt} shirt"]
+    details += ["glasses"] * (peep.glasses is not None) + ["a beard"] * (peep.beard is not None)
+    chosen = rng.sample(details, k=rng.choice((1, 2)))
+    return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=" and ".join(chosen))
+
+
+def false_trigger_text(peep: Peep, rng: random.Random) -> str:
+    """Return a statement that is not true of the picture: another face, or everything else is another's."""
+    if rng.random() < 0.75:
+        others = [face for emotion, faces in EXPRESSIONS.items() if emotion != peep.emotion for face in faces]
+        return trigger_text(replace(peep, expression=rng.choice(others)), rng)
+    head = rng.choice([head for head in HEADS if head != peep.head])
+    shirt = rng.choice([shirt for shirt in SHIRTS if shirt != peep.shirt])
+    return trigger_text(replace(peep, head=head, shirt=shirt, glasses=None, beard=None), rng)
+
+
+def feeling_text(emotion: str, rng: random.Random) -> str:
+    """Return what a person who sees a picture of `emotion` would feel."""
+    return rng.choice(_FEELINGS).format(feeling=rng.choice(FEELINGS[emotion]))
+
+
+def conclusion_text(emotion: str, rng: random.Random) -> str:
+    """Return the valence and the arousal of `emotion` in a sentence."""
+    return rng.choice(_CONCLUSIONS).format(valence=VALENCE[emotion], arousal=AROUSAL[emotion])
+
+
+def set_completion(peep: Peep, emotion: str, rng: random.Random) -> str:
+    """Return a completion in the form of Structured Emotional Thinking that names what is visible and answers `emotion`."""
+    return (
+        f"<step1>{trigger_text(peep, rng)}</step1>\n"
+        f"<step2>{feeling_text(emotion, rng)}</step2>\n"
+        f"<step3>{conclusion_text(emotion, rng)}</step3>\n"
+        f"{answer_text(emotion)}"
+    )
+
+
+def prior_emotion(peep: Peep, rng: random.Random) -> str:
+    """Return the emotion that the base model takes the picture for, drawn from `PRIOR`."""
+    prior = PRIOR.get(peep.expression)
+    return peep.emotion if prior is None else rng.choices(list(prior), weights=list(prior.values()))[0]
+
+
+def every_text() -> list[str]:
+    """Return every phrase that a statement is made of, for the tokenizer to be trained on."""
+    phrases = [phrase for group in (*FACES.values(), *FEELINGS.values()) for phrase in group]
+    phrases += [*HEADS, *(f"a {shirt} shirt" for shirt in SHIRTS), "glasses and a beard", *EMOTIONS]
+    return [*phrases, *_TRIGGERS, *_FEELINGS, *_CONCLUSIONS]

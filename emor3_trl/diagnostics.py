@@ -1,0 +1,142 @@
+"""What a reward curve hides: dead groups, answers that ignore the thinking, collapsed answers, empty steps.
+
+Pure functions over one batch of rollouts. `diagnose` gathers them under `diagnostics/*` for the trainer's log.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emor3_trl.emotions import LabelSpace, label_space
+from emor3_trl.rewards import completion_text, reward_functions
+from emor3_trl.thinking import StructuredThinking, boxed_answer, parse
+
+_VALENCE_WORD = re.compile(r"\b(positive|negative|pleasant|unpleasant)(?:ly)?\b", re.IGNORECASE)
+
+
+def names_valence(conclusion: str) -> bool:
+    """Return whether a conclusion says if the emotion is positive or negative, as step 3 asks.
+
+    >>> names_valence("The emotion is negative and excited."), names_valence("So it is fear.")
+    (True, False)
+    """
+    return _VALENCE_WORD.search(conclusion) is not None
+
+
+def names_emotion(text: str, labels: Sequence[str]) -> bool:
+    """Return whether `text` contains one of the labels as a word: thinking that only repeats the answer.
+
+    >>> names_emotion("A face full of fear.", ["awe", "fear"]), names_emotion("A fearless climber.", ["awe", "fear"])
+    (True, False)
+    """
+    return re.search(rf"\b(?:{'|'.join(map(re.escape, labels))})\b", text, re.IGNORECASE) is not None
+
+
+def zero_spread_share(rewards: Sequence[float], num_generations: int) -> float:
+    """Return the share of groups in which all completions earn the same, so that none has an advantage.
+
+    Args:
+        rewards: one reward per completion, groups contiguous; shape (P * G,).
+        num_generations: G, completions per prompt.
+
+    Raises:
+        ValueError: if the rewards do not make whole groups.
+    """
+    if len(rewards) == 0 or len(rewards) % num_generations:
+        raise ValueError(f"{len(rewards)} rewards do not make whole groups of {num_generations} completions.")
+    rewards_PG = np.asarray(rewards, dtype=float).reshape(-1, num_generations)
+    return float(np.mean(np.ptp(rewards_PG, axis=1) < 1e-9))
+
+
+def entropy(counts: Sequence[int], outcomes: int) -> float:
+    """Return the entropy of counts as a share of that of `outcomes` equally likely ones: 0 one answer, 1 all alike."""
+    p = np.asarray([count for count in counts if count], dtype=float)
+    p /= p.sum()
+    return abs(float(-(p * np.log(p)).sum() / math.log(outcomes)))
+
+
+def answers(completions: Sequence[str], spaces: Sequence[LabelSpace]) -> list[str | None]:
+    """Return the label that each completion answers, or None."""
+    boxes = [boxed_answer(completion) for completion in completions]
+    return [None if box is None else space.normalise(box) for box, space in zip(boxes, spaces, strict=True)]
+
+
+def diagnose(
+    completions: Sequence[str] | Sequence[list[dict[str, Any]]],
+    columns: Mapping[str, Sequence[Any]],
+    num_generations: int,
+) -> dict[str, float]:
+    """Return the diagnostics of one batch of rollouts.
+
+    Args:
+        completions: P * G completions, conversational or plain, groups contiguous.
+        columns: what the reward functions get, one value per completion: `emotion`, `label_space` and, after
+            reflection, `consistency_answer` and `coherence_answer`.
+        num_generations: G, completions per prompt.
+
+    Returns:
+        Under `diagnostics/`: `zero_spread/<reward>` and `zero_spread/overall` (paper weights; shares of groups),
+        `agreement` (of reflected completions: the emotion read from steps 1 and 2 is the answer), `answer_entropy`
+        (0 to 1, over all answers), `answer_entropy/<emotion>` (over the answers to pictures of that emotion),
+        `largest_answer_share` (1 / labels to 1), `no_answer` (share), and over well-formed completions
+        `trigger_words`, `feeling_words`, `conclusion_words` (mean words), `conclusion_names_valence` and
+        `thinking_names_emotion` (shares). A number that has nothing to be computed from is left out.
+
+    Raises:
+        ValueError: if the completions do not make whole groups.
+    """
+    texts = [completion_text(completion) for completion in completions]
+    spaces = [label_space(value) for value in columns["label_space"]]
+    answered = answers(texts, spaces)
+    result = _spreads(completions, columns, num_generations)
+    result |= _answer_spread(answered, columns["emotion"], len(spaces[0].labels))
+    result |= _steps([parse(text) for text in texts], spaces)
+    read = columns.get("coherence_answer") or [None] * len(texts)
+    agreements = [read == answer for read, answer in zip(read, answered, strict=True) if read is not None]
+    if agreements:
+        result["agreement"] = float(np.mean(agreements))
+    return {f"diagnostics/{name}": value for name, value in result.items()}
+
+
+def _spreads(completions: Sequence[Any], columns: Mapping[str, Sequence[Any]], num_generations: int) -> dict[str, float]:
+    missing = [None] * len(completions)
+    columns = {"consistency_answer": missing, "coherence_answer": missing, **columns}
+    functions, weights = reward_functions()
+    rewards = {function.__name__.removesuffix("_reward"): function(completions, **columns) for function in functions}
+    rewards["overall"] = list(np.asarray(weights) @ np.asarray(list(rewards.values()), dtype=float))
+    return {f"zero_spread/{name}": zero_spread_share(values, num_generations) for name, values in rewards.items()}
+
+
+def _answer_spread(answered: Sequence[str | None], emotions: Sequence[str], labels: int) -> dict[str, float]:
+    result = {"no_answer": float(np.mean([answer is None for answer in answered]))}
+    by_emotion: dict[str, Counter[str]] = defaultdict(Counter)
+    for answer, emotion in zip(answered, emotions, strict=True):
+        if answer is not None:
+            by_emotion[emotion][answer] += 1
+    total = sum(by_emotion.values(), Counter[str]())
+    if total:
+        result["answer_entropy"] = entropy(list(total.values()), labels)
+        result["largest_answer_share"] = max(total.values()) / total.total()
+    for emotion, counts in sorted(by_emotion.items()):
+        result[f"answer_entropy/{emotion}"] = entropy(list(counts.values()), labels)
+    return result
+
+
+def _steps(thinking: Sequence[StructuredThinking | None], spaces: Sequence[LabelSpace]) -> dict[str, float]:
+    kept = [(thought, space) for thought, space in zip(thinking, spaces, strict=True) if thought is not None]
+    if not kept:
+        return {}
+    return {
+        **{
+            f"{step}_words": float(np.mean([len(getattr(thought, step).split()) for thought, _ in kept]))
+            for step in ("trigger", "feeling", "conclusion")
+        },
+        "conclusion_names_valence": float(np.mean([names_valence(thought.conclusion) for thought, _ in kept])),
+        "thinking_names_emotion": float(
+            np.mean([names_emotion(f"{thought.trigger} {thought.feeling}", space.labels) for thought, space in kept])
+        ),
+    }

@@ -1,0 +1,188 @@
+"""Who writes the completions of an evaluation: vLLM, or transformers where it is not installed."""
+
+import gc
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from emor3_trl.evaluation.checkpoint import whole_checkpoint
+from emor3_trl.prompts import messages
+from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine
+from emor3_trl.rollout import image_token_bias, image_token_ids, load_engine
+
+ENGINES = ("auto", "vllm", "transformers")
+# Room for the prompt next to the completion: the reference's limit of 2,048 tokens
+MAX_PROMPT_TOKENS = 2048
+
+
+class Generator(Protocol):
+    """Writes completions, and answers reflection questions with the same weights."""
+
+    reflection_engine: ReflectionEngine
+
+    def generate(
+        self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[str]]:
+        """Return `n` completions for each question about an image; greedy at temperature 0."""
+
+
+class VLLMGenerator:
+    """Generates with vLLM.
+
+    Args:
+        llm: a `vllm.LLM`, see `rollout.load_engine`.
+        processor: the checkpoint's processor.
+    """
+
+    def __init__(self, llm: Any, processor: Any) -> None:
+        self.llm, self.processor = llm, processor
+        self.reflection_engine: ReflectionEngine = VLLMEngine(llm, processor)
+
+    def generate(
+        self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[str]]:
+        """See `Generator.generate`."""
+        from vllm import SamplingParams
+
+        prompts = [
+            {"prompt": _render(self.processor, text), "multi_modal_data": {"image": image}}
+            for text, image in zip(texts, images, strict=True)
+        ]
+        bias = image_token_bias(self.processor)
+        params = [
+            SamplingParams(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + row, logit_bias=bias)
+            for row in range(len(prompts))
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [[completion.text for completion in output.outputs] for output in outputs]
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        del self.llm, self.reflection_engine
+
+
+class TransformersGenerator:
+    """Generates with a transformers model, where vLLM is not installed or the model is in training.
+
+    Args:
+        model: the model, on any device.
+        processor: its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        self.reflection_engine: ReflectionEngine = TransformersEngine(model, processor)
+
+    @torch.no_grad()
+    def generate(
+        self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[str]]:
+        """See `Generator.generate`."""
+        prompts = [_render(self.processor, text) for text in texts]
+        inputs = self.processor(
+            images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
+            add_special_tokens=False,
+        ).to(self.model.device)  # fmt: skip
+        # The checkpoint's own sampling options (a repetition penalty, top-k) would make this another policy.
+        options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_return_sequences": n}
+        if temperature > 0:
+            options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        was_training = self.model.training
+        self.model.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            output = self.model.generate(
+                **inputs,
+                **options,
+                max_new_tokens=max_tokens,
+                suppress_tokens=image_token_ids(self.processor) or None,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+            )
+        self.model.train(was_training)
+        written = output[:, inputs["input_ids"].shape[1] :]
+        completions = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [completions[row : row + n] for row in range(0, len(completions), n)]
+
+
+@contextmanager
+def open_generator(
+    model_path: str | Path, *, engine: str = "auto", dtype: str = "auto", max_tokens: int = 2048, seed: int = 0
+) -> Iterator[Generator]:
+    """Load a checkpoint for evaluation, and free what it held at the end.
+
+    Args:
+        model_path: a checkpoint with its processor; a LoRA adapter is merged into its base.
+        engine: "vllm", "transformers", or "auto": vLLM if it is installed.
+        dtype: compute type, or "auto": bfloat16 on a GPU that has it, else float32.
+        max_tokens: longest completion.
+        seed: sampling seed.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    resolved = compute_dtype(dtype)
+    with whole_checkpoint(model_path) as path:
+        processor = AutoProcessor.from_pretrained(path, padding_side="left")
+        if resolve_engine(engine) == "transformers":
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved)
+            yield TransformersGenerator(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+            return
+        if not torch.cuda.is_available():
+            # One process: a second one would import vLLM again, which takes longer than a small evaluation.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        llm = load_engine(
+            path, dtype=resolved, seed=seed, max_model_len=min(longest, MAX_PROMPT_TOKENS + max_tokens)
+        )
+        generator = VLLMGenerator(llm, processor)
+        try:
+            yield generator
+        finally:
+            # An engine that the caller still refers to would take down the process groups of the next one when it goes.
+            generator.close()
+            del llm
+            gc.collect()
+            cleanup_dist_env_and_memory()
+
+
+def resolve_engine(engine: str) -> str:
+    """Return "vllm" or "transformers" for an `engine` option.
+
+    Raises:
+        ValueError: if it is not one of `ENGINES`.
+        ModuleNotFoundError: if it is "vllm" and vLLM is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine '{engine}'. Expected one of {', '.join(ENGINES)}.")
+    installed = importlib.util.find_spec("vllm") is not None
+    if engine == "vllm" and not installed:
+        raise ModuleNotFoundError(
+            "engine is 'vllm', but vLLM is not installed. Install it (pip install -e .[vllm], or .[cpu] without a GPU) "
+            "or set --engine transformers."
+        )
+    return "vllm" if engine != "transformers" and installed else "transformers"
+
+
+def compute_dtype(dtype: str) -> torch.dtype:
+    """Return the torch type that a `dtype` option means.
+
+    Raises:
+        ValueError: if it is not "auto", "float32", "bfloat16" or "float16".
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"Unknown dtype '{dtype}'. Expected auto, float32, bfloat16 or float16.")
+    return getattr(torch, dtype)
+
+
+def _render(processor: Any, text: str) -> str:
+    conversation = messages(text, image=True)
+    conversation[0]["content"][0] = {"type": "image"}
+    return processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)

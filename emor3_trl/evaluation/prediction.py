@@ -1,0 +1,174 @@
+"""Predictions: what a model writes about each picture of a data set, and what is read from it.
+
+`predict` reads what a generator writes with the same parser and the same reflection as training. Completions are data:
+a malformed one is a wrong prediction, never an error.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from emor3_trl.emotions import label_space
+from emor3_trl.evaluation.generation import Generator
+from emor3_trl.prompts import PromptStyle, prompt_text
+from emor3_trl.reflection import Reflection, Reflector
+from emor3_trl.thinking import boxed_answer, is_plain_think, parse
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One completion about one picture; also a row of predictions.parquet.
+
+    Args:
+        id: the picture's id in its data set.
+        dataset: the split it is from.
+        emotion: its true label.
+        label_space: the labels to choose from.
+        completion: what the model wrote.
+        trigger, feeling, conclusion: the three steps, None unless the completion is well formed SET.
+        answer: the label that the completion answers, None if it names none.
+        well_formed: whether the completion has the form that its prompt asks for.
+        correct: whether `answer` is `emotion`.
+        consistency_answer, coherence_answer: the model's reflection about its own steps, None where it was not asked.
+        temperature: 0 for greedy.
+        sample: index among the completions of this picture.
+    """
+
+    id: str
+    dataset: str
+    emotion: str
+    label_space: list[str]
+    completion: str
+    trigger: str | None
+    feeling: str | None
+    conclusion: str | None
+    answer: str | None
+    well_formed: bool
+    correct: bool
+    consistency_answer: str | None = None
+    coherence_answer: str | None = None
+    temperature: float = 0.0
+    sample: int = 0
+
+
+def predict(
+    generator: Generator,
+    dataset: Dataset,
+    name: str,
+    *,
+    prompt_style: PromptStyle = "set",
+    temperature: float = 0.0,
+    n: int = 1,
+    max_tokens: int = 2048,
+    batch_size: int = 64,
+    reflect: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Prediction]:
+    """Ask for the emotion of every picture of a data set.
+
+    Args:
+        generator: what writes and reflects.
+        dataset: rows with `id`, `image`, `emotion`, `label_space` (see `emor3_trl.data.load_split`).
+        name: what the data set is called in metrics and predictions.
+        prompt_style: how to ask; it also decides what well formed means.
+        temperature: 0 is greedy.
+        n: completions per picture.
+        max_tokens: longest completion.
+        batch_size: pictures per call of the engine.
+        reflect: ask the model about its own steps ("set" only).
+        seed: sampling seed.
+        progress: show a bar with the accuracy so far.
+
+    Returns:
+        One prediction per completion, in the order of the rows.
+    """
+    predictions: list[Prediction] = []
+    reflector = Reflector(generator.reflection_engine)
+    bar = tqdm(total=len(dataset), desc=name, unit="picture", disable=not progress)
+    for start in range(0, len(dataset), batch_size):
+        rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
+        completions = generator.generate(
+            texts, [row["image"] for row in rows], n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + start
+        )
+        flat = [(row, sample, text) for row, texts in zip(rows, completions, strict=True) for sample, text in enumerate(texts)]
+        reflections = [Reflection()] * len(flat)
+        if reflect and prompt_style == "set":
+            reflections = reflector.reflect(
+                [row["image"] for row, _, _ in flat], [text for *_, text in flat], [row["label_space"] for row, _, _ in flat]
+            )
+        for (row, sample, text), reflection in zip(flat, reflections, strict=True):
+            predictions.append(read(row, name, text, prompt_style, reflection, temperature, sample))
+        bar.update(len(rows))
+        bar.set_postfix(
+            accuracy=f"{sum(p.correct for p in predictions) / len(predictions):.3f}",
+            format=f"{sum(p.well_formed for p in predictions) / len(predictions):.3f}",
+        )
+    bar.close()
+    return predictions
+
+
+def read(
+    row: dict[str, Any],
+    name: str,
+    completion: str,
+    prompt_style: PromptStyle = "set",
+    reflection: Reflection | None = None,
+    temperature: float = 0.0,
+    sample: int = 0,
+) -> Prediction:
+    """Read one completion about one row, as the rewards of training do."""
+    space = label_space(row["label_space"])
+    reflection = reflection or Reflection()
+    steps = parse(completion) if prompt_style == "set" else None
+    box = boxed_answer(completion)
+    answer = None if box is None else space.normalise(box)
+    well_formed = {"set": steps is not None, "think": is_plain_think(completion), "direct": box is not None}
+    return Prediction(
+        id=row["id"],
+        dataset=name,
+        emotion=row["emotion"],
+        label_space=list(space.labels),
+        completion=completion,
+        trigger=steps and steps.trigger,
+        feeling=steps and steps.feeling,
+        conclusion=steps and steps.conclusion,
+        answer=answer,
+        well_formed=well_formed[prompt_style],
+        correct=answer is not None and answer == space.normalise(row["emotion"]),
+        consistency_answer=reflection.consistency_answer,
+        coherence_answer=reflection.coherence_answer,
+        temperature=temperature,
+        sample=sample,
+    )
+
+
+def save_predictions(predictions: Sequence[Prediction], path: str | Path) -> None:
+    """Write predictions as parquet, all or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    types = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
+    types |= {"temperature": pa.float64(), "sample": pa.int64()}
+    schema = pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(Prediction)])
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=schema), partial)
+    os.replace(partial, path)
+
+
+def load_predictions(path: str | Path) -> list[Prediction]:
+    """Read what `save_predictions` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There are no predictions at '{path}'. Run recipes/evaluate.py first.")
+    return [Prediction(**row) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,228 @@
+"""The colocated vLLM engine as this recipe needs it: exact prompts, no stale state, awake until reflection is done.
+
+TRL's `VLLMGeneration` is used as it is but for four points, each of which leaves rollouts silently off-policy:
+
+1. TRL passes prompts whose image placeholders are already expanded; vLLM expands them again. Here each run of image
+   tokens is collapsed to the one placeholder that vLLM expects, and the prompt that vLLM used is compared afterwards.
+2. A sampled image token has no picture behind it: image tokens get a logit bias here, and the trainer's head the same
+   one (`suppress_image_tokens`), so both normalise over the same vocabulary.
+3. TRL's weight sync resets the prefix cache but not the encoder cache, so a returning picture would be answered from
+   the vision tower of an earlier step.
+4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import trl.generation.vllm_generation as trl_vllm
+import trl.trainer.grpo_trainer as trl_grpo
+from transformers import PreTrainedModel
+from trl.generation.vllm_generation import VLLMGeneration
+
+from emor3_trl.parity import OffPolicyError
+
+# Added to the logits of image tokens; exp(-100) is below the resolution of float32 next to any real probability.
+SUPPRESSED_LOGIT = -100.0
+
+
+def image_token_ids(processor: Any) -> list[int]:
+    """Return the ids of the tokens that stand for image or video patches, which a policy must never write.
+
+    Args:
+        processor: a processor; a plain tokenizer has none.
+    """
+    names = ("image_token_id", "video_token_id")
+    return [token_id for name in names if (token_id := getattr(processor, name, None)) is not None]
+
+
+def image_token_bias(processor: Any) -> dict[int, float]:
+    """Return the vLLM `logit_bias` that keeps image tokens from being sampled."""
+    return dict.fromkeys(image_token_ids(processor), SUPPRESSED_LOGIT)
+
+
+def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
+    """Give the model's head the same bias on image tokens that vLLM's sampler gets, in place.
+
+    The bias is a buffer that is neither trained, nor saved, nor synchronised. Log-probabilities, entropies and
+    `generate` then all use the distribution that rollouts are sampled from.
+    """
+    head = model.get_output_embeddings()
+    token_ids = image_token_ids(processor)
+    if not token_ids or isinstance(head.bias, torch.nn.Parameter):
+        # A trained bias cannot be replaced by a buffer; add to it instead (no model of the Qwen-VL family has one).
+        if token_ids:
+            head.bias.data[token_ids] += SUPPRESSED_LOGIT
+        return
+    bias = torch.zeros(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+    bias[token_ids] = SUPPRESSED_LOGIT
+    head._parameters.pop("bias", None)
+    head.register_buffer("bias", bias, persistent=False)
+
+
+def collapse_image_tokens(prompt_ids: Sequence[int], image_token_id: int) -> list[int]:
+    """Return the prompt with each run of image tokens replaced by one, which is what vLLM expects per image."""
+    return [
+        token
+        for position, token in enumerate(prompt_ids)
+        if token != image_token_id or position == 0 or prompt_ids[position - 1] != image_token_id
+    ]
+
+
+def engine_options(dtype: torch.dtype, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `vllm.LLM` needs beyond TRL's options.
+
+    Args:
+        dtype: compute type of the trainer; without it vLLM runs a float32 checkpoint in bfloat16.
+        options: the user's own, which win.
+    """
+    result: dict[str, Any] = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "limit_mm_per_prompt": {"image": 1, "video": 0},
+        "enable_prefix_caching": True,
+        # A multi-token choice is constrained by the tokens before it, so they must be known when logits are masked.
+        "async_scheduling": False,
+        "logits_processors": ["emor3_trl.vllm_choices:ChoiceLogitsProcessor"],
+    }
+    if not torch.cuda.is_available():
+        # The default block of 128 tokens is longer than most shared prefixes here; eager start-up takes 2 s, not 20.
+        result |= {"block_size": 32, "enforce_eager": True}
+    return result | (options or {})
+
+
+def prepare_cpu_engine() -> None:
+    """Set up vLLM's CPU backend for training, before an engine is built. Does nothing on a GPU.
+
+    Weights stay unpacked, so that they can be synchronised; threads are left to torch, which trains in this process;
+    nothing is compiled, which would need a C++ compiler and 20 s at the first sampled token.
+    """
+    if torch.cuda.is_available():
+        return
+    from torch import _dynamo
+    import vllm._custom_ops
+
+    vllm._custom_ops._supports_onednn = False
+    _dynamo.config.disable = True
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # for processes that vLLM starts
+    # It warns at each call that torch's thread count is left alone, which is what is asked for here.
+    logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def load_engine(model_path: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Any:
+    """Return a `vllm.LLM` on a checkpoint, for evaluation: greedy and sampled completions, and reflection.
+
+    Args:
+        model_path: a checkpoint folder with weights and processor.
+        dtype: compute type.
+        seed: sampling seed.
+        options: further options of `vllm.LLM`.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    prepare_cpu_engine()
+    import vllm
+
+    return vllm.LLM(model=model_path, seed=seed, **engine_options(dtype, options))
+
+
+class ColocatedEngine(VLLMGeneration):
+    """TRL's colocated vLLM engine with exact prompts, fresh caches and a sleep that waits for reflection.
+
+    Args:
+        options: options of `vllm.LLM` on top of TRL's, see `engine_options`.
+        args, kwargs: as for `trl.generation.vllm_generation.VLLMGeneration`.
+    """
+
+    def __init__(self, *args: Any, options: dict[str, Any], **kwargs: Any) -> None:
+        self.options = options
+        self._kv_cache_sleeping = False
+        super().__init__(*args, **kwargs)
+        self.generation_kwargs.setdefault("logit_bias", image_token_bias(self.processing_class))
+
+    def _init_vllm(self) -> None:
+        prepare_cpu_engine()
+        stock = trl_vllm.LLM
+        trl_vllm.LLM = lambda **kwargs: stock(**(kwargs | self.options))
+        try:
+            super()._init_vllm()
+        finally:
+            trl_vllm.LLM = stock
+        self._kv_cache_sleeping = self.enable_sleep_mode
+
+    def sync_weights(self) -> None:
+        """Push the policy's weights to vLLM and drop all that was computed with the old ones."""
+        super().sync_weights()
+        self.llm.llm_engine.reset_encoder_cache()
+
+    def generate(
+        self, prompts: list[list[int]], images: list[list | None] | None, num_generations: int, profiler: Any = None
+    ) -> tuple:
+        """Generate as `VLLMGeneration.generate` does, from prompts whose image tokens are expanded.
+
+        The engine is awake afterwards; call `sleep` when reflection is done.
+
+        Raises:
+            OffPolicyError: if vLLM saw another prompt than the trainer will.
+        """
+        self.wake_up()
+        collapsed = prompts
+        if images is not None:
+            image_token_id = self.processing_class.image_token_id
+            collapsed = [collapse_image_tokens(ids, image_token_id) for ids in prompts]
+        sleep_mode, self.enable_sleep_mode = self.enable_sleep_mode, False
+        try:
+            output = super().generate(collapsed, images, num_generations, profiler)
+        finally:
+            self.enable_sleep_mode = sleep_mode
+        check_same_prompts(prompts, output[0])
+        return output
+
+    def wake_up(self) -> None:
+        """Bring weights and KV cache back, if sleep mode is on and the engine sleeps."""
+        if self.enable_sleep_mode and self._llm_weights_sleeping:
+            self.sync_weights()
+        if self._kv_cache_sleeping:
+            self.llm.wake_up(tags=["kv_cache"])
+            self._kv_cache_sleeping = False
+
+    def sleep(self) -> None:
+        """Free the engine's memory for the optimizer step, if sleep mode is on."""
+        if self.enable_sleep_mode and not self._llm_weights_sleeping:
+            self.llm.sleep(level=2)
+            self._llm_weights_sleeping = self._kv_cache_sleeping = True
+
+
+def check_same_prompts(expected: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> None:
+    """Compare the trainer's prompts with those that vLLM expanded.
+
+    Args:
+        expected: token ids per prompt, image tokens expanded by the trainer's processor.
+        used: token ids per prompt, image tokens expanded by vLLM.
+
+    Raises:
+        OffPolicyError: if a prompt differs; the message says by how many tokens and what to look for.
+    """
+    for row, (ours, theirs) in enumerate(zip(expected, used, strict=True)):
+        if list(ours) != list(theirs):
+            raise OffPolicyError(
+                f"Rollouts are off-policy: vLLM generated from another prompt than the trainer scores (prompt {row}: "
+                f"{len(theirs)} tokens in vLLM, {len(ours)} in the trainer). Look for an expanded prompt (image "
+                "tokens must be collapsed to one placeholder per image before vLLM expands them) or for another pixel "
+                "budget: min_pixels and max_pixels of the checkpoint's processor and of the trainer's must be equal."
+            )
+
+
+@contextmanager
+def colocated_engine(options: dict[str, Any]) -> Iterator[None]:
+    """Make a `GRPOTrainer` that is built inside this context use `ColocatedEngine`."""
+    stock = trl_grpo.VLLMGeneration
+    trl_grpo.VLLMGeneration = partial(ColocatedEngine, options=options)
+    try:
+        yield
+    finally:
+        trl_grpo.VLLMGeneration = stock

@@ -1,0 +1,156 @@
+"""`EmoR3Trainer`: TRL's `GRPOTrainer` with reflection, exact rollouts and a check that they are on-policy.
+
+What differs from `GRPOTrainer`:
+
+- rollouts come from `rollout.ColocatedEngine` (exact prompts, fresh caches, awake until reflection is done);
+- `_calculate_rewards` asks the reflection questions first and hands the answers to every reward as columns;
+- `_generate_and_score_completions` ends with the parity check (`parity.ParityCanary`).
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from emor3_trl.config import EmoR3Config
+from emor3_trl.parity import ParityCanary
+from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
+from emor3_trl.rewards import completion_text, reward_functions
+from emor3_trl.rollout import colocated_engine, engine_options, suppress_image_tokens
+from emor3_trl.thinking import parse
+
+
+class EmoR3Trainer(GRPOTrainer):
+    """GRPO with Structured Emotional Thinking and the Reflective Emotional Reward (paper, Sec. 3, Algorithm 1).
+
+    Args:
+        model: the policy, a checkpoint path or a loaded vision-language model.
+        args: the configuration.
+        train_dataset: rows with `prompt`, `image`, `emotion` and `label_space` (see `emor3_trl.data`).
+        reward_funcs: reward functions; by default those of `args.reward_variant`, weighted by lambda1 and lambda2.
+        processing_class: the model's processor; it is set to pad on the left.
+        kwargs: further arguments of `GRPOTrainer`.
+
+    Raises:
+        ValueError: if the data set lacks a column that the rewards need.
+    """
+
+    _tag_names = ["trl", "grpo", "emo-r3"]
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: EmoR3Config,
+        train_dataset: Dataset | None = None,
+        reward_funcs: Callable | list[Callable] | None = None,
+        processing_class: ProcessorMixin | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_columns(train_dataset)
+        if reward_funcs is None:
+            reward_funcs, args.reward_weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+        # TRL builds multimodal token types for left-padded prompts only.
+        for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
+            if hasattr(padded, "padding_side"):
+                padded.padding_side = "left"
+        dtype = torch.bfloat16 if args.bf16 else getattr(model, "dtype", torch.float32)
+        options = engine_options(dtype, args.vllm_engine_options)
+        with colocated_engine(options) if args.use_vllm else nullcontext():
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=train_dataset,
+                reward_funcs=reward_funcs,
+                processing_class=processing_class,
+                **kwargs,
+            )
+        for policy in (self.model, self.ref_model):
+            if policy is not None:
+                suppress_image_tokens(policy, self.processing_class)
+        if args.freeze_vision_tower:
+            for name, parameter in self.model.named_parameters():
+                if "visual" in name.split("."):
+                    parameter.requires_grad_(False)
+        self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
+
+    @property
+    def reflects(self) -> bool:
+        """Whether any reward uses the reflection's answers: not with `lambda1=0`, the paper's SET ablation (Table 3)."""
+        return self.args.lambda1 > 0 and self.args.reward_variant != "plain"
+
+    def _calculate_rewards(self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> Any:
+        texts = [completion_text(completion) for completion in completions]
+        reflections = self._reflect(inputs, texts) if self.reflects else [Reflection()] * len(inputs)
+        self._release_engine()
+        inputs = [
+            {
+                **row,
+                "consistency_answer": reflection.consistency_answer,
+                "coherence_answer": reflection.coherence_answer,
+            }
+            for row, reflection in zip(inputs, reflections, strict=True)
+        ]
+        self._log_reflections(texts, reflections)
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _reflect(self, inputs: list[dict], texts: list[str]) -> list[Reflection]:
+        images = [_only_image(row) for row in inputs]
+        spaces = [row["label_space"] for row in inputs]
+        if self.use_vllm:
+            reflector = Reflector(VLLMEngine(self.vllm_generation.llm, self.processing_class))
+            reflections = reflector.reflect(images, texts, spaces)
+        else:
+            with unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model:
+                reflector = Reflector(TransformersEngine(model, self.processing_class))
+                reflections = reflector.reflect(images, texts, spaces)
+        for name, value in vars(reflector.last_cost).items():
+            self._log_metric(f"reflection/{name}", float(value))
+        return reflections
+
+    def _release_engine(self) -> None:
+        if self.use_vllm:
+            self.vllm_generation.sleep()
+
+    def _log_reflections(self, texts: list[str], reflections: list[Reflection]) -> None:
+        steps = [parse(text) for text in texts]
+        for column in ("trigger", "feeling", "conclusion", "answer"):
+            self._log_completion_extra(column, [getattr(step, column, None) for step in steps])
+        for column in ("consistency_answer", "coherence_answer"):
+            self._log_completion_extra(column, [getattr(reflection, column) for reflection in reflections])
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        gaps = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
+        if gaps:
+            self.parity.check(gaps[-1], step=self.state.global_step)
+        return output
+
+
+def _check_columns(dataset: Any) -> None:
+    columns = getattr(dataset, "column_names", None)
+    if columns is not None:
+        missing = [name for name in ("prompt", "emotion", "label_space") if name not in columns]
+        if missing:
+            raise ValueError(
+                f"The training data has the columns {sorted(columns)}; {', '.join(missing)} missing. "
+                "Load it with emor3_trl.data.load_split, or add the columns."
+            )
+
+
+def _only_image(row: dict) -> Any | None:
+    if row.get("image") is not None:
+        return row["image"]
+    images = row.get("images") or []
+    return images[0] if images else None

@@ -1,0 +1,52 @@
+"""A Qwen2.5-VL of 0.1 M parameters with its own tokenizer, built from a config: no network, no stored weights."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from tiny_model import build_tiny_model, gold_completion, tiny_pictures
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint folder of a random tiny model with a tied head."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def untied_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a head of its own."""
+    return build_tiny_model(tmp_path_factory.mktemp("untied"), tied=False)
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    """Pictures of three sizes."""
+    return tiny_pictures()
+
+
+@pytest.fixture
+def gold() -> str:
+    """A well-formed completion."""
+    return gold_completion("awe")
+
+
+@pytest.fixture
+def training_rows() -> Dataset:
+    """Eight training rows with pictures of mixed sizes and prompts of mixed lengths."""
+    from training import tiny_dataset
+
+    return tiny_dataset()
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    torch.manual_seed(0)
