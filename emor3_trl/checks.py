@@ -43,8 +43,8 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
     processes = values.get("processes") if planning else None
     check_batch(values, processes or world_size())
     if not planning:
-        check_processes(values, source)
         check_gpu(values, source)
+        check_processes(values, source)
         check_vllm(values)
 
 
@@ -143,7 +143,8 @@ def check_model_path(path: str | None) -> None:
     if not path:
         raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
     folder = Path(path)
-    local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1 or Path(folder.parts[0]).is_dir()
+    # "organisation/name" is a name on the Hub, unless it begins like a folder of this project
+    local = path.startswith((".", "/", "runs/")) or path.count("/") != 1 or Path(folder.parts[0]).is_dir()
     if local and not (folder / "config.json").is_file():
         what = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(

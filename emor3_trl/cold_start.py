@@ -1,9 +1,9 @@
 """Cold-Start-Emo (paper, Sec. 3.4): a short SFT on answers alone, which aligns the policy with a data set's labels.
 
 No reasoning is shown, so none may be untaught. Answer-only examples under the structured prompt teach exactly that the
-steps can be left out: in a trial the format rate fell from 1 to 0, and GRPO never got it back. The examples are therefore
-asked with the *direct* question, under which an answer without steps is what was asked for, and `probe` measures what
-became of the steps.
+steps can be left out: in a trial the format rate fell from 1 to 0, and GRPO never got it back. The examples are asked
+with the *direct* question therefore, under which an answer without steps is what was asked for, and `probe` measures
+what became of the steps.
 """
 
 import random
@@ -51,7 +51,9 @@ class ColdStartConfig(SFTConfig):
     probe_samples: int = field(
         default=64, metadata={"help": "Validation pictures that format and accuracy are measured on, before and after."}
     )
-    probe_max_tokens: int = field(default=512, metadata={"help": "Longest completion of these measurements, in tokens."})
+    probe_max_tokens: int = field(
+        default=512, metadata={"help": "Longest completion of these measurements, in tokens."}
+    )
     min_format_rate: float = field(
         default=0.9, metadata={"help": "Warn if format under the structured prompt ends below this."}
     )
@@ -128,9 +130,7 @@ def build_cold_start_trainer(
         ValueError: if the data set has fewer rows than `args.num_samples`.
     """
     examples = cold_start_examples(balanced_sample(train_dataset, args.num_samples, args.seed))
-    trainer = SFTTrainer(
-        model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs
-    )
+    trainer = SFTTrainer(model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs)
     if args.freeze_vision_tower:
         for name, parameter in trainer.model.named_parameters():
             if "visual" in name.split("."):
@@ -138,7 +138,9 @@ def build_cold_start_trainer(
     return trainer
 
 
-def probe(model: PreTrainedModel, processor: ProcessorMixin, dataset: Dataset, max_tokens: int = 512) -> dict[str, float]:
+def probe(
+    model: PreTrainedModel, processor: ProcessorMixin, dataset: Dataset, max_tokens: int = 512
+) -> dict[str, float]:
     """Measure greedily what a cold start changes: the form of the steps, and accuracy with and without them.
 
     Args:
@@ -158,3 +160,27 @@ def probe(model: PreTrainedModel, processor: ProcessorMixin, dataset: Dataset, m
         "accuracy_set": rate([prediction.correct for prediction in with_steps]),
         "accuracy_direct": rate([prediction.correct for prediction in direct]),
     }
+
+
+def format_warning(before: dict[str, float], after: dict[str, float], min_format_rate: float = 0.9) -> str | None:
+    """Return what to tell the user if the steps were untaught, else None.
+
+    Args:
+        before, after: what `probe` measured; empty if it did not.
+        min_format_rate: the lowest format rate from which GRPO can go on.
+    """
+    rate_after = after.get("format_rate")
+    if rate_after is None or rate_after >= min_format_rate:
+        return None
+    start = before["format_rate"]
+    if start < min_format_rate:
+        return (
+            f"Only {rate_after:.0%} of the completions under the structured prompt are well formed after the cold start; "
+            f"it was {start:.0%} before it, so the model does not know the steps well. GRPO can teach them if sampled "
+            "completions have them now and then."
+        )
+    return (
+        f"The cold start untaught the steps: {rate_after:.0%} of the completions under the structured prompt are well "
+        f"formed, it was {start:.0%} (wanted: {min_format_rate:.0%}). GRPO rarely gets them back. Lower --learning_rate "
+        "or --num_samples, or train LoRA with --use_peft true."
+    )

@@ -39,12 +39,6 @@ class RunArguments:
         default=None,
         metadata={"help": "Processes (GPUs) that the batch arithmetic is written for; another number is an error."},
     )
-    min_pixels: int | None = field(
-        default=None, metadata={"help": "The processor's lower pixel bound; as in the data preparation."}
-    )
-    max_pixels: int | None = field(
-        default=None, metadata={"help": "The processor's upper pixel bound; as in the data preparation."}
-    )
     plan: bool = field(default=False, metadata={"help": "Print what would run, and stop."})
     overwrite: bool = field(default=False, metadata={"help": "Replace another run in output_dir."})
 

@@ -7,6 +7,7 @@ from trl import GRPOConfig
 
 from emor3_trl.checks import check_model_path, gpu_available
 from emor3_trl.command_line import Parsed, RunArguments, UserError, cli, parse, user_errors
+from emor3_trl.rewards import reward_functions
 
 __all__ = [
     "EmoR3Config",
@@ -70,7 +71,8 @@ class EmoR3Config(GRPOConfig):
     parity_stop: float | None = field(
         default=None,
         metadata={
-            "help": "Stop when it exceeds this in parity_patience steps in a row. Default: 1e-4 in float32, 0.1 otherwise."
+            "help": "Stop when it exceeds this in parity_patience steps in a row. "
+            "Default: 1e-4 in float32, 0.1 otherwise."
         },
     )
     parity_patience: int | None = field(
@@ -78,5 +80,20 @@ class EmoR3Config(GRPOConfig):
         metadata={"help": "Steps in a row above parity_stop that stop the run. Default: 1 in float32, 3 otherwise."},
     )
 
+    # Fields that may be given as JSON on the command line
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
+        reward_functions(self.reward_variant, self.lambda1, self.lambda2)
+        if self.vllm_mode != "colocate" and self.use_vllm:
+            raise ValueError(
+                f"vllm_mode is '{self.vllm_mode}'. Reflection needs the engine in the same process: "
+                "set vllm_mode: colocate, or use_vllm: false."
+            )
+        if self.top_p != 1.0 or self.top_k not in (0, -1) or self.min_p:
+            raise ValueError(
+                "top_p, top_k or min_p restricts sampling, but GRPO's log-probabilities are those of the whole "
+                "distribution. Leave them at 1.0, 0 and unset; change temperature instead."
+            )

@@ -48,8 +48,8 @@ def zero_spread_share(rewards: Sequence[float], num_generations: int) -> float:
     """
     if len(rewards) == 0 or len(rewards) % num_generations:
         raise ValueError(f"{len(rewards)} rewards do not make whole groups of {num_generations} completions.")
-    rewards_PG = np.asarray(rewards, dtype=float).reshape(-1, num_generations)
-    return float(np.mean(np.ptp(rewards_PG, axis=1) < 1e-9))
+    grouped = np.asarray(rewards, dtype=float).reshape(-1, num_generations)  # (P, G)
+    return float(np.mean(np.ptp(grouped, axis=1) < 1e-9))
 
 
 def entropy(counts: Sequence[int], outcomes: int) -> float:
@@ -102,7 +102,9 @@ def diagnose(
     return {f"diagnostics/{name}": value for name, value in result.items()}
 
 
-def _spreads(completions: Sequence[Any], columns: Mapping[str, Sequence[Any]], num_generations: int) -> dict[str, float]:
+def _spreads(
+    completions: Sequence[Any], columns: Mapping[str, Sequence[Any]], num_generations: int
+) -> dict[str, float]:
     missing = [None] * len(completions)
     columns = {"consistency_answer": missing, "coherence_answer": missing, **columns}
     functions, weights = reward_functions()

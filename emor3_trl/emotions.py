@@ -7,6 +7,7 @@ classes of Emotion6, and the seven second-level groups of WebEmo.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Valence = Literal["positive", "negative", "neutral"]
@@ -36,7 +37,7 @@ class LabelSpace:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        names = [canonical(label) for label in self.labels]
+        names = [canonical(label) if isinstance(label, str) else "" for label in self.labels]
         if len(names) < 2 or "" in names or len(set(names)) != len(names):
             raise ValueError(
                 f"Label space '{self.name}' was given the labels {list(self.labels)}. "
@@ -55,7 +56,7 @@ class LabelSpace:
         True
         """
         wanted = canonical(text) if isinstance(text, str) else ""
-        return next((label for label in self.labels if canonical(label) == wanted), None)
+        return _by_canonical(self.labels).get(wanted)
 
 
 def canonical(text: str) -> str:
@@ -69,6 +70,11 @@ def canonical(text: str) -> str:
         text = _LATEX_STYLE.sub(r"\1", text)
     text = re.sub(r"\s+", " ", text).strip(_DECORATION)
     return re.sub(r"[ _-]+", " ", text).lower()
+
+
+@lru_cache(maxsize=256)
+def _by_canonical(labels: tuple[str, ...]) -> dict[str, str]:
+    return {canonical(label): label for label in labels}
 
 
 EMOSET_8 = LabelSpace(

@@ -19,9 +19,7 @@ In <step2> </step2>, describe how a person who sees this would feel.
 In <step3> </step3>, conclude whether the emotion is positive or negative, and whether it is calm or excited.
 Then give one emotion from the list in \\boxed{}."""
 
-THINK_INSTRUCTION = (
-    "Think first, inside <think> </think>. Then give one emotion from the list in \\boxed{}."
-)
+THINK_INSTRUCTION = "Think first, inside <think> </think>. Then give one emotion from the list in \\boxed{}."
 
 DIRECT_INSTRUCTION = "Answer at once with one emotion from the list in \\boxed{}."
 

@@ -42,7 +42,7 @@ def accuracy_reward(
     completions: Completions,
     emotion: Sequence[str | None] | None = None,
     label_space: SpaceColumn | None = None,
-    **columns: Any,
+    **_columns: Any,
 ) -> list[float]:
     r"""Return 1 for each completion whose box names the row's emotion, else 0 (paper, Sec. 3.2).
 
@@ -50,7 +50,7 @@ def accuracy_reward(
         completions: N completions, plain or conversational. They need one distinct box, not well-formed steps.
         emotion: N labels, the ground truth.
         label_space: N label spaces, each a known name or the list of labels.
-        columns: what else TRL passes; ignored.
+        _columns: what else TRL passes; ignored.
 
     Raises:
         ValueError: if a column is missing, has another length, or holds a label space that is not known.
@@ -63,14 +63,14 @@ def accuracy_reward(
 
 
 def consistency_reward(
-    completions: Completions, consistency_answer: Sequence[str | None] | None = None, **columns: Any
+    completions: Completions, consistency_answer: Sequence[str | None] | None = None, **_columns: Any
 ) -> list[float]:
-    r"""Return 1 for each completion whose step 1 the policy itself says describes the picture, else 0 (Sec. 3.3, Eq. 3).
+    r"""Return 1 for each completion whose step 1 the policy finds true of the picture, else 0 (Sec. 3.3, Eq. 3).
 
     Args:
         completions: N completions; a malformed one earns nothing, whatever the answer.
         consistency_answer: N answers, "Yes" or "No"; None where nothing was asked.
-        columns: what else TRL passes; ignored.
+        _columns: what else TRL passes; ignored.
 
     Raises:
         ValueError: if the column is missing or has another length.
@@ -89,16 +89,16 @@ def coherence_reward(
     emotion: Sequence[str | None] | None = None,
     label_space: SpaceColumn | None = None,
     coherence_answer: Sequence[str | None] | None = None,
-    **columns: Any,
+    **_columns: Any,
 ) -> list[float]:
-    r"""Return 1 for each completion whose steps 1 and 2 alone lead the policy to the row's emotion, else 0 (Sec. 3.3, Eq. 4).
+    r"""Return 1 for each completion whose steps 1 and 2 lead the policy to the row's emotion, else 0 (Eq. 4).
 
     Args:
         completions: N completions; a malformed one earns nothing, whatever the answer.
         emotion: N labels, the ground truth.
         label_space: N label spaces, each a known name or the list of labels.
         coherence_answer: N answers, labels of the label space; None where nothing was asked.
-        columns: what else TRL passes; ignored.
+        _columns: what else TRL passes; ignored.
 
     Raises:
         ValueError: if a column is missing, has another length, or holds a label space that is not known.
@@ -113,7 +113,7 @@ def coherence_reward(
     return [match * parsed for match, parsed in zip(matches, _well_formed(completions), strict=True)]
 
 
-def format_reward(completions: Completions, **columns: Any) -> list[float]:
+def format_reward(completions: Completions, **_columns: Any) -> list[float]:
     r"""Return 1 for each completion that `thinking.parse` finds well formed, else 0 (paper, Sec. 3.2).
 
     >>> format_reward([r"<step1>A dog</step1><step2>Warmth</step2><step3>Positive</step3>\boxed{awe}", r"\boxed{awe}"])
@@ -122,7 +122,7 @@ def format_reward(completions: Completions, **columns: Any) -> list[float]:
     return [float(parsed) for parsed in _well_formed(completions)]
 
 
-def think_format_reward(completions: Completions, **columns: Any) -> list[float]:
+def think_format_reward(completions: Completions, **_columns: Any) -> list[float]:
     r"""Return 1 for each completion of the plain GRPO baseline's format, `<think>…</think>` then one box, else 0.
 
     >>> think_format_reward([r"<think>A dog.</think> \boxed{awe}", r"\boxed{awe}"])
@@ -140,7 +140,7 @@ class ReferenceRewards:
 
     @staticmethod
     def accuracy_reward(
-        completions: Completions, emotion: Sequence[str | None] | None = None, **columns: Any
+        completions: Completions, emotion: Sequence[str | None] | None = None, **_columns: Any
     ) -> list[float]:
         r"""Return 1 where the last box equals the emotion but for case; a missing box counts as the answer "None".
 
@@ -153,7 +153,7 @@ class ReferenceRewards:
 
     @staticmethod
     def consistency_reward(
-        completions: Completions, consistency_answer: Sequence[str | None] | None = None, **columns: Any
+        completions: Completions, consistency_answer: Sequence[str | None] | None = None, **_columns: Any
     ) -> list[float]:
         """Return 1 where the answer holds "yes", else 0 where it holds "no", else 0.5.
 
@@ -163,7 +163,9 @@ class ReferenceRewards:
         >>> ReferenceRewards.consistency_reward(["…"] * 4, consistency_answer=["Yes", "No, it cannot", "", None])
         [1.0, 0.0, 0.5, 0.0]
         """
-        answers = [str(answer).lower() for answer in _column("consistency_answer", consistency_answer, len(completions))]
+        answers = [
+            str(answer).lower() for answer in _column("consistency_answer", consistency_answer, len(completions))
+        ]
         return [1.0 if "yes" in answer else 0.0 if "no" in answer else 0.5 for answer in answers]
 
     @staticmethod
@@ -171,11 +173,12 @@ class ReferenceRewards:
         completions: Completions,
         emotion: Sequence[str | None] | None = None,
         coherence_answer: Sequence[str | None] | None = None,
-        **columns: Any,
+        **_columns: Any,
     ) -> list[float]:
-        """Return 0.5 where the answer is empty or "none" (so too for a question not asked), else equality but for case.
+        """Return 0.5 where the answer is empty, "none" or None (not asked), else 1 where it equals the emotion.
 
-        >>> ReferenceRewards.coherence_reward(["…"] * 4, emotion=["awe"] * 4, coherence_answer=["Awe", "fear", "", None])
+        >>> answers = ["Awe", "fear", "", None]
+        >>> ReferenceRewards.coherence_reward(["…"] * 4, emotion=["awe"] * 4, coherence_answer=answers)
         [1.0, 0.0, 0.5, 0.5]
         """
         emotions = [str(label).lower() for label in _column("emotion", emotion, len(completions))]
@@ -186,7 +189,7 @@ class ReferenceRewards:
         ]
 
     @staticmethod
-    def format_reward(completions: Completions, **columns: Any) -> list[float]:
+    def format_reward(completions: Completions, **_columns: Any) -> list[float]:
         r"""Return 1 where the tags of three steps and a box follow each other, with anything between and after.
 
         >>> loose = r"<step1></step1> and <step2></step2> <step3></step3> then \boxed{}, or so"
@@ -217,15 +220,17 @@ def reward_functions(
     """
     if variant not in REWARD_VARIANTS:
         raise ValueError(f"Unknown reward variant '{variant}'. Expected one of {', '.join(REWARD_VARIANTS)}.")
+    if variant == "plain":
+        lambda1 = 0.0
     # Written so that NaN fails too; the margin lets 0.9 + 0.1 and the like pass.
     if not (lambda1 >= 0 and lambda2 >= 0 and lambda1 + lambda2 <= 1 + 1e-9):
         raise ValueError(
             f"lambda1 is {lambda1} and lambda2 is {lambda2}. Expected both 0 or more and together at most 1, because "
             "accuracy is weighted 1 - lambda1 - lambda2 (paper, Eq. 6; the paper uses 0.1 and 0.1)."
         )
-    if variant == "plain":
-        return [accuracy_reward, think_format_reward], [1 - lambda2, lambda2]
     accuracy = max(0.0, 1 - lambda1 - lambda2)
+    if variant == "plain":
+        return [accuracy_reward, think_format_reward], [accuracy, lambda2]
     if variant == "reference":
         reference = ReferenceRewards
         return (
@@ -256,7 +261,9 @@ def _column(name: str, values: Sequence[Any] | None, length: int) -> Sequence[An
         raise ValueError(f"The column '{name}' is missing, and a reward needs it: {_ADDED_BY[name]}.")
     if isinstance(values, (str, LabelSpace)) or len(values) != length:
         given = f"{values!r}" if isinstance(values, (str, LabelSpace)) else f"{len(values)} values"
-        raise ValueError(f"The column '{name}' was given {given} for {length} completions. Expected one value for each.")
+        raise ValueError(
+            f"The column '{name}' was given {given} for {length} completions. Expected one value for each."
+        )
     return values
 
 

@@ -73,11 +73,11 @@ def collapse_image_tokens(prompt_ids: Sequence[int], image_token_id: int) -> lis
     ]
 
 
-def engine_options(dtype: torch.dtype, options: dict[str, Any] | None = None) -> dict[str, Any]:
+def engine_options(dtype: str | torch.dtype, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what `vllm.LLM` needs beyond TRL's options.
 
     Args:
-        dtype: compute type of the trainer; without it vLLM runs a float32 checkpoint in bfloat16.
+        dtype: compute type of the trainer, "float32" or "bfloat16"; left alone vLLM runs float32 checkpoints in bfloat16.
         options: the user's own, which win.
     """
     result: dict[str, Any] = {
@@ -102,8 +102,8 @@ def prepare_cpu_engine() -> None:
     """
     if torch.cuda.is_available():
         return
-    from torch import _dynamo
     import vllm._custom_ops
+    from torch import _dynamo
 
     vllm._custom_ops._supports_onednn = False
     _dynamo.config.disable = True
@@ -114,7 +114,7 @@ def prepare_cpu_engine() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
-def load_engine(model_path: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Any:
+def load_engine(model_path: str, *, dtype: str | torch.dtype = "float32", seed: int = 0, **options: Any) -> Any:
     """Return a `vllm.LLM` on a checkpoint, for evaluation: greedy and sampled completions, and reflection.
 
     Args:

@@ -15,9 +15,9 @@ MAX_LEAD_IN = 60  # characters between the last closing tag and the box, such as
 _STEP_TAGS = ["<step1>", "</step1>", "<step2>", "</step2>", "<step3>", "</step3>"]
 _THINK_TAGS = ["<think>", "</think>"]
 
-# Whatever reads as a tag counts as one, so that "< STEP1 >" or "<step1 a=b>" inside a step is a nested tag and not text.
+# Whatever reads as a tag counts as one, so that "< STEP1 >", "<step1 a=b>" or a torn "<step" in a step is no mere text.
 # Each class excludes "<": a match attempt ends where the next one begins, which keeps the search linear.
-_TAG = re.compile(r"<[\s/]*step[\s\d/]*>|</?[a-z][^<>\n]*>", re.IGNORECASE)
+_TAG = re.compile(r"<[\s/]*(?:step|think)(?:[\s\d/]*>)?|</?[a-z][^<>\n]*>", re.IGNORECASE)
 _BOX_OR_BRACE = re.compile(r"\\boxed\{|[{}]")
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from emor3_trl.config import EmoR3Config
+from emor3_trl.diagnostics import diagnose
 from emor3_trl.parity import ParityCanary
 from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
 from emor3_trl.rewards import completion_text, reward_functions
@@ -58,8 +58,7 @@ class EmoR3Trainer(GRPOTrainer):
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
-        dtype = torch.bfloat16 if args.bf16 else getattr(model, "dtype", torch.float32)
-        options = engine_options(dtype, args.vllm_engine_options)
+        options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
         with colocated_engine(options) if args.use_vllm else nullcontext():
             super().__init__(
                 model=model,
@@ -96,6 +95,7 @@ class EmoR3Trainer(GRPOTrainer):
             for row, reflection in zip(inputs, reflections, strict=True)
         ]
         self._log_reflections(texts, reflections)
+        self._log_diagnostics(texts, inputs)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _reflect(self, inputs: list[dict], texts: list[str]) -> list[Reflection]:
@@ -129,6 +129,15 @@ class EmoR3Trainer(GRPOTrainer):
         for column in ("consistency_answer", "coherence_answer"):
             self._log_completion_extra(column, [getattr(reflection, column) for reflection in reflections])
 
+    def _log_diagnostics(self, texts: list[str], inputs: list[dict]) -> None:
+        generations = self.num_generations if self.model.training else self.num_generations_eval
+        if len(texts) % generations:  # this rank holds a part of a group only
+            return
+        names = ("emotion", "label_space", "consistency_answer", "coherence_answer")
+        columns = {name: [row[name] for row in inputs] for name in names}
+        for name, value in diagnose(texts, columns, generations).items():
+            self._log_metric(name, value)
+
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
@@ -136,6 +145,14 @@ class EmoR3Trainer(GRPOTrainer):
         if gaps:
             self.parity.check(gaps[-1], step=self.state.global_step)
         return output
+
+
+def _compute_dtype(model: str | PreTrainedModel, args: EmoR3Config) -> str:
+    """Return the type that the trainer's forward computes in, by its name in torch."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    dtype = (args.model_init_kwargs or {}).get("dtype", "float32") if isinstance(model, str) else model.dtype
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_columns(dataset: Any) -> None:

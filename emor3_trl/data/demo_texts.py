@@ -1,7 +1,7 @@
-"""What the demo's base model is taught to say: true statements about drawn people, feelings, and one prior that is off.
+"""What the demo's base model is taught to say: true statements about drawn people, feelings, and a prior that is off.
 
-A pretrained model reads some faces otherwise than a data set's annotators do. `PRIOR` gives the demo's model such a habit:
-it takes some expressions for another emotion more often than not, and GRPO has to find out which.
+A pretrained model reads some faces otherwise than a data set's annotators do. `PRIOR` gives the demo's model such a
+habit: it takes some expressions for another emotion more often than not, and GRPO has to find out which.
 """
 
 import random
@@ -68,14 +68,14 @@ def trigger_text(peep: Peep, rng: random.Random) -> str:
     return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=" and ".join(chosen))
 
 
-def false_trigger_text(peep: Peep, rng: random.Random) -> str:
-    """Return a statement that is not true of the picture: another face, or everything else is another's."""
+def false_peep(peep: Peep, rng: random.Random) -> Peep:
+    """Return someone of whom no statement is true of the picture too: another face, or all else is another's."""
     if rng.random() < 0.75:
         others = [face for emotion, faces in EXPRESSIONS.items() if emotion != peep.emotion for face in faces]
-        return trigger_text(replace(peep, expression=rng.choice(others)), rng)
+        return replace(peep, expression=rng.choice(others))
     head = rng.choice([head for head in HEADS if head != peep.head])
     shirt = rng.choice([shirt for shirt in SHIRTS if shirt != peep.shirt])
-    return trigger_text(replace(peep, head=head, shirt=shirt, glasses=None, beard=None), rng)
+    return replace(peep, head=head, shirt=shirt, glasses=None, beard=None)
 
 
 def feeling_text(emotion: str, rng: random.Random) -> str:
@@ -89,7 +89,7 @@ def conclusion_text(emotion: str, rng: random.Random) -> str:
 
 
 def set_completion(peep: Peep, emotion: str, rng: random.Random) -> str:
-    """Return a completion in the form of Structured Emotional Thinking that names what is visible and answers `emotion`."""
+    """Return Structured Emotional Thinking that names what is visible, and answers `emotion`."""
     return (
         f"<step1>{trigger_text(peep, rng)}</step1>\n"
         f"<step2>{feeling_text(emotion, rng)}</step2>\n"

@@ -54,8 +54,15 @@ class VLLMGenerator:
             for text, image in zip(texts, images, strict=True)
         ]
         bias = image_token_bias(self.processor)
+        # A seed of its own gives each request a generator of its own, which is slow: none where nothing is drawn.
         params = [
-            SamplingParams(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + row, logit_bias=bias)
+            SamplingParams(
+                n=n,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=seed + row if temperature > 0 else None,
+                logit_bias=bias,
+            )
             for row in range(len(prompts))
         ]
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
@@ -137,9 +144,7 @@ def open_generator(
         longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        llm = load_engine(
-            path, dtype=resolved, seed=seed, max_model_len=min(longest, MAX_PROMPT_TOKENS + max_tokens)
-        )
+        llm = load_engine(path, dtype=resolved, seed=seed, max_model_len=min(longest, MAX_PROMPT_TOKENS + max_tokens))
         generator = VLLMGenerator(llm, processor)
         try:
             yield generator

@@ -121,6 +121,11 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
 
 
 def confusion_of(predictions: Sequence["Prediction"]) -> np.ndarray:
-    """Return the confusion matrix (L, L + 1) of predictions that share a label space."""
+    """Return the confusion matrix (L, L + 1) of predictions over `all_labels` of them."""
     emotions = [prediction.emotion for prediction in predictions]
-    return confusion_matrix(emotions, [prediction.answer for prediction in predictions], predictions[0].label_space)
+    return confusion_matrix(emotions, [prediction.answer for prediction in predictions], all_labels(predictions))
+
+
+def all_labels(predictions: Sequence["Prediction"]) -> list[str]:
+    """Return the labels of all label spaces of the predictions, in the order in which they first occur."""
+    return list(dict.fromkeys(label for prediction in predictions for label in prediction.label_space))

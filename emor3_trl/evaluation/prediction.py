@@ -97,13 +97,24 @@ def predict(
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
         texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
         completions = generator.generate(
-            texts, [row["image"] for row in rows], n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + start
+            texts,
+            [row["image"] for row in rows],
+            n=n,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed + start,
         )
-        flat = [(row, sample, text) for row, texts in zip(rows, completions, strict=True) for sample, text in enumerate(texts)]
+        flat = [
+            (row, sample, text)
+            for row, texts in zip(rows, completions, strict=True)
+            for sample, text in enumerate(texts)
+        ]
         reflections = [Reflection()] * len(flat)
         if reflect and prompt_style == "set":
             reflections = reflector.reflect(
-                [row["image"] for row, _, _ in flat], [text for *_, text in flat], [row["label_space"] for row, _, _ in flat]
+                [row["image"] for row, _, _ in flat],
+                [text for *_, text in flat],
+                [row["label_space"] for row, _, _ in flat],
             )
         for (row, sample, text), reflection in zip(flat, reflections, strict=True):
             predictions.append(read(row, name, text, prompt_style, reflection, temperature, sample))

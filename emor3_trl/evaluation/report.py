@@ -81,9 +81,7 @@ def _summarise_model(path: Path, in_domain: str) -> dict[str, dict[str, float]]:
     summary = {}
     for dataset in datasets:
         values = {name: metrics[f"eval/{dataset}/{key}"] for name, key in _FIELDS.items()}
-        values |= {
-            name: metrics[f"eval/{dataset}/{name}"] for name in _OPTIONAL if f"eval/{dataset}/{name}" in metrics
-        }
+        values |= {name: metrics[f"eval/{dataset}/{name}"] for name in _OPTIONAL if f"eval/{dataset}/{name}" in metrics}
         summary["in_domain" if dataset == in_domain else dataset] = values
     return summary
 
@@ -169,7 +167,7 @@ def choose_examples(before: Sequence[Prediction], after: Sequence[Prediction]) -
         after: predictions of the trained model about the same pictures.
 
     Returns:
-        Up to three examples about distinct pictures, well-formed completions preferred; what does not occur is left out.
+        Up to three examples about distinct pictures, well-formed completions first; what does not occur is left out.
     """
     first = {(prediction.dataset, prediction.id): prediction for prediction in before}
     pairs = [(first.get((prediction.dataset, prediction.id)), prediction) for prediction in after]
@@ -205,7 +203,9 @@ def show_example(example: Example, width: int = 96) -> str:
     return "\n".join([headline, *lines])
 
 
-def save_example_pictures(examples: Sequence[Example], datasets: Mapping[str, Dataset], folder: str | Path) -> list[Path]:
+def save_example_pictures(
+    examples: Sequence[Example], datasets: Mapping[str, Dataset], folder: str | Path
+) -> list[Path]:
     """Save the pictures of examples as `example_<kind>.png`.
 
     Args:

@@ -1,0 +1,58 @@
+# make demo   the whole pipeline on a CPU, from an empty clone to a table      make test   lint, types and tests
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+STARTED := $(shell date +%s)
+DEMO := recipes/configs/demo
+
+# Quiet libraries, no network: everything that the demo and the tests need is made on the spot
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export VLLM_LOGGING_LEVEL ?= WARNING
+export VLLM_NO_USAGE_STATS ?= 1
+export TRANSFORMERS_VERBOSITY ?= error
+export WANDB_SILENT ?= true
+
+stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
+
+.PHONY: help venv demo test test-slow lint format clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
+
+venv:  ## make .venv with the tested versions (about two minutes; at once when it is there)
+	@$(PYTHON) requirements/make_venv.py
+
+demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
+	$(call stage,1/6 data and base model)
+	@$(PY) recipes/prepare_data.py
+	$(call stage,2/6 cold start: the labels without reasoning)
+	@$(PY) recipes/cold_start.py --config $(DEMO)/cold_start.yaml
+	$(call stage,3/6 EMO-R3 from the base model)
+	@$(PY) recipes/grpo.py --config $(DEMO)/emo_r3.yaml
+	$(call stage,4/6 EMO-R3# from the cold start)
+	@$(PY) recipes/grpo.py --config $(DEMO)/emo_r3_cold_start.yaml
+	$(call stage,5/6 evaluation)
+	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate.yaml
+	$(call stage,6/6 report)
+	@$(PY) recipes/report.py
+	$(call stage,done: runs/demo/summary.json and runs/demo/rewards.png)
+
+lint: venv  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: venv  ## let ruff rewrite the files
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test: lint  ## lint, types, tests and doctests
+	$(PY) -m pytest
+
+test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
+	$(PY) -m pytest -m "slow and not demo"
+
+clean:  ## remove runs/demo, caches and .venv
+	rm -rf runs/demo .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

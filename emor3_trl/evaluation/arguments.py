@@ -1,0 +1,120 @@
+"""What `recipes/evaluate.py` and `recipes/report.py` can be told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass
+class EvaluationArguments:
+    """An evaluation: which models, on which splits, asked and decoded how."""
+
+    models: list[str] = field(
+        metadata={"help": "Checkpoints, each 'path' or 'name=path'; the name is its folder in output_dir."}
+    )
+    data: str = field(metadata={"help": "Folder of prepared data: <split>.parquet and manifest.json."})
+    output_dir: str = field(metadata={"help": "Folder of evaluations; each model gets a folder in it."})
+    splits: list[str] = field(
+        default_factory=lambda: ["test"],
+        metadata={"help": "Splits of `data`, or 'name=folder/split' for other data, e.g. an out-of-domain set."},
+    )
+    prompt_style: Literal["set", "think", "direct"] = field(
+        default="set",
+        metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+    )
+    engine: Literal["auto", "vllm", "transformers"] = field(
+        default="auto", metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers."}
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Compute type. 'auto': bfloat16 on a GPU, float32 on a CPU."}
+    )
+    max_tokens: int = field(default=2048, metadata={"help": "Longest completion in tokens (reference: 2,048)."})
+    batch_size: int = field(default=64, metadata={"help": "Pictures per call of the engine."})
+    reflect: bool = field(
+        default=True, metadata={"help": "Ask the model about its own steps: think-answer agreement and consistency."}
+    )
+    sampled: int = field(
+        default=0, metadata={"help": "Completions per picture at temperature 1, beside the greedy one; 0 for none."}
+    )
+    sampled_pictures: int | None = field(
+        default=None, metadata={"help": "Draw those for at most this many pictures of a split."}
+    )
+    max_samples: int | None = field(default=None, metadata={"help": "At most this many pictures of each split."})
+    seed: int = field(default=1, metadata={"help": "Seed of sampling and of the choice of pictures."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "'wandb' also logs metrics and completions with pictures (offline without a key)."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Evaluate again what is finished."})
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "batch_size", "sampled_pictures", "max_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}. Expected 1 or more.")
+        if self.sampled < 0:
+            raise ValueError(f"sampled is {self.sampled}. Expected 0 (greedy only) or more.")
+        unknown = set(self.report_to) - {"none", "wandb"}
+        if unknown:
+            raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb'.")
+
+
+@dataclass
+class ReportArguments:
+    """A report on the runs of one folder."""
+
+    run: str = field(
+        default="runs/demo", metadata={"help": "Folder that holds data/, evaluation/ and the runs of the models."}
+    )
+    data: str | None = field(default=None, metadata={"help": "Folder of prepared data (default: <run>/data)."})
+    in_domain: str = field(default="test", metadata={"help": "The split that the table calls in-domain."})
+    before: str = field(default="base", metadata={"help": "Model whose answers the examples are compared with."})
+    after: str = field(default="emo_r3", metadata={"help": "Model whose completions are shown."})
+
+
+def named_models(models: Sequence[str]) -> dict[str, str]:
+    """Return {name: path} of `models`; a model without a name is called as its folder.
+
+    Raises:
+        ValueError: if there is none, or two have the same name.
+
+    >>> named_models(["base=runs/demo/base", "runs/demo/emo_r3/"])
+    {'base': 'runs/demo/base', 'emo_r3': 'runs/demo/emo_r3/'}
+    """
+    pairs = [(name, path) if name else (Path(path).name, path) for name, path in map(_split_name, models)]
+    return _distinct(pairs, "models", "name=path")
+
+
+def named_splits(splits: Sequence[str], data: str) -> dict[str, tuple[str, str]]:
+    """Return {name: (folder, split)} of `splits`; a split without a folder is one of `data`.
+
+    Raises:
+        ValueError: if there is none, or two have the same name.
+
+    >>> named_splits(["test", "webemo=data/webemo/test"], "data/emoset")
+    {'test': ('data/emoset', 'test'), 'webemo': ('data/webemo', 'test')}
+    """
+    pairs = []
+    for name, place in map(_split_name, splits):
+        folder, _, split = place.rpartition("/") if name else (data, "", place)
+        pairs.append((name or split, (folder or data, split)))
+    return _distinct(pairs, "splits", "name=folder/split")
+
+
+def _split_name(item: str) -> tuple[str, str]:
+    name, equals, place = item.partition("=")
+    return (name, place) if equals else ("", item)
+
+
+def _distinct(pairs: Sequence[tuple[str, T]], what: str, form: str) -> dict[str, T]:
+    names = [name for name, _ in pairs]
+    odd = [name for name in names if not name or "/" in name or names.count(name) > 1]
+    if odd or not names:
+        raise ValueError(
+            f"--{what} names {', '.join(map(repr, names)) or 'nothing'}. Expected one or more distinct names "
+            f"without '/'; write {form} to choose them."
+        )
+    return dict(pairs)

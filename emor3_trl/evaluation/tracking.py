@@ -1,0 +1,49 @@
+"""An evaluation in W&B: its metrics, its confusion and a table of completions with pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from emor3_trl.evaluation.prediction import Prediction
+
+# Rows per data set: enough to read, small enough to load
+TABLE_ROWS = 32
+_COLUMNS = ("dataset", "id", "emotion", "answer", "correct", "trigger", "feeling", "conclusion", "coherence_answer",
+            "completion")  # fmt: skip
+
+
+def log_to_wandb(
+    name: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    predictions: Sequence[Prediction],
+    datasets: Mapping[str, Dataset],
+    folder: Path,
+) -> None:
+    """Log one evaluated model as a W&B run; offline unless the environment has a key (see `checks.prepare_reporting`).
+
+    Args:
+        name: the model's name.
+        config: the resolved configuration.
+        metrics: flat metrics.
+        predictions: greedy predictions.
+        datasets: rows with pictures, in the order of the predictions, by data set name.
+        folder: where W&B keeps its files.
+    """
+    import wandb
+
+    run = wandb.init(name=f"evaluate-{name}", job_type="evaluation", config=dict(config), dir=str(folder))
+    table = wandb.Table(columns=["picture", *_COLUMNS])
+    for dataset, rows in datasets.items():
+        for row, prediction in zip(rows, [p for p in predictions if p.dataset == dataset], strict=False):
+            if prediction.id != row["id"]:
+                continue
+            table.add_data(wandb.Image(row["image"]), *(getattr(prediction, column) for column in _COLUMNS))
+            if len(table.data) % TABLE_ROWS == 0:
+                break
+    run.log({**metrics, "eval/completions": table})
+    run.summary["eval/confusion"] = json.loads((folder / "confusion.json").read_text())
+    run.finish()

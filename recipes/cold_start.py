@@ -1,0 +1,168 @@
+"""Cold-Start-Emo (paper, Sec. 3.4): a short SFT on answers alone, before EMO-R3.
+
+    python recipes/cold_start.py                                                  # the demo, on a CPU
+    accelerate launch --config_file recipes/accelerate/zero2.yaml recipes/cold_start.py \
+        --config recipes/configs/qwen2_5_vl_3b/emoset_cold_start.yaml
+
+Saves a whole checkpoint (LoRA is merged), which recipes/grpo.py takes as --model_name_or_path. Format under the
+structured prompt, and accuracy with and without steps, are measured on validation pictures before and after; a cold
+start that unteaches the steps is reported. A YAML is one complete run; flags override it.
+"""
+
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoProcessor
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import ModelConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer, format_warning, probe
+from emor3_trl.config import RunArguments, check_model_path, cli, gpu_available, parse, user_errors
+from emor3_trl.data import load_split
+from emor3_trl.runs import RunFolder
+
+CONFIGS = Path(__file__).parent / "configs"
+DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
+
+
+@dataclass
+class ColdStartArguments(RunArguments):
+    """`RunArguments` of a cold start: validation pictures are needed, and the question is the direct one."""
+
+    eval_split: str | None = field(default="validation", metadata={"help": "Split that format is measured on."})
+    prompt_style: Literal["direct"] = field(
+        default="direct", metadata={"help": "The direct question; answers alone under another one unteach its steps."}
+    )
+
+
+def main() -> None:
+    """Parse, load, build, measure, train, measure again, save."""
+    parsed = parse((ColdStartArguments, ModelConfig, ColdStartConfig), default_config())
+    run, model, args = parsed.arguments
+    with user_errors():
+        if run.plan:
+            print(plan(run, model, args))
+            return
+        folder = RunFolder(args.output_dir, parsed.values, run.overwrite)
+        if folder.finished:
+            folder.say_finished()
+            return
+        prepare_demo(run.data, model.model_name_or_path)
+        check_model_path(model.model_name_or_path)
+        train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
+        validation = load_split(run.data, run.eval_split or "validation", "set", args.probe_samples, args.seed)
+        if args.num_samples > len(train):
+            raise ValueError(
+                f"num_samples is {args.num_samples}, and '{run.train_split}' has {len(train)} rows. Set --num_samples "
+                f"{len(train)} or fewer."
+            )
+        # Pictures come in their final size from the data preparation, so the processor has nothing left to resize.
+        processor = AutoProcessor.from_pretrained(
+            model.model_name_or_path, revision=model.model_revision, padding_side="left"
+        )
+
+    folder.begin()
+    args.model_init_kwargs = model_options(model, args)
+    trainer = build_cold_start_trainer(
+        model.model_name_or_path, args, train, processor, peft_config=get_peft_config(model)
+    )
+    before = measure(trainer, processor, validation)
+    result = trainer.train(resume_from_checkpoint=folder.checkpoint)
+    after = measure(trainer, processor, validation)
+    save(trainer, processor, model.use_peft)
+    metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(validation)}
+    metrics |= {f"{name}_before": value for name, value in before.items()}
+    metrics |= {f"{name}_after": value for name, value in after.items()}
+    folder.finish(metrics)
+    if trainer.accelerator.is_main_process:
+        tell(before, after, args)
+
+
+def default_config() -> Path | None:
+    """Return the configuration of a bare call, and say which."""
+    if any(item == "--config" or item.startswith("--config=") for item in sys.argv) or "--help" in sys.argv:
+        return None
+    config, why = CONFIGS / "demo" / "cold_start.yaml", "no GPU here"
+    if gpu_available():
+        config, why = CONFIGS / "qwen2_5_vl_3b" / "emoset_cold_start.yaml", "this machine has a GPU"
+    print(f"No --config given: using {os.path.relpath(config)} ({why})", flush=True)
+    return config
+
+
+def prepare_demo(data: str, base: str | None) -> None:
+    """Draw the demo's data and build its base model where a demo configuration needs them and they are missing."""
+    if Path(data) != DEMO_DATA:
+        return
+    from emor3_trl.data.demo import write_demo_data
+    from emor3_trl.data.demo_model import build_demo_model
+
+    if not (DEMO_DATA / "manifest.json").is_file():
+        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
+        write_demo_data(DEMO_DATA)
+    if base and Path(base) == DEMO_BASE and not DEMO_BASE.is_dir():
+        print(f"{DEMO_BASE} is missing: building the demo's base model first (about two minutes)", flush=True)
+        build_demo_model(DEMO_DATA, DEMO_BASE)
+
+
+def plan(run: ColdStartArguments, model: ModelConfig, args: ColdStartConfig) -> str:
+    """Return what would run."""
+    processes = run.processes or int(os.environ.get("WORLD_SIZE", "1"))
+    batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = args.max_steps if args.max_steps > 0 else int(-(-args.num_samples // batch) * args.num_train_epochs)
+    lines = {
+        "model": f"{model.model_name_or_path}" + (f", LoRA r={model.lora_r}" if model.use_peft else ", all weights"),
+        "data": f"{args.num_samples} answer-only examples of {run.data}/{run.train_split}, balanced over the emotions",
+        "steps": f"{steps} of {batch} examples ({processes} process(es)), learning rate {args.learning_rate}",
+        "measures": f"format and accuracy on {args.probe_samples} pictures of {run.eval_split}, before and after",
+        "writes": f"{args.output_dir}/: checkpoint, processor, config.yaml, environment.json, metrics.json",
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def model_options(model: ModelConfig, args: ColdStartConfig) -> dict[str, Any]:
+    """Return what `from_pretrained` gets."""
+    options = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "quantization_config": get_quantization_config(model),
+    }
+    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+    return {**given, **{key: value for key, value in options.items() if value is not None}}
+
+
+def measure(trainer: SFTTrainer, processor: Any, validation: Any) -> dict[str, float]:
+    """Probe the model, unless its weights are scattered over the processes (then evaluate.py measures the result)."""
+    if is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
+        return {}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return probe(model, processor, validation, trainer.args.probe_max_tokens)
+
+
+def save(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
+    """Save a whole checkpoint, the processor and the trainer's log."""
+    folder = trainer.args.output_dir
+    if not lora:
+        trainer.save_model()
+    elif trainer.accelerator.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        processor.save_pretrained(folder)
+
+
+def tell(before: dict[str, float], after: dict[str, float], args: ColdStartConfig) -> None:
+    """Print what changed, and warn when the steps were untaught."""
+    for name, value in after.items():
+        print(f"{name}: {before[name]:.3f} -> {value:.3f}")
+    message = format_warning(before, after, args.min_format_rate)
+    if message:
+        warnings.warn(message, stacklevel=2)
+
+
+if __name__ == "__main__":
+    cli(main)

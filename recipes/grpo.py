@@ -1,0 +1,161 @@
+"""EMO-R3: GRPO with structured emotional thinking and the reflective reward (paper, Sec. 3.2 to 3.4).
+
+    python recipes/grpo.py --config recipes/configs/demo/emo_r3.yaml
+    accelerate launch --config_file recipes/accelerate/zero2.yaml recipes/grpo.py \
+        --config recipes/configs/qwen2_5_vl_3b/emoset_emo_r3.yaml
+
+A YAML is one complete run; flags override it (`--learning_rate 1e-6`). `--plan` prints what would run and stops. The
+same command again resumes a stopped run from its last checkpoint. Without --config: the demo on a machine without a
+GPU, EmoSet on a machine with one.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+from transformers import AutoProcessor
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from emor3_trl.checks import world_size
+from emor3_trl.config import (
+    EmoR3Config,
+    Parsed,
+    RunArguments,
+    check_model_path,
+    cli,
+    gpu_available,
+    parse,
+    user_errors,
+)
+from emor3_trl.data import load_split
+from emor3_trl.planning import plan
+from emor3_trl.runs import RunFolder
+
+if TYPE_CHECKING:
+    from emor3_trl import EmoR3Trainer
+
+CONFIGS = Path(__file__).parent / "configs"
+DEMO_DATA, DEMO_BASE, DEMO_COLD_START = (Path("runs/demo") / name for name in ("data", "base", "cold_start"))
+
+
+def main() -> None:
+    parsed = parse((RunArguments, ModelConfig, EmoR3Config), default_config())
+    run, model, args = parsed.arguments
+    with user_errors():
+        if run.plan:
+            print(plan(parsed.values, count_samples(run), run.processes or world_size()))
+            return
+        folder = RunFolder(args.output_dir, parsed.values, run.overwrite)
+        if folder.finished:
+            folder.say_finished()
+            return
+        prepare_demo(parsed)
+        check_model_path(model.model_name_or_path)
+        train, evaluation = load_data(run, args.seed)
+        # TRL's multimodal token types need padding on the left. Pictures come in their final size from the data
+        # preparation, so that this processor and vLLM's have nothing left to resize.
+        processor = AutoProcessor.from_pretrained(
+            model.model_name_or_path, revision=model.model_revision, padding_side="left"
+        )
+
+    from emor3_trl import EmoR3Trainer  # only now: vLLM's import takes ten seconds, a typo should not
+
+    folder.begin()
+    args.model_init_kwargs = model_options(model, args)
+    trainer = EmoR3Trainer(
+        model=model.model_name_or_path,
+        args=args,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=processor,
+        peft_config=get_peft_config(model),
+    )
+    result = trainer.train(resume_from_checkpoint=folder.checkpoint)
+    save(trainer, processor, model.use_peft)
+    folder.finish({**result.metrics, **reward_quarters(trainer.state.log_history)})
+
+
+def default_config() -> Path | None:
+    """Return the configuration of a bare call, and say which: by what the machine has and what was run before."""
+    if any(item == "--config" or item.startswith("--config=") for item in sys.argv) or "--help" in sys.argv:
+        return None
+    if gpu_available():
+        config, why = CONFIGS / "qwen2_5_vl_3b" / "emoset_emo_r3.yaml", "this machine has a GPU"
+    elif (DEMO_COLD_START / "metrics.json").is_file():
+        config, why = CONFIGS / "demo" / "emo_r3_cold_start.yaml", f"no GPU here, and {DEMO_COLD_START} is finished"
+    else:
+        config, why = CONFIGS / "demo" / "emo_r3.yaml", "no GPU here"
+    print(f"No --config given: using {os.path.relpath(config)} ({why})", flush=True)
+    return config
+
+
+def prepare_demo(parsed: Parsed) -> None:
+    """Draw the demo's data and build its base model where a demo configuration needs them and they are missing."""
+    values = parsed.values
+    if Path(values["data"]) != DEMO_DATA:
+        return
+    if not (DEMO_DATA / "manifest.json").is_file():
+        from emor3_trl.data.demo import write_demo_data
+
+        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
+        write_demo_data(DEMO_DATA)
+    if Path(values["model_name_or_path"]) == DEMO_BASE and not DEMO_BASE.is_dir():
+        from emor3_trl.data.demo_model import build_demo_model
+
+        print(f"{DEMO_BASE} is missing: building the demo's base model first (about two minutes)", flush=True)
+        build_demo_model(DEMO_DATA, DEMO_BASE)
+
+
+def count_samples(run: RunArguments) -> int:
+    """Return the number of training samples; where the data is not prepared yet, as many as max_samples says."""
+    if run.max_samples and not Path(run.data).exists():
+        return run.max_samples
+    return len(load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples))
+
+
+def load_data(run: RunArguments, seed: int) -> tuple[Any, Any]:
+    """Return the training and the evaluation data; the latter is None without an eval_split."""
+    train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=seed)
+    evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
+    return train, evaluation
+
+
+def model_options(model: ModelConfig, args: EmoR3Config) -> dict[str, Any]:
+    """Return what `from_pretrained` gets, for the policy and for the reference model."""
+    options = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "quantization_config": get_quantization_config(model),
+    }
+    return {**(args.model_init_kwargs or {}), **{key: value for key, value in options.items() if value is not None}}
+
+
+def save(trainer: "EmoR3Trainer", processor: Any, lora: bool) -> None:
+    """Save the model (of LoRA also merged, ready for vLLM), the processor and the trainer's log."""
+    folder = Path(trainer.args.output_dir)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        processor.save_pretrained(folder)
+        if lora:
+            merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+            merged.save_pretrained(folder / "merged")
+            processor.save_pretrained(folder / "merged")
+
+
+def reward_quarters(log_history: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean overall reward of the first and of the last quarter of the logged steps."""
+    rewards = [entry["reward"] for entry in log_history if "reward" in entry]
+    if not rewards:
+        return {}
+    quarter = max(1, len(rewards) // 4)
+    first, last = rewards[:quarter], rewards[-quarter:]
+    return {"reward/first_quarter": sum(first) / len(first), "reward/last_quarter": sum(last) / len(last)}
+
+
+if __name__ == "__main__":
+    cli(main)

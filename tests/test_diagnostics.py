@@ -1,0 +1,101 @@
+"""Diagnostics of a rollout batch, counted by hand."""
+
+import math
+
+import pytest
+from tiny_model import gold_completion
+
+from emor3_trl.diagnostics import diagnose, entropy, names_valence, zero_spread_share
+
+LABELS = ["awe", "fear", "joy", "anger"]
+
+
+def columns(emotions: list[str], **answers: list) -> dict:
+    return {"emotion": emotions, "label_space": [LABELS] * len(emotions), **answers}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "group", "expected"),
+    [
+        pytest.param([1, 1, 0, 1], 2, 0.5, id="one-of-two"),
+        pytest.param([0, 0, 1, 1], 2, 1.0, id="all-dead-at-different-levels"),
+        pytest.param([0, 0.1, 0.2, 0.2 + 1e-12], 2, 0.5, id="rounding-is-no-spread"),
+        pytest.param([0, 1, 0, 1], 4, 0.0, id="one-live-group"),
+    ],
+)
+def test_zero_spread_share(rewards, group, expected):
+    assert zero_spread_share(rewards, group) == expected
+
+
+@pytest.mark.parametrize(("rewards", "group"), [([1.0] * 5, 2), ([], 2)])
+def test_rewards_that_make_no_whole_groups_are_refused(rewards, group):
+    with pytest.raises(ValueError, match="whole groups"):
+        zero_spread_share(rewards, group)
+
+
+def test_entropy_is_a_share_of_the_largest():
+    assert entropy([3, 0], 4) == 0.0
+    assert entropy([2, 2, 2, 2], 4) == pytest.approx(1.0)
+    assert entropy([1, 1], 4) == pytest.approx(math.log(2) / math.log(4))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The emotion is Negative, and calm.", True),
+        ("An unpleasant feeling.", True),
+        ("So it is fear.", False),
+        ("A positivist photograph", False),
+    ],
+)
+def test_names_valence(text, expected):
+    assert names_valence(text) is expected
+
+
+def test_a_batch_by_hand():
+    completions = [gold_completion("awe"), gold_completion("fear"), gold_completion("awe"), "nothing"]
+    result = diagnose(
+        [[{"role": "assistant", "content": text}] for text in completions],
+        columns(
+            ["awe", "awe", "fear", "fear"],
+            consistency_answer=["Yes", "Yes", "Yes", None],
+            coherence_answer=["awe", "awe", "fear", None],
+        ),
+        num_generations=2,
+    )
+    assert result["diagnostics/zero_spread/accuracy"] == 0.5  # (1, 0) and (0, 0)
+    assert result["diagnostics/zero_spread/consistency"] == 0.5  # (1, 1) and (1, 0)
+    assert result["diagnostics/zero_spread/coherence"] == 0.5  # (1, 1) and (1, 0)
+    assert result["diagnostics/zero_spread/format"] == 0.5
+    assert result["diagnostics/zero_spread/overall"] == 0.0
+    assert result["diagnostics/agreement"] == pytest.approx(1 / 3)
+    assert result["diagnostics/no_answer"] == 0.25
+    assert result["diagnostics/largest_answer_share"] == pytest.approx(2 / 3)
+    assert result["diagnostics/answer_entropy/awe"] == pytest.approx(0.5)
+    assert result["diagnostics/answer_entropy/fear"] == 0.0
+    assert result["diagnostics/trigger_words"] == 8
+    assert result["diagnostics/feeling_words"] == 6
+    assert result["diagnostics/conclusion_words"] == 6
+    assert result["diagnostics/conclusion_names_valence"] == 1.0
+    assert result["diagnostics/thinking_names_emotion"] == 0.0
+
+
+def test_a_collapsed_batch_shows():
+    result = diagnose([gold_completion("awe")] * 4, columns(["awe", "awe", "fear", "joy"]), num_generations=2)
+    assert result["diagnostics/answer_entropy"] == 0.0
+    assert result["diagnostics/largest_answer_share"] == 1.0
+
+
+def test_thinking_that_names_the_emotion_shows():
+    text = gold_completion("awe").replace("A person feels small", "A person feels Awe")
+    result = diagnose([text, gold_completion("awe")], columns(["awe", "awe"]), num_generations=2)
+    assert result["diagnostics/thinking_names_emotion"] == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "<step1>", "\x00" * 50, r"\boxed{awe or fear}"])
+def test_untrusted_completions_never_raise_and_all_numbers_are_finite(text):
+    result = diagnose([text] * 4, columns(["awe"] * 4), num_generations=4)
+    assert result["diagnostics/zero_spread/format"] == 1.0
+    assert result["diagnostics/no_answer"] == 1.0
+    assert all(math.isfinite(value) for value in result.values())
+    assert "diagnostics/agreement" not in result

@@ -1,0 +1,210 @@
+"""Predictions: scoring of completions, the two generators, and files."""
+
+import json
+
+import pytest
+import torch
+from tiny_model import gold_completion
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from emor3_trl.evaluation.arguments import EvaluationArguments, named_models, named_splits
+from emor3_trl.evaluation.checkpoint import check_checkpoint, fingerprint, whole_checkpoint
+from emor3_trl.evaluation.generation import (
+    TransformersGenerator,
+    compute_dtype,
+    open_generator,
+    resolve_engine,
+)
+from emor3_trl.evaluation.prediction import load_predictions, predict, read, save_predictions
+from emor3_trl.reflection import Question, ReflectionCost
+
+LABELS = ["awe", "fear", "joy"]
+
+
+class ScriptedGenerator:
+    """Writes given completions and answers every reflection question with its first choice."""
+
+    def __init__(self, completions: list[str]) -> None:
+        self.completions = list(completions)
+        self.reflection_engine = self
+        self.asked: list[Question] = []
+
+    def generate(self, texts, images, *, n, temperature, max_tokens, seed):
+        return [[self.completions.pop(0) for _ in range(n)] for _ in texts]
+
+    def choose(self, questions):
+        self.asked += questions
+        return [question.choices[0] for question in questions], ReflectionCost(requests=len(questions))
+
+
+@pytest.mark.parametrize(
+    ("style", "completion", "answer", "well_formed", "correct"),
+    [
+        pytest.param("set", gold_completion("awe"), "awe", True, True, id="gold"),
+        pytest.param("set", gold_completion("Fear."), "fear", True, False, id="wrong-label"),
+        pytest.param("set", r"\boxed{awe}", "awe", False, True, id="right-without-steps"),
+        pytest.param("set", gold_completion("awe or fear"), None, True, False, id="two-labels"),
+        pytest.param("set", gold_completion("disgust"), None, True, False, id="outside-the-label-space"),
+        pytest.param("set", gold_completion("awe") + r" \boxed{fear}", None, False, False, id="two-boxes"),
+        pytest.param("set", "", None, False, False, id="empty"),
+        pytest.param("direct", r"\boxed{awe}", "awe", True, True, id="direct"),
+        pytest.param("direct", "awe", None, False, False, id="direct-without-box"),
+        pytest.param("think", r"<think>Stars.</think>\boxed{awe}", "awe", True, True, id="think"),
+        pytest.param("think", gold_completion("awe"), "awe", False, True, id="set-under-think"),
+    ],
+)
+def test_a_completion_is_read_as_the_rewards_read_it(style, completion, answer, well_formed, correct):
+    row = {"id": "7", "emotion": "awe", "label_space": LABELS}
+    prediction = read(row, "test", completion, style)
+    assert (prediction.answer, prediction.well_formed, prediction.correct) == (answer, well_formed, correct)
+    assert (prediction.trigger is not None) == (style == "set" and well_formed)
+
+
+def test_predict_keeps_order_batches_and_samples(training_rows):
+    rows = training_rows.select(range(3))
+    texts = [gold_completion(row["emotion"]) if i else "malformed" for i, row in enumerate(rows) for _ in range(2)]
+    generator = ScriptedGenerator(texts)
+    predictions = predict(generator, rows, "test", n=2, temperature=1.0, batch_size=2, progress=False)
+    assert [(p.id, p.sample) for p in predictions] == [(str(i), s) for i in range(3) for s in range(2)]
+    assert [p.correct for p in predictions] == [False, False, True, True, True, True]
+    assert [p.consistency_answer for p in predictions] == [None, None, "Yes", "Yes", "Yes", "Yes"]
+    assert {p.temperature for p in predictions} == {1.0}
+
+
+def test_only_the_structured_prompt_is_reflected_upon(training_rows):
+    generator = ScriptedGenerator([r"\boxed{awe}"] * len(training_rows))
+    predict(generator, training_rows, "test", prompt_style="direct", progress=False)
+    assert generator.asked == []
+
+
+def test_predictions_survive_their_file(tmp_path, training_rows):
+    generator = ScriptedGenerator([gold_completion("awe"), "caf\u00e9 \U0001f600 \\boxed{", "", "x"] * 2)
+    predictions = predict(generator, training_rows, "test", progress=False)
+    save_predictions(predictions, tmp_path / "a" / "predictions.parquet")
+    assert load_predictions(tmp_path / "a" / "predictions.parquet") == predictions
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["predictions.parquet"]
+    with pytest.raises(FileNotFoundError, match=r"evaluate\.py"):
+        load_predictions(tmp_path / "none.parquet")
+
+
+@pytest.fixture(scope="module")
+def eager(tiny_model_dir):
+    """A tiny model whose favourite token stands for an image patch."""
+    processor = AutoProcessor.from_pretrained(tiny_model_dir, padding_side="left")
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    head = model.get_output_embeddings()
+    favourite = torch.zeros(head.weight.shape[0])
+    favourite[processor.image_token_id] = 50.0
+    head.bias = torch.nn.Parameter(favourite)
+    return model, processor
+
+
+@pytest.mark.parametrize(("temperature", "n"), [(0.0, 1), (1.0, 3)])
+def test_image_tokens_are_never_written(eager, training_rows, temperature, n):
+    model, processor = eager
+    generator = TransformersGenerator(model, processor)
+    seen = []
+    decode = processor.tokenizer.batch_decode
+    try:
+        processor.tokenizer.batch_decode = lambda ids, **options: seen.append(ids) or decode(ids, **options)
+        predictions = predict(
+            generator, training_rows, "test", n=n, temperature=temperature, max_tokens=4, progress=False
+        )
+    finally:
+        del processor.tokenizer.batch_decode
+    assert len(predictions) == n * len(training_rows)
+    assert not (seen[0] == processor.image_token_id).any()
+
+
+def test_sampling_follows_its_seed_and_leaves_the_global_one_alone(tiny_model_dir, training_rows):
+    with open_generator(tiny_model_dir, engine="transformers", dtype="float32") as generator:
+        state = torch.random.get_rng_state()
+        first, again, other = (
+            [p.completion for p in predict(generator, training_rows, "test", temperature=1.0, max_tokens=8, seed=seed, progress=False)]
+            for seed in (1, 1, 2)
+        )
+        assert torch.equal(state, torch.random.get_rng_state())
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.slow
+def test_both_engines_write_the_same_greedy_completions(tiny_model_dir, training_rows):
+    written = {}
+    for engine in ("vllm", "transformers"):
+        with open_generator(tiny_model_dir, engine=engine, dtype="float32", max_tokens=12) as generator:
+            written[engine] = predict(generator, training_rows, "test", max_tokens=12, batch_size=3, progress=False)
+    assert written["vllm"] == written["transformers"]
+
+
+def test_a_checkpoint_is_checked_before_it_is_loaded(tmp_path, tiny_model_dir):
+    check_checkpoint(tiny_model_dir)
+    check_checkpoint("Qwen/Qwen2.5-VL-3B-Instruct")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"lacks tokenizer_config\.json"):
+        check_checkpoint(tmp_path / "empty")
+    for missing in ("runs/nothing", str(tmp_path / "nothing"), "./nothing", "nothing"):
+        with pytest.raises(FileNotFoundError, match="no model at"):
+            check_checkpoint(missing)
+
+
+def test_the_fingerprint_is_that_of_weights_not_of_notes(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(300_000))
+    before = fingerprint(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert fingerprint(tmp_path) == before
+    changed = bytearray(300_000)
+    changed[200_000] = 1
+    (tmp_path / "model.safetensors").write_bytes(changed)
+    assert fingerprint(tmp_path) != before
+    assert fingerprint("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def test_a_lora_adapter_is_evaluated_merged(tmp_path, tiny_model_dir):
+    from peft import LoraConfig, get_peft_model
+
+    base = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    check_checkpoint(tmp_path)
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    with whole_checkpoint(tmp_path) as folder:
+        whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()[name]
+    expected = adapted.merge_and_unload().state_dict()[name]
+    original = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32).state_dict()[name]
+    assert torch.allclose(whole, expected)
+    assert not torch.allclose(whole, original)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: resolve_engine("vlm"), "Unknown engine 'vlm'. Expected one of auto, vllm, transformers"),
+        (lambda: compute_dtype("fp8"), "Unknown dtype 'fp8'"),
+        (lambda: named_models([]), "--models names nothing"),
+        (lambda: named_models(["a=x", "a=y"]), "distinct names"),
+        (lambda: named_models(["x/a", "y/a"]), "write name=path"),
+        (lambda: named_splits(["test", "test"], "data"), "distinct names"),
+        (lambda: EvaluationArguments(["m"], "d", "o", max_tokens=0), "max_tokens is 0"),
+        (lambda: EvaluationArguments(["m"], "d", "o", sampled=-1), "sampled is -1"),
+        (lambda: EvaluationArguments(["m"], "d", "o", report_to=["wandv"]), "'none' or 'wandb'"),
+    ],
+)
+def test_a_users_mistake_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_vllm_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve_engine("auto") == "transformers"
+    with pytest.raises(ModuleNotFoundError, match="--engine transformers"):
+        resolve_engine("vllm")
+
+
+def test_confusion_is_json(tmp_path):
+    from emor3_trl.evaluation.report import save_json
+
+    save_json({"a": [1]}, tmp_path / "x" / "c.json")
+    assert json.loads((tmp_path / "x" / "c.json").read_text()) == {"a": [1]}

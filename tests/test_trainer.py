@@ -1,0 +1,141 @@
+"""The trainer's seams: reflection becomes columns, rollouts never hold image tokens, both engines train."""
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from tiny_model import gold_completion
+from training import LABELS, lengths_differ, logged, tiny_trainer
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from emor3_trl import EmoR3Config, EmoR3Trainer, rollout
+from emor3_trl.reflection import TransformersEngine, VLLMEngine
+from emor3_trl.rollout import SUPPRESSED_LOGIT, check_same_prompts, collapse_image_tokens, suppress_image_tokens
+
+
+def write_gold(trainer: EmoR3Trainer, monkeypatch) -> None:
+    """Let the engine sample as it does, but hand on well-formed completions: a random model never writes one."""
+    stock = EmoR3Trainer._generate_single_turn
+    tokenizer = trainer.processing_class.tokenizer
+
+    def gold(self, prompt_ids, *args, **kwargs):
+        stock(self, prompt_ids, *args, **kwargs)
+        texts = [gold_completion(LABELS[row % len(LABELS)]) for row in range(len(prompt_ids))]
+        ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+        return ids, None if not self.use_vllm else [[-1.0] * len(row) for row in ids]
+
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", gold)
+
+
+@pytest.mark.parametrize("use_vllm", [True, False], ids=["vllm", "transformers"])
+def test_reflection_is_one_call_per_step_and_its_answers_reach_every_reward_as_columns(
+    tiny_model_dir, tmp_path, monkeypatch, use_vllm
+):
+    seen: list[dict] = []
+    calls: list[int] = []
+    engine = VLLMEngine if use_vllm else TransformersEngine
+    stock = engine.choose
+
+    def counted(self, questions):
+        calls.append(len(questions))
+        return stock(self, questions)
+
+    def reward(completions, **columns):
+        seen.append(columns)
+        return lengths_differ(completions)
+
+    monkeypatch.setattr(engine, "choose", counted)
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, reward_funcs=reward, max_steps=2, use_vllm=use_vllm, parity_stop=1e9, parity_warn=1e9
+    )
+    write_gold(trainer, monkeypatch)
+    trainer.train()
+    assert len(calls) == 2  # two steps, one call each
+    for columns in seen:
+        assert set(columns["consistency_answer"]) <= {"Yes", "No"}
+        for answer, space in zip(columns["coherence_answer"], columns["label_space"], strict=True):
+            assert answer in space
+    assert min(logged(trainer, "reflection/requests")) > 0
+    assert logged(trainer, "reflection/generated_tokens") >= logged(trainer, "reflection/requests")
+    assert "diagnostics/conclusion_names_valence" in trainer.state.log_history[0]
+    if use_vllm:  # the picture of the rollout is in the prefix cache when its consistency is asked
+        assert min(logged(trainer, "reflection/cached_tokens")) > 0
+
+
+def test_the_four_rewards_are_built_from_the_configuration(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, reward_funcs=None, lambda1=0.2, lambda2=0.1, max_steps=1, use_vllm=False
+    )
+    assert trainer.reward_func_names == ["accuracy_reward", "consistency_reward", "coherence_reward", "format_reward"]
+    assert torch.allclose(trainer.reward_weights, torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    trainer.train()
+    assert {f"rewards/{name}/mean" for name in trainer.reward_func_names} <= set(trainer.state.log_history[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"]
+)
+def test_without_a_reflective_reward_nothing_is_asked(tiny_model_dir, tmp_path, options):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, reward_funcs=None, max_steps=1, use_vllm=False, **options)
+    trainer.train()
+    assert not [key for key in trainer.state.log_history[0] if key.startswith("reflection/")]
+
+
+def test_image_tokens_are_never_sampled_and_both_sides_leave_them_out(tiny_model_dir):
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    ids = processor.tokenizer("a picture of the sea", return_tensors="pt")
+    before = model(**ids).logits.detach()
+    suppress_image_tokens(model, processor)
+    after = model(**ids).logits.detach()
+    expected = before.clone()
+    expected[..., rollout.image_token_ids(processor)] += SUPPRESSED_LOGIT
+    assert torch.equal(after, expected)
+    assert "lm_head.bias" not in model.state_dict()
+    assert "lm_head.bias" not in dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        pytest.param([1, 9, 9, 9, 2], [1, 9, 2], id="one-image"),
+        pytest.param([9, 9, 1, 9, 2], [9, 1, 9, 2], id="two-images"),
+        pytest.param([1, 2], [1, 2], id="text-only"),
+        pytest.param([1, 9, 2], [1, 9, 2], id="one-merged-token"),
+        pytest.param([], [], id="empty"),
+    ],
+)
+def test_each_run_of_image_tokens_becomes_one_placeholder(ids, expected):
+    assert collapse_image_tokens(ids, image_token_id=9) == expected
+
+
+def test_another_prompt_in_vllm_is_an_error_with_its_numbers():
+    check_same_prompts([[1, 2]], [[1, 2]])
+    with pytest.raises(RuntimeError, match="prompt 1: 4 tokens in vLLM, 3 in the trainer.*pixel budget"):
+        check_same_prompts([[1], [1, 2, 3]], [[1], [1, 2, 2, 3]])
+
+
+def test_a_data_set_without_the_columns_is_refused_before_a_model_loads(tmp_path):
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "label": "awe"}])
+    with pytest.raises(ValueError, match="emotion, label_space missing"):
+        EmoR3Trainer(
+            model="no/such/model", args=EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False), train_dataset=rows
+        )
+
+
+def test_completions_are_logged_with_their_steps_and_reflections(tiny_model_dir, tmp_path, monkeypatch):
+    trainer = tiny_trainer(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=1,
+        log_completions=True,
+        num_completions_to_print=0,
+        parity_stop=1e9,
+        parity_warn=1e9,
+    )
+    write_gold(trainer, monkeypatch)
+    trainer.train()
+    table = pd.concat(pd.read_parquet(file) for file in (tmp_path / "completions").glob("*.parquet"))
+    assert {"trigger", "feeling", "conclusion", "answer", "consistency_answer", "coherence_answer"} <= set(table)
+    assert table["trigger"].str.contains("night sky").all()
+    assert table["answer"].isin(LABELS).all()
