@@ -175,12 +175,32 @@ def format_warning(before: dict[str, float], after: dict[str, float], min_format
     start = before["format_rate"]
     if start < min_format_rate:
         return (
-            f"Only {rate_after:.0%} of the completions under the structured prompt are well formed after the cold start; "
-            f"it was {start:.0%} before it, so the model does not know the steps well. GRPO can teach them if sampled "
-            "completions have them now and then."
+            f"Only {rate_after:.0%} of the completions under the structured prompt are well formed after the cold "
+            f"start; it was {start:.0%} before it, so the model does not know the steps well. GRPO can teach them if "
+            "sampled completions have them now and then."
         )
     return (
         f"The cold start untaught the steps: {rate_after:.0%} of the completions under the structured prompt are well "
-        f"formed, it was {start:.0%} (wanted: {min_format_rate:.0%}). GRPO rarely gets them back. Lower --learning_rate "
-        "or --num_samples, or train LoRA with --use_peft true."
+        f"formed, it was {start:.0%} (wanted: {min_format_rate:.0%}). GRPO rarely gets them back. Lower "
+        "--learning_rate or --num_samples, or train LoRA with --use_peft true."
     )
+
+
+def plan(args: ColdStartConfig, model: str, data: str, validation: str, processes: int = 1) -> str:
+    """Return what a configuration would run, as text for a terminal.
+
+    Args:
+        args: the configuration.
+        model, data, validation: what to call the model and the splits.
+        processes: how many train together.
+    """
+    batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = args.max_steps if args.max_steps > 0 else int(-(-args.num_samples // batch) * args.num_train_epochs)
+    lines = {
+        "model": model,
+        "data": f"{args.num_samples} answer-only examples of {data}, balanced over the emotions",
+        "steps": f"{steps} of {batch} examples ({processes} process(es)), learning rate {args.learning_rate}",
+        "measures": f"format and accuracy on {args.probe_samples} pictures of {validation}, before and after",
+        "writes": f"{args.output_dir}/: checkpoint, processor, config.yaml, environment.json, metrics.json",
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())

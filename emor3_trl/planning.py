@@ -167,7 +167,7 @@ def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, c
     yield f"data         {values['data']}: {samples:,} samples of {values['train_split']}"
     yield f"processes    {processes}"
     yield (
-        f"rollout      {count.prompts} prompts x {values['num_generations']} completions = {count.completions} "
+        f"rollout      {count.prompts} prompts x {values['num_generations']} completions = {count.completions:,} "
         f"completions; {count.rollouts} rollouts"
     )
     yield f"update       {count.prompts_per_update:g} prompts per optimiser step; {count.updates} steps"
@@ -175,7 +175,7 @@ def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, c
         f"tokens       prompt <= {prompt:,}, completion <= {completion:,}: <= "
         f"{count.completions * (prompt + completion):,} per rollout"
     )
-    questions = f"{2 * count.completions} questions per rollout, one engine call" if values.get("lambda1") else "none"
+    questions = f"{2 * count.completions:,} questions per rollout, one engine call" if values.get("lambda1") else "none"
     yield f"reflection   {questions}"
     yield ""
     yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"
@@ -184,7 +184,9 @@ def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, c
     training = [row for row in rows if not (values.get("vllm_enable_sleep_mode") and row[0].startswith("vLLM"))]
     generating = [row for row in rows if not row[0].startswith(("gradients", "activations"))]
     for title, counted in (("peak while training", training), ("peak while generating", generating)):
-        yield _row(title, *(sum(row[column] for row in counted) for column in (1, 2, 3)))
+        yield _row(
+            title, sum(row[1] for row in counted), sum(row[2] for row in counted), sum(row[3] for row in counted)
+        )
     yield ""
     yield "files"
     yield from (f"  {name}" for name in planned_files(values, count.updates))
@@ -222,18 +224,16 @@ def planned_files(values: dict[str, Any], updates: int) -> list[str]:
 def _lora_parameters(values: dict[str, Any], shape: Shape) -> int:
     # attention (q, k, v, o) and the three feed-forward projections, each r x (in + out)
     attention = 2 * (2 * shape.hidden) + 2 * (shape.hidden + shape.key_value_size)
-    return shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate))
+    return int(shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate)))
 
 
 def _activations(values: dict[str, Any], shape: Shape) -> float:
     tokens = values["per_device_train_batch_size"] * (prompt_tokens(values) + values["max_completion_length"])
     width = 2 if values.get("bf16") is not False else 4
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
-    kept = (
-        tokens * shape.hidden * width * shape.layers + layer
-        if values.get("gradient_checkpointing")
-        else layer * shape.layers
-    )
+    kept = layer * shape.layers
+    if values.get("gradient_checkpointing"):
+        kept = tokens * shape.hidden * width * shape.layers + layer
     # logits of the completions and their gradient, in float32
     logits = 2 * 4 * shape.vocabulary * values["per_device_train_batch_size"] * values["max_completion_length"]
     return float(kept + logits)

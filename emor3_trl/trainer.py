@@ -140,11 +140,28 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
+        logged = self._logs["prompt"]
+        plain = [_plain_content(prompt) for prompt in logged]
+        logged.clear()
+        logged.extend(plain)
         mode = "train" if self.model.training else "eval"
         gaps = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
         if gaps:
             self.parity.check(gaps[-1], step=self.state.global_step)
         return output
+
+
+def _plain_content(conversation: list[dict]) -> list[dict]:
+    """Return a conversation whose contents are strings: W&B's tables refuse a list that mixes images and text."""
+    return [
+        {
+            **message,
+            "content": message["content"]
+            if isinstance(message["content"], str)
+            else "".join(part.get("text", "") for part in message["content"]),
+        }
+        for message in conversation
+    ]
 
 
 def _compute_dtype(model: str | PreTrainedModel, args: EmoR3Config) -> str:

@@ -20,8 +20,9 @@ from transformers import AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import ModelConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer, format_warning, probe
-from emor3_trl.config import RunArguments, check_model_path, cli, gpu_available, parse, user_errors
+from emor3_trl.checks import gpu_available, world_size
+from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer, format_warning, plan, probe
+from emor3_trl.config import RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
 from emor3_trl.runs import RunFolder
 
@@ -45,7 +46,9 @@ def main() -> None:
     run, model, args = parsed.arguments
     with user_errors():
         if run.plan:
-            print(plan(run, model, args))
+            name = f"{model.model_name_or_path}, {f'LoRA r={model.lora_r}' if model.use_peft else 'all weights'}"
+            train, held_out = (f"{run.data}/{split}" for split in (run.train_split, run.eval_split))
+            print(plan(args, name, train, held_out, run.processes or world_size()))
             return
         folder = RunFolder(args.output_dir, parsed.values, run.overwrite)
         if folder.finished:
@@ -86,9 +89,9 @@ def default_config() -> Path | None:
     """Return the configuration of a bare call, and say which."""
     if any(item == "--config" or item.startswith("--config=") for item in sys.argv) or "--help" in sys.argv:
         return None
-    config, why = CONFIGS / "demo" / "cold_start.yaml", "no GPU here"
-    if gpu_available():
-        config, why = CONFIGS / "qwen2_5_vl_3b" / "emoset_cold_start.yaml", "this machine has a GPU"
+    gpu = gpu_available()
+    config = CONFIGS / ("qwen2_5_vl_3b/emoset_cold_start.yaml" if gpu else "demo/cold_start.yaml")
+    why = "this machine has a GPU" if gpu else "no GPU here"
     print(f"No --config given: using {os.path.relpath(config)} ({why})", flush=True)
     return config
 
@@ -106,21 +109,6 @@ def prepare_demo(data: str, base: str | None) -> None:
     if base and Path(base) == DEMO_BASE and not DEMO_BASE.is_dir():
         print(f"{DEMO_BASE} is missing: building the demo's base model first (about two minutes)", flush=True)
         build_demo_model(DEMO_DATA, DEMO_BASE)
-
-
-def plan(run: ColdStartArguments, model: ModelConfig, args: ColdStartConfig) -> str:
-    """Return what would run."""
-    processes = run.processes or int(os.environ.get("WORLD_SIZE", "1"))
-    batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    steps = args.max_steps if args.max_steps > 0 else int(-(-args.num_samples // batch) * args.num_train_epochs)
-    lines = {
-        "model": f"{model.model_name_or_path}" + (f", LoRA r={model.lora_r}" if model.use_peft else ", all weights"),
-        "data": f"{args.num_samples} answer-only examples of {run.data}/{run.train_split}, balanced over the emotions",
-        "steps": f"{steps} of {batch} examples ({processes} process(es)), learning rate {args.learning_rate}",
-        "measures": f"format and accuracy on {args.probe_samples} pictures of {run.eval_split}, before and after",
-        "writes": f"{args.output_dir}/: checkpoint, processor, config.yaml, environment.json, metrics.json",
-    }
-    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 
 
 def model_options(model: ModelConfig, args: ColdStartConfig) -> dict[str, Any]:

@@ -19,17 +19,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 from transformers import AutoProcessor
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from emor3_trl.checks import world_size
-from emor3_trl.config import (
-    EmoR3Config,
-    Parsed,
-    RunArguments,
-    check_model_path,
-    cli,
-    gpu_available,
-    parse,
-    user_errors,
-)
+from emor3_trl.checks import gpu_available, world_size
+from emor3_trl.config import EmoR3Config, Parsed, RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
 from emor3_trl.planning import plan
 from emor3_trl.runs import RunFolder
@@ -54,7 +45,8 @@ def main() -> None:
             return
         prepare_demo(parsed)
         check_model_path(model.model_name_or_path)
-        train, evaluation = load_data(run, args.seed)
+        train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=args.seed)
+        evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         # TRL's multimodal token types need padding on the left. Pictures come in their final size from the data
         # preparation, so that this processor and vLLM's have nothing left to resize.
         processor = AutoProcessor.from_pretrained(
@@ -114,13 +106,6 @@ def count_samples(run: RunArguments) -> int:
     if run.max_samples and not Path(run.data).exists():
         return run.max_samples
     return len(load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples))
-
-
-def load_data(run: RunArguments, seed: int) -> tuple[Any, Any]:
-    """Return the training and the evaluation data; the latter is None without an eval_split."""
-    train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=seed)
-    evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
-    return train, evaluation
 
 
 def model_options(model: ModelConfig, args: EmoR3Config) -> dict[str, Any]:

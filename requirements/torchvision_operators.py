@@ -19,7 +19,7 @@ class DeclareOperators:
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> None:
         if name != "torchvision":
             return
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         import torch
 
         # A library's definitions last as long as the object, so the module keeps it.
@@ -29,4 +29,4 @@ class DeclareOperators:
 
 
 HOOK = DeclareOperators()
-sys.meta_path.insert(0, HOOK)  # type: ignore[arg-type]
+sys.meta_path.insert(0, HOOK)

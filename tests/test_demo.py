@@ -46,7 +46,8 @@ def pixels(image) -> str:
 
 def test_a_seed_always_gives_the_same_pixels():
     first, again = (draw(choose_peep(7, "train", 4)) for _ in range(2))
-    assert first.size == (IMAGE_SIZE, IMAGE_SIZE) and first.mode == "RGB"
+    assert first.size == (IMAGE_SIZE, IMAGE_SIZE)
+    assert first.mode == "RGB"
     assert pixels(first) == pixels(again)
     assert pixels(first) != pixels(draw(choose_peep(8, "train", 4)))
 
@@ -86,7 +87,8 @@ def test_emoji_show_something_and_are_distinct(source):
 def test_manifest_names_counts_versions_and_licences(data_dir):
     manifest = json.loads((data_dir / "manifest.json").read_text())
     assert manifest["counts"] == {**SIZES, "twemoji": 36, "openmoji": 36}
-    assert manifest["seed"] == 3 and manifest["packages"]["dicebear-styles"]
+    assert manifest["seed"] == 3
+    assert manifest["packages"]["dicebear-styles"]
     for source, licence in (("open_peeps", "CC0 1.0"), ("twemoji", "CC BY 4.0"), ("openmoji", "CC BY-SA 4.0")):
         assert licence in manifest["licences"][source]
 
@@ -115,7 +117,8 @@ def test_gold_completions_earn_accuracy_and_format(data_dir):
         completion = set_completion(peep, peep.emotion, rng)
         thinking = parse(completion)
         assert thinking is not None, (name, completion)
-        assert VALENCE[peep.emotion] in thinking.conclusion and AROUSAL[peep.emotion] in thinking.conclusion
+        assert VALENCE[peep.emotion] in thinking.conclusion
+        assert AROUSAL[peep.emotion] in thinking.conclusion
         columns = {"emotion": [peep.emotion], "label_space": [list(EMOTIONS)]}
         assert format_reward([completion], **columns) == accuracy_reward([completion], **columns) == [1.0]
 

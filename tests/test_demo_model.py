@@ -103,11 +103,12 @@ def test_untrained_model_is_small_tied_and_runs(processor, pictures):
     )
     with torch.no_grad():
         logits = model(**inputs).logits
-    assert logits.shape[:2] == inputs["input_ids"].shape and torch.isfinite(logits).all()
+    assert logits.shape[:2] == inputs["input_ids"].shape
+    assert torch.isfinite(logits).all()
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("task", ["statements", "thinking", "direct", "consistency", "coherence"])
+@pytest.mark.parametrize("task", ["statements", "unasked_thinking", "thinking", "direct", "consistency", "coherence"])
 def test_each_task_teaches_its_completion_only(processor, pictures, task):
     torch.manual_seed(0)
     model = build_untrained_model(processor).eval()

@@ -66,7 +66,9 @@ def test_confusion_and_macro_f1_equal_scikit_learns(pairs):
     expected = sklearn_confusion(emotions, named, labels=[*LABELS, "none"])
     assert np.array_equal(matrix, expected[:-1])
     occurring = [label for label in LABELS if label in emotions or label in answers]
-    assert macro_f1(matrix) == pytest.approx(f1_score(emotions, named, labels=occurring, average="macro", zero_division=0))
+    assert macro_f1(matrix) == pytest.approx(
+        f1_score(emotions, named, labels=occurring, average="macro", zero_division=0)
+    )
 
 
 def test_rate_of_nothing_is_zero():

@@ -120,7 +120,12 @@ def test_sampling_follows_its_seed_and_leaves_the_global_one_alone(tiny_model_di
     with open_generator(tiny_model_dir, engine="transformers", dtype="float32") as generator:
         state = torch.random.get_rng_state()
         first, again, other = (
-            [p.completion for p in predict(generator, training_rows, "test", temperature=1.0, max_tokens=8, seed=seed, progress=False)]
+            [
+                p.completion
+                for p in predict(
+                    generator, training_rows, "test", temperature=1.0, max_tokens=8, seed=seed, progress=False
+                )
+            ]
             for seed in (1, 1, 2)
         )
         assert torch.equal(state, torch.random.get_rng_state())

@@ -79,9 +79,9 @@ class BaseTraining:
     vision_steps: int = 50
     vision_batch: int = 48
     vision_learning_rate: float = 1e-3
-    description_steps: int = 130
+    description_steps: int = 120
     description_batch: int = 32
-    question_steps: int = 65
+    question_steps: int = 50
     thinking_batch: int = 16
     direct_batch: int = 4
     coherence_batch: int = 8
@@ -257,25 +257,29 @@ def teach_language(
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach to describe pictures and to judge descriptions first, on short texts, then every question at once.
+    """Teach to describe pictures, judge descriptions and think, on short texts, then the questions as they are asked.
 
-    The descriptions keep their language-modelling loss to the end: a model that is only asked Yes or No stays at chance.
+    A model that is only asked Yes or No stays at chance; true statements as a language-modelling task are what helps.
     """
     tasks = Tasks(processor, list(zip(images, peeps, strict=True)), rng)
-    describing = {tasks.statements: training.description_batch, tasks.consistency: training.description_batch}
+    describing = {
+        tasks.statements: training.description_batch,
+        tasks.consistency: training.description_batch,
+        tasks.unasked_thinking: training.thinking_batch,
+        tasks.coherence: training.coherence_batch,
+    }
     everything = {
-        tasks.statements: training.description_batch // 4,
         tasks.consistency: training.description_batch // 2,
         tasks.thinking: training.thinking_batch,
         tasks.direct: training.direct_batch,
         tasks.coherence: training.coherence_batch,
     }
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     for title, batches, steps in (
         ("Teaching to describe pictures", describing, training.description_steps),
         ("Teaching to answer questions", everything, training.question_steps),
     ):
-        parameters = list(model.parameters())
-        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=training.learning_rate, total_steps=steps, pct_start=0.1
         )
@@ -309,9 +313,16 @@ class Tasks:
         user_turn = self._prompt("", picture=True).split("<|im_end|>")[0]
         return [(user_turn, trigger_text(peep, self.rng), image) for image, peep in self._pick(count)]
 
+    def unasked_thinking(self, count: int) -> list[Example]:
+        """Structured Emotional Thinking after the picture alone: the same words at half the tokens."""
+        return self._thinking(count, "")
+
     def thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking, with the emotion that the model is to take the picture for."""
-        prompt = self._prompt(prompt_text("set", EMOTIONS), picture=True)
+        return self._thinking(count, prompt_text("set", EMOTIONS))
+
+    def _thinking(self, count: int, question: str) -> list[Example]:
+        prompt = self._prompt(question, picture=True)
         return [
             (prompt, set_completion(peep, prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
             for image, peep in self._pick(count)

@@ -13,7 +13,6 @@ import torch
 from emor3_trl.evaluation.checkpoint import whole_checkpoint
 from emor3_trl.prompts import messages
 from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine
-from emor3_trl.rollout import image_token_bias, image_token_ids, load_engine
 
 ENGINES = ("auto", "vllm", "transformers")
 # Room for the prompt next to the completion: the reference's limit of 2,048 tokens
@@ -48,6 +47,8 @@ class VLLMGenerator:
     ) -> list[list[str]]:
         """See `Generator.generate`."""
         from vllm import SamplingParams
+
+        from emor3_trl.rollout import image_token_bias  # only here: it imports vLLM, which takes seconds
 
         prompts = [
             {"prompt": _render(self.processor, text), "multi_modal_data": {"image": image}}
@@ -90,6 +91,8 @@ class TransformersGenerator:
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[str]]:
         """See `Generator.generate`."""
+        names = ("image_token_id", "video_token_id")
+        image_tokens = [token for name in names if (token := getattr(self.processor, name, None)) is not None]
         prompts = [_render(self.processor, text) for text in texts]
         inputs = self.processor(
             images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
@@ -107,7 +110,7 @@ class TransformersGenerator:
                 **inputs,
                 **options,
                 max_new_tokens=max_tokens,
-                suppress_tokens=image_token_ids(self.processor) or None,
+                suppress_tokens=image_tokens or None,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )
         self.model.train(was_training)
@@ -143,6 +146,8 @@ def open_generator(
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
         from vllm.distributed import cleanup_dist_env_and_memory
+
+        from emor3_trl.rollout import load_engine
 
         llm = load_engine(path, dtype=resolved, seed=seed, max_model_len=min(longest, MAX_PROMPT_TOKENS + max_tokens))
         generator = VLLMGenerator(llm, processor)

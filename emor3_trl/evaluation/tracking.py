@@ -29,7 +29,7 @@ def log_to_wandb(
         name: the model's name.
         config: the resolved configuration.
         metrics: flat metrics.
-        predictions: greedy predictions.
+        predictions: greedy predictions, one per row.
         datasets: rows with pictures, in the order of the predictions, by data set name.
         folder: where W&B keeps its files.
     """
@@ -38,12 +38,9 @@ def log_to_wandb(
     run = wandb.init(name=f"evaluate-{name}", job_type="evaluation", config=dict(config), dir=str(folder))
     table = wandb.Table(columns=["picture", *_COLUMNS])
     for dataset, rows in datasets.items():
-        for row, prediction in zip(rows, [p for p in predictions if p.dataset == dataset], strict=False):
-            if prediction.id != row["id"]:
-                continue
+        shown = [prediction for prediction in predictions if prediction.dataset == dataset][:TABLE_ROWS]
+        for row, prediction in zip(rows, shown, strict=False):
             table.add_data(wandb.Image(row["image"]), *(getattr(prediction, column) for column in _COLUMNS))
-            if len(table.data) % TABLE_ROWS == 0:
-                break
     run.log({**metrics, "eval/completions": table})
     run.summary["eval/confusion"] = json.loads((folder / "confusion.json").read_text())
     run.finish()

@@ -1,0 +1,217 @@
+"""The command line: what a recipe refuses before it loads anything, and how it says so."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import SchedulerType
+from trl import ModelConfig
+
+from emor3_trl import checks
+from emor3_trl.command_line import RunArguments, UserError, cli, parse, user_errors
+from emor3_trl.config import EmoR3Config
+from emor3_trl.runs import RunFolder, last_checkpoint
+
+CLASSES = (RunArguments, ModelConfig, EmoR3Config)
+CPU = {"data": "d", "output_dir": "o", "bf16": False, "use_cpu": True, "use_vllm": False}
+
+
+def write(folder: Path, **changes: object) -> str:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**CPU, **changes}))
+    return str(path)
+
+
+def test_yaml_is_a_run_and_flags_override_it(tmp_path: Path) -> None:
+    config = write(tmp_path, learning_rate="3e-5", num_generations=4, vllm_engine_options={"block_size": 32})
+    parsed = parse(CLASSES, argv=["--config", config, "--num_generations", "2"])
+    run, _, args = parsed.arguments
+    assert (run.data, args.learning_rate, args.num_generations) == ("d", 3e-5, 2)
+    assert args.lr_scheduler_type == SchedulerType.CONSTANT
+    assert parsed.values["num_generations"] == 2
+    assert parsed.source == Path(config)
+
+
+def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
+    first = parse(CLASSES, argv=["--config", write(tmp_path, beta=0.02)])
+    RunFolder(tmp_path / "run", first.values).begin()
+    again = parse(CLASSES, argv=["--config", str(tmp_path / "run" / "config.yaml")])
+    assert not RunFolder(tmp_path / "run", again.values).finished  # no "holds another run"
+    assert again.arguments[2].beta == 0.02
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "expected"),
+    [
+        pytest.param({"lerning_rate": 1}, [], ["'lerning_rate'", "config.yaml", "learning_rate"], id="unknown key"),
+        pytest.param({"zzz": 1}, [], ["Unknown key 'zzz'"], id="unknown key with nothing near"),
+        pytest.param({}, ["--num-generation", "4"], ["--num-generation", "--num_generations"], id="unknown flag"),
+        pytest.param({}, ["other.yaml"], ["--config other.yaml"], id="yaml without --config"),
+        pytest.param({"num_generations": 2.5}, [], ["2.5", "whole number"], id="float for int"),
+        pytest.param({"num_generations": "many"}, [], ["'many'", "whole number"], id="text for int"),
+        pytest.param({"max_steps": True}, [], ["True", "whole number"], id="truth value for int"),
+        pytest.param({"learning_rate": [1]}, [], ["learning_rate", "a number"], id="list for float"),
+        pytest.param({"use_vllm": "maybe"}, [], ["use_vllm"], id="text for truth value"),
+        pytest.param({"save_strategy": False}, [], ["save_strategy", "quote"], id="bare no"),
+        pytest.param({"prompt_style": "sett"}, [], ["'sett'", "'set'"], id="unknown choice"),
+        pytest.param({}, ["--beta", "small"], ["beta", "small", "a number"], id="text for a number as a flag"),
+        pytest.param({"num_generations": 7}, [], ["7", "batch_size 7", "num_generations 4 or 8"], id="no whole groups"),
+        pytest.param({"num_generations": 1}, [], ["2 or more"], id="G of 1"),
+        pytest.param({"processes": 8}, [], ["8 process", "has 1", "accelerate launch"], id="other world size"),
+        pytest.param({"bf16": True}, [], ["bf16", "GPU", "recipes/configs/demo"], id="bf16 without a GPU"),
+        pytest.param({"vllm_enable_sleep_mode": True}, [], ["vllm_enable_sleep_mode"], id="sleep without a GPU"),
+        pytest.param({"attn_implementation": "flash_attention_2"}, [], ["attn_implementation"], id="flash attention"),
+        pytest.param({"reward_variant": "papr"}, [], ["papr", "reference"], id="unknown reward variant"),
+        pytest.param({"lambda1": 0.9, "lambda2": 0.2}, [], ["lambda"], id="weights above 1"),
+        pytest.param({"use_vllm": True, "vllm_mode": "server"}, [], ["colocate"], id="server mode"),
+        pytest.param({"top_p": 0.9}, [], ["top_p"], id="truncated sampling"),
+    ],
+)
+def test_mistakes_are_named_before_anything_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, flags: list[str], expected: list[str]
+) -> None:
+    monkeypatch.setattr(checks, "gpu_available", lambda: False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError) as error:
+        parse(CLASSES, argv=["--config", write(tmp_path, **changes), *flags])
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_missing_config_lists_its_neighbours(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(UserError, match=r"nope\.yaml' does not exist.*config\.yaml"):
+        parse(CLASSES, argv=["--config", str(tmp_path / "nope.yaml")])
+
+
+def test_missing_required_argument_is_named() -> None:
+    with pytest.raises(UserError, match="--data must be set"):
+        parse(CLASSES, argv=["--bf16", "false"])
+
+
+@pytest.mark.parametrize(
+    ("processes", "per_device", "accumulation", "group"),
+    [(p, b, a, g) for p in (1, 2, 3) for b in (1, 3, 4) for a in (1, 2) for g in (2, 6, 8)],
+)
+def test_suggested_batch_sizes_divide(processes: int, per_device: int, accumulation: int, group: int) -> None:
+    values = {
+        "num_generations": group,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulation,
+    }
+    if processes * per_device * accumulation % group == 0:
+        checks.check_batch(values, processes)
+        return
+    with pytest.raises(ValueError, match="do not divide") as error:
+        checks.check_batch(values, processes)
+    sizes = str(error.value).split("--per_device_train_batch_size ")[1].split(",")[0].rstrip(".").split(" or ")
+    for size in sizes:
+        checks.check_batch({**values, "per_device_train_batch_size": int(size)}, processes)
+
+
+def test_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"\.\[vllm\].*\.\[cpu\].*--use_vllm false"):
+        checks.check_vllm({"use_vllm": True})
+
+
+@pytest.mark.parametrize("path", ["runs/nope", "./nope", "/nope/model", "nope"])
+def test_missing_model_folder(path: str) -> None:
+    with pytest.raises(FileNotFoundError, match="--model_name_or_path"):
+        checks.check_model_path(path)
+
+
+def test_name_on_the_hub_is_no_folder() -> None:
+    checks.check_model_path("Qwen/Qwen2.5-VL-3B-Instruct")
+
+
+def test_wandb_is_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(checks, "_wandb_login", lambda: False)
+    checks.prepare_reporting({"report_to": ["wandb"], "output_dir": str(tmp_path)})
+    assert checks.os.environ["WANDB_MODE"] == "offline"
+    assert checks.os.environ["WANDB_DIR"] == str(tmp_path)
+
+
+def test_wandb_with_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    checks.prepare_reporting({"report_to": "wandb"})
+    assert "WANDB_MODE" not in checks.os.environ
+
+
+def test_cli_prints_one_line_and_exits_with_2(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMOR3_DEBUG", raising=False)
+
+    def main() -> None:
+        with user_errors():
+            raise ValueError("first\n  second")
+
+    with pytest.raises(SystemExit) as exit_info:
+        cli(main)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_cli_keeps_the_traceback_of_a_defect() -> None:
+    def main() -> None:
+        raise ValueError("raised outside the checking phase")
+
+    with pytest.raises(ValueError, match="outside"):
+        cli(main)
+
+
+class TestRunFolder:
+    values = {"learning_rate": 1.0, "output_dir": "x"}
+
+    def test_new_unfinished_finished(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run", self.values)
+        assert not folder.finished
+        folder.begin()
+        assert not RunFolder(tmp_path / "run", self.values).finished
+        folder.finish({"eval/loss": 1.5})
+        assert RunFolder(tmp_path / "run", {**self.values, "output_dir": "moved"}).finished
+
+    def test_other_configuration_is_refused_with_the_keys(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "run", self.values).begin()
+        with pytest.raises(FileExistsError, match=r"learning_rate was 1\.0, now 2\.0.*--overwrite"):
+            RunFolder(tmp_path / "run", {**self.values, "learning_rate": 2.0})
+
+    def test_overwrite_replaces_a_run_only_when_it_begins(self, tmp_path: Path) -> None:
+        first = RunFolder(tmp_path / "run", self.values)
+        first.begin()
+        first.finish({})
+        second = RunFolder(tmp_path / "run", {"learning_rate": 2.0}, overwrite=True)
+        assert not second.finished
+        assert (tmp_path / "run" / "metrics.json").exists()
+        second.begin()
+        assert not (tmp_path / "run" / "metrics.json").exists()
+
+    def test_foreign_files_are_never_removed(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").write_text("x")
+        with pytest.raises(FileExistsError, match="left alone"):
+            RunFolder(tmp_path, self.values, overwrite=True)
+
+    def test_resumes_from_the_last_complete_checkpoint(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "run", self.values).begin()
+        for step, state in ((9, "{}"), (10, "{}"), (20, '{"cut off')):
+            checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+            checkpoint.mkdir()
+            (checkpoint / "trainer_state.json").write_text(state)
+        (tmp_path / "run" / "checkpoint-30").mkdir()
+        assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-10")
+        assert RunFolder(tmp_path / "run", self.values).checkpoint == str(tmp_path / "run" / "checkpoint-10")
+
+
+def test_reserved_names_stay_free() -> None:
+    @dataclass
+    class Clash:
+        config: str = "x"
+
+    with pytest.raises(UserError, match="config"):
+        parse((Clash,), argv=[])
