@@ -108,8 +108,9 @@ def prepare_cpu_engine() -> None:
     vllm._custom_ops._supports_onednn = False
     _dynamo.config.disable = True
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # for processes that vLLM starts
-    # It warns at each call that torch's thread count is left alone, which is what is asked for here.
-    logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    # It warns many times a step that torch's thread count is left alone, which is what is asked for here. (A filter,
+    # because vLLM resets the levels of its loggers.)
+    logging.getLogger("vllm.v1.worker.cpu_worker").addFilter(lambda record: "set_num_threads" not in str(record.msg))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
