@@ -344,6 +344,4 @@ class Reflector:
                 )
             )
         answers, self.last_cost = self.engine.choose(questions) if questions else ([], ReflectionCost())
-        return [
-            Reflection(None if i is None else answers[i], None if j is None else answers[j]) for i, j in asked
-        ]
+        return [Reflection(None if i is None else answers[i], None if j is None else answers[j]) for i, j in asked]

@@ -77,7 +77,7 @@ def engine_options(dtype: str | torch.dtype, options: dict[str, Any] | None = No
     """Return what `vllm.LLM` needs beyond TRL's options.
 
     Args:
-        dtype: compute type of the trainer, "float32" or "bfloat16"; left alone vLLM runs float32 checkpoints in bfloat16.
+        dtype: compute type of the trainer; left to itself, vLLM runs a float32 checkpoint in bfloat16.
         options: the user's own, which win.
     """
     result: dict[str, Any] = {
@@ -138,6 +138,9 @@ class ColocatedEngine(VLLMGeneration):
         options: options of `vllm.LLM` on top of TRL's, see `engine_options`.
         args, kwargs: as for `trl.generation.vllm_generation.VLLMGeneration`.
     """
+
+    enable_sleep_mode: bool
+    _llm_weights_sleeping: bool
 
     def __init__(self, *args: Any, options: dict[str, Any], **kwargs: Any) -> None:
         self.options = options

@@ -56,8 +56,9 @@ class EmoR3Trainer(GRPOTrainer):
             reward_funcs, args.reward_weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
         # TRL builds multimodal token types for left-padded prompts only.
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
-            if hasattr(padded, "padding_side"):
+            if padded is not None and hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
+        assert not isinstance(args.vllm_engine_options, str)  # JSON was read when the configuration was made
         options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
         with colocated_engine(options) if args.use_vllm else nullcontext():
             super().__init__(
@@ -79,10 +80,12 @@ class EmoR3Trainer(GRPOTrainer):
 
     @property
     def reflects(self) -> bool:
-        """Whether any reward uses the reflection's answers: not with `lambda1=0`, the paper's SET ablation (Table 3)."""
+        """Whether a reward uses the reflection's answers: not with `lambda1=0` (paper, Table 3, SET only)."""
         return self.args.lambda1 > 0 and self.args.reward_variant != "plain"
 
-    def _calculate_rewards(self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> Any:
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
+    ) -> Any:
         texts = [completion_text(completion) for completion in completions]
         reflections = self._reflect(inputs, texts) if self.reflects else [Reflection()] * len(inputs)
         self._release_engine()

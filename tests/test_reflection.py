@@ -67,7 +67,8 @@ def test_both_questions_of_all_completions_go_to_the_engine_in_one_call():
     assert len(engine.calls) == 1
     # Two pictures, one text: consistency twice, coherence once; nothing about the malformed completion.
     assert [question.choices for question in engine.calls[0]] == [("Yes", "No"), LABELS, ("Yes", "No")]
-    assert answers == [Reflection("Yes", LABELS[0]), Reflection(), Reflection("Yes", LABELS[0]), Reflection("Yes", LABELS[0])]
+    asked = Reflection("Yes", LABELS[0])
+    assert answers == [asked, Reflection(), asked, asked]
 
 
 def test_nothing_well_formed_asks_nothing():

@@ -72,9 +72,7 @@ def test_the_four_rewards_are_built_from_the_configuration(tiny_model_dir, tmp_p
     assert {f"rewards/{name}/mean" for name in trainer.reward_func_names} <= set(trainer.state.log_history[0])
 
 
-@pytest.mark.parametrize(
-    "options", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"]
-)
+@pytest.mark.parametrize("options", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"])
 def test_without_a_reflective_reward_nothing_is_asked(tiny_model_dir, tmp_path, options):
     trainer = tiny_trainer(tiny_model_dir, tmp_path, reward_funcs=None, max_steps=1, use_vllm=False, **options)
     trainer.train()
@@ -111,16 +109,15 @@ def test_each_run_of_image_tokens_becomes_one_placeholder(ids, expected):
 
 def test_another_prompt_in_vllm_is_an_error_with_its_numbers():
     check_same_prompts([[1, 2]], [[1, 2]])
-    with pytest.raises(RuntimeError, match="prompt 1: 4 tokens in vLLM, 3 in the trainer.*pixel budget"):
+    with pytest.raises(RuntimeError, match=r"prompt 1: 4 tokens in vLLM, 3 in the trainer.*pixel budget"):
         check_same_prompts([[1], [1, 2, 3]], [[1], [1, 2, 2, 3]])
 
 
 def test_a_data_set_without_the_columns_is_refused_before_a_model_loads(tmp_path):
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "label": "awe"}])
+    args = EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     with pytest.raises(ValueError, match="emotion, label_space missing"):
-        EmoR3Trainer(
-            model="no/such/model", args=EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False), train_dataset=rows
-        )
+        EmoR3Trainer(model="no/such/model", args=args, train_dataset=rows)
 
 
 def test_completions_are_logged_with_their_steps_and_reflections(tiny_model_dir, tmp_path, monkeypatch):

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+)
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
@@ -44,9 +49,7 @@ def tiny_pictures(count: int = 3) -> list[Image.Image]:
     """Return distinct noisy pictures of mixed sizes, all multiples of 28 pixels."""
     sizes = [(56, 56), (84, 56), (56, 112)]
     generator = np.random.default_rng(0)
-    return [
-        Image.fromarray(generator.integers(0, 255, (*sizes[i % 3][::-1], 3), dtype=np.uint8)) for i in range(count)
-    ]
+    return [Image.fromarray(generator.integers(0, 255, (*sizes[i % 3][::-1], 3), dtype=np.uint8)) for i in range(count)]
 
 
 def build_tiny_model(folder: Path, tied: bool = True, seed: int = 0) -> Path:
