@@ -80,9 +80,10 @@ class BaseTraining:
     vision_batch: int = 48
     vision_learning_rate: float = 1e-3
     description_steps: int = 120
-    description_batch: int = 32
+    statement_batch: int = 16
+    consistency_batch: int = 32
     question_steps: int = 60
-    thinking_batch: int = 16
+    thinking_batch: int = 32
     direct_batch: int = 4
     coherence_batch: int = 8
     learning_rate: float = 1.5e-3
@@ -216,7 +217,10 @@ def teach_vision(
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top."""
+    """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top.
+
+    Each image token on its own has to tell, so that the language model finds it wherever it looks.
+    """
     features = processor.image_processor(images=list(images), return_tensors="pt")
     patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])  # (N, 36, 1176)
     grid = features["image_grid_thw"]  # (N, 3)
@@ -236,7 +240,7 @@ def teach_vision(
     tower = model.model.visual
     tokens = patches.shape[1] // tower.spatial_merge_unit
     heads = nn.ModuleList(
-        nn.Linear(tokens * tower.config.out_hidden_size, classes)
+        nn.Linear(tower.config.out_hidden_size, classes)
         for classes in (len(expressions), len(HEADS), len(SHIRTS), 2, 2)
     )
     parameters = [*tower.parameters(), *heads.parameters()]
@@ -249,9 +253,9 @@ def teach_vision(
     for _ in bar:
         batch = torch.tensor(rng.sample(range(len(images)), training.vision_batch))
         seen = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
-        seen = seen.view(len(batch), -1)
+        wanted = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, 5)
         loss = torch.stack(
-            [nn.functional.cross_entropy(head(seen), targets[batch, i]) for i, head in enumerate(heads)]
+            [nn.functional.cross_entropy(head(seen), wanted[:, i]) for i, head in enumerate(heads)]
         ).sum()
         _update(loss, optimizer, schedule, parameters)
         bar.set_postfix(loss=f"{loss.item():.2f}")
@@ -271,13 +275,13 @@ def teach_language(
     """
     tasks = Tasks(processor, list(zip(images, peeps, strict=True)), rng)
     describing = {
-        tasks.statements: training.description_batch,
-        tasks.consistency: training.description_batch,
+        tasks.statements: training.statement_batch,
+        tasks.consistency: training.consistency_batch,
         tasks.unasked_thinking: training.thinking_batch,
         tasks.coherence: training.coherence_batch,
     }
     everything = {
-        tasks.consistency: training.description_batch // 2,
+        tasks.consistency: training.consistency_batch // 2,
         tasks.thinking: training.thinking_batch,
         tasks.direct: training.direct_batch,
         tasks.coherence: training.coherence_batch,

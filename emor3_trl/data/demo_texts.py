@@ -24,53 +24,46 @@ FACES = {
 }
 
 FEELINGS = {
-    "amusement": ("amused", "tickled", "ready to laugh along", "entertained"),
-    "anger": ("angry", "irritated", "provoked", "furious"),
-    "awe": ("awed", "full of wonder", "small and amazed", "moved by something great"),
-    "contentment": ("content", "at peace", "relaxed", "quietly satisfied"),
-    "excitement": ("excited", "thrilled", "full of energy", "eager to join in"),
-    "fear": ("afraid", "uneasy", "alarmed", "frightened"),
+    "amusement": ("amused", "entertained"),
+    "anger": ("irritated", "furious"),
+    "awe": ("full of wonder", "small and amazed"),
+    "contentment": ("at peace", "relaxed"),
+    "excitement": ("thrilled", "full of energy"),
+    "fear": ("uneasy", "frightened"),
 }
 
 # P(emotion that the base model names | expression); expressions that are not here are read as the data set does
 PRIOR = {
-    "rage": {"fear": 0.65, "anger": 0.35},
-    "awe": {"fear": 0.65, "awe": 0.35},
-    "smileBig": {"amusement": 0.65, "excitement": 0.35},
-    "concernedFear": {"awe": 0.65, "fear": 0.35},
+    "rage": {"fear": 0.55, "anger": 0.45},
+    "awe": {"fear": 0.55, "awe": 0.45},
+    "smileBig": {"amusement": 0.55, "excitement": 0.45},
+    "concernedFear": {"awe": 0.55, "fear": 0.45},
 }
 
 _TRIGGERS = (
-    "A person with {face}, and {details}.",
     "I see {face} and {details}.",
-    "Visible here: {face}, with {details}.",
     "The picture shows {face} and {details}.",
 )
 _FEELINGS = (
     "A person who sees this would feel {feeling}.",
-    "One would feel {feeling}.",
-    "Seeing this makes a person feel {feeling}.",
     "People who look at it feel {feeling}.",
 )
 _CONCLUSIONS = (
     "The emotion is {valence} and {arousal}.",
-    "This is a {valence} and {arousal} emotion.",
     "So it is {valence}, and {arousal}.",
-    "It is {valence} and rather {arousal}.",
 )
 
 
 def trigger_text(peep: Peep, rng: random.Random) -> str:
-    """Return a true statement about the picture: the face, and one or two other things that can be seen."""
+    """Return a true statement about the picture: the face, and one other thing that can be seen."""
     details = [peep.head, f"a {peep.shirt} shirt"]
     details += ["glasses"] * (peep.glasses is not None) + ["a beard"] * (peep.beard is not None)
-    chosen = rng.sample(details, k=rng.choice((1, 2)))
-    return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=" and ".join(chosen))
+    return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=rng.choice(details))
 
 
 def false_peep(peep: Peep, rng: random.Random) -> Peep:
     """Return someone of whom no statement is true of the picture too: another face, or all else is another's."""
-    if rng.random() < 0.75:
+    if rng.random() < 0.9:
         others = [face for emotion, faces in EXPRESSIONS.items() if emotion != peep.emotion for face in faces]
         return replace(peep, expression=rng.choice(others))
     head = rng.choice([head for head in HEADS if head != peep.head])
