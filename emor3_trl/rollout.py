@@ -150,6 +150,9 @@ class ColocatedEngine(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()
+        if self.accelerator.num_processes == 1:
+            # Accelerate may have set its default port, which another run on this machine holds; TRL finds a free one.
+            os.environ["MASTER_PORT"] = "0"
         stock = trl_vllm.LLM
         trl_vllm.LLM = lambda **kwargs: stock(**(kwargs | self.options))
         try:

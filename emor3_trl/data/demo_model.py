@@ -1,6 +1,6 @@
 """The demo's base model: a Qwen2.5-VL of about three million parameters, taught on the spot to think about emotions.
 
-It stands in for a pretrained vision-language model. After about two minutes on two cores it describes what it sees,
+It stands in for a pretrained vision-language model. After about three minutes on two cores it describes what it sees,
 writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some
 faces (`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
 """
@@ -79,15 +79,15 @@ class BaseTraining:
     vision_steps: int = 50
     vision_batch: int = 48
     vision_learning_rate: float = 1e-3
-    description_steps: int = 120
+    description_steps: int = 110
     statement_batch: int = 16
     consistency_batch: int = 32
-    question_steps: int = 60
+    question_steps: int = 45
     thinking_batch: int = 32
     direct_batch: int = 4
     coherence_batch: int = 8
-    learning_rate: float = 1.5e-3
-    sharpness: float = 1.35
+    learning_rate: float = 2.5e-3
+    sharpness: float = 1.2
     vocabulary_size: int = 900
 
 
