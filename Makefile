@@ -8,7 +8,7 @@ DEMO := recipes/configs/demo
 # Quiet libraries, no network: everything that the demo and the tests need is made on the spot
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-export VLLM_LOGGING_LEVEL ?= WARNING
+export VLLM_LOGGING_LEVEL ?= ERROR
 export VLLM_NO_USAGE_STATS ?= 1
 export TRANSFORMERS_VERBOSITY ?= error
 export WANDB_SILENT ?= true

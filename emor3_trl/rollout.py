@@ -124,7 +124,7 @@ def load_engine(model_path: str, *, dtype: str | torch.dtype = "float32", seed: 
         seed: sampling seed.
         options: further options of `vllm.LLM`.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     prepare_cpu_engine()
     import vllm
 
