@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from trl import TrlParser
+from trl import ModelConfig, TrlParser, get_quantization_config
 
 from emor3_trl.checks import check_values, prepare_reporting
 
@@ -144,6 +144,23 @@ def cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Return what `from_pretrained` gets, for the policy and for the reference model.
+
+    Args:
+        model: TRL's model arguments.
+        given: the trainer's `model_init_kwargs`; the model arguments that are set win.
+    """
+    options = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "quantization_config": get_quantization_config(model),
+    }
+    before = given if isinstance(given, dict) else {}
+    return {**before, **{key: value for key, value in options.items() if value is not None}}
 
 
 def _split_config(item: str) -> list[str]:

@@ -18,16 +18,18 @@ from typing import Any, Literal
 
 from transformers import AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import ModelConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from emor3_trl.checks import gpu_available, world_size
 from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer, format_warning, plan, probe
+from emor3_trl.command_line import model_options
 from emor3_trl.config import RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
+from emor3_trl.data.demo_model import ensure_demo
+from emor3_trl.progress import show_compactly
 from emor3_trl.runs import RunFolder
 
 CONFIGS = Path(__file__).parent / "configs"
-DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
 
 
 @dataclass
@@ -54,7 +56,7 @@ def main() -> None:
         if folder.finished:
             folder.say_finished()
             return
-        prepare_demo(run.data, model.model_name_or_path)
+        ensure_demo(run.data, model.model_name_or_path)
         check_model_path(model.model_name_or_path)
         train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
         validation = load_split(run.data, run.eval_split or "validation", "set", args.probe_samples, args.seed)
@@ -69,11 +71,12 @@ def main() -> None:
         )
 
     folder.begin()
-    args.model_init_kwargs = model_options(model, args)
+    args.model_init_kwargs = model_options(model, args.model_init_kwargs)
     trainer = build_cold_start_trainer(
         model.model_name_or_path, args, train, processor, peft_config=get_peft_config(model)
     )
     before = measure(trainer, processor, validation)
+    show_compactly(trainer)
     result = trainer.train(resume_from_checkpoint=folder.checkpoint)
     after = measure(trainer, processor, validation)
     save(trainer, processor, model.use_peft)
@@ -94,33 +97,6 @@ def default_config() -> Path | None:
     why = "this machine has a GPU" if gpu else "no GPU here"
     print(f"No --config given: using {os.path.relpath(config)} ({why})", flush=True)
     return config
-
-
-def prepare_demo(data: str, base: str | None) -> None:
-    """Draw the demo's data and build its base model where a demo configuration needs them and they are missing."""
-    if Path(data) != DEMO_DATA:
-        return
-    from emor3_trl.data.demo import write_demo_data
-    from emor3_trl.data.demo_model import build_demo_model
-
-    if not (DEMO_DATA / "manifest.json").is_file():
-        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
-        write_demo_data(DEMO_DATA)
-    if base and Path(base) == DEMO_BASE and not DEMO_BASE.is_dir():
-        print(f"{DEMO_BASE} is missing: building the demo's base model first (about two minutes)", flush=True)
-        build_demo_model(DEMO_DATA, DEMO_BASE)
-
-
-def model_options(model: ModelConfig, args: ColdStartConfig) -> dict[str, Any]:
-    """Return what `from_pretrained` gets."""
-    options = {
-        "dtype": model.dtype,
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "quantization_config": get_quantization_config(model),
-    }
-    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
-    return {**given, **{key: value for key, value in options.items() if value is not None}}
 
 
 def measure(trainer: SFTTrainer, processor: Any, validation: Any) -> dict[str, float]:

@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from transformers import AutoProcessor
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
 from emor3_trl.checks import gpu_available, world_size
-from emor3_trl.config import EmoR3Config, Parsed, RunArguments, check_model_path, cli, parse, user_errors
+from emor3_trl.command_line import model_options
+from emor3_trl.config import EmoR3Config, RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
+from emor3_trl.data.demo_model import ensure_demo
 from emor3_trl.planning import plan
+from emor3_trl.progress import show_compactly
 from emor3_trl.runs import RunFolder
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
 
 CONFIGS = Path(__file__).parent / "configs"
-DEMO_DATA, DEMO_BASE, DEMO_COLD_START = (Path("runs/demo") / name for name in ("data", "base", "cold_start"))
+DEMO_COLD_START = Path("runs/demo/cold_start")
 
 
 def main() -> None:
@@ -43,7 +46,7 @@ def main() -> None:
         if folder.finished:
             folder.say_finished()
             return
-        prepare_demo(parsed)
+        ensure_demo(run.data, model.model_name_or_path)
         check_model_path(model.model_name_or_path)
         train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=args.seed)
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
@@ -56,7 +59,7 @@ def main() -> None:
     from emor3_trl import EmoR3Trainer  # only now: vLLM's import takes ten seconds, a typo should not
 
     folder.begin()
-    args.model_init_kwargs = model_options(model, args)
+    args.model_init_kwargs = model_options(model, args.model_init_kwargs)
     trainer = EmoR3Trainer(
         model=model.model_name_or_path,
         args=args,
@@ -65,6 +68,7 @@ def main() -> None:
         processing_class=processor,
         peft_config=get_peft_config(model),
     )
+    show_compactly(trainer)
     result = trainer.train(resume_from_checkpoint=folder.checkpoint)
     save(trainer, processor, model.use_peft)
     folder.finish({**result.metrics, **reward_quarters(trainer.state.log_history)})
@@ -84,39 +88,11 @@ def default_config() -> Path | None:
     return config
 
 
-def prepare_demo(parsed: Parsed) -> None:
-    """Draw the demo's data and build its base model where a demo configuration needs them and they are missing."""
-    values = parsed.values
-    if Path(values["data"]) != DEMO_DATA:
-        return
-    if not (DEMO_DATA / "manifest.json").is_file():
-        from emor3_trl.data.demo import write_demo_data
-
-        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
-        write_demo_data(DEMO_DATA)
-    if Path(values["model_name_or_path"]) == DEMO_BASE and not DEMO_BASE.is_dir():
-        from emor3_trl.data.demo_model import build_demo_model
-
-        print(f"{DEMO_BASE} is missing: building the demo's base model first (about two minutes)", flush=True)
-        build_demo_model(DEMO_DATA, DEMO_BASE)
-
-
 def count_samples(run: RunArguments) -> int:
     """Return the number of training samples; where the data is not prepared yet, as many as max_samples says."""
     if run.max_samples and not Path(run.data).exists():
         return run.max_samples
     return len(load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples))
-
-
-def model_options(model: ModelConfig, args: EmoR3Config) -> dict[str, Any]:
-    """Return what `from_pretrained` gets, for the policy and for the reference model."""
-    options = {
-        "dtype": model.dtype,
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "quantization_config": get_quantization_config(model),
-    }
-    return {**(args.model_init_kwargs or {}), **{key: value for key, value in options.items() if value is not None}}
 
 
 def save(trainer: "EmoR3Trainer", processor: Any, lora: bool) -> None:

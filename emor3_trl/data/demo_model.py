@@ -30,7 +30,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from emor3_trl.data import load_split
-from emor3_trl.data.demo import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep, load_drawings
+from emor3_trl.data.demo import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep, load_drawings, write_demo_data
 from emor3_trl.data.demo_texts import (
     every_text,
     false_peep,
@@ -41,6 +41,9 @@ from emor3_trl.data.demo_texts import (
 )
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, messages, prompt_text
 from emor3_trl.thinking import boxed_answer, parse
+
+# Where prepare_data.py puts both
+DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -207,6 +210,18 @@ def build_demo_model(
     temporary.rename(output_dir)
     print(f"Base model in {output_dir}: {_numbers(validation)}.")
     return validation
+
+
+def ensure_demo(data: str | Path, model: str | Path | None) -> None:
+    """Draw the demo's data and build its base model, where a run of the demo needs them and they are missing."""
+    if Path(data) != DEMO_DATA:
+        return
+    if not (DEMO_DATA / "manifest.json").is_file():
+        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
+        write_demo_data(DEMO_DATA)
+    if model and Path(model) == DEMO_BASE and not DEMO_BASE.is_dir():
+        print(f"{DEMO_BASE} is missing: building the demo's base model first (about three minutes)", flush=True)
+        build_demo_model(DEMO_DATA, DEMO_BASE)
 
 
 def teach_vision(
