@@ -17,6 +17,7 @@ import yaml
 from trl import ModelConfig, TrlParser, get_quantization_config
 
 from emor3_trl.checks import check_values, prepare_reporting
+from emor3_trl.parity import OffPolicyError
 
 
 class UserError(ValueError):
@@ -138,9 +139,15 @@ def cli(main: Callable[[], None]) -> None:
     except UserError as error:
         if os.environ.get("EMOR3_DEBUG"):
             raise
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        prefix = "" if rank == "0" else f"[rank {rank}] "
+        print(f"{prefix}{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OffPolicyError as error:
+        if os.environ.get("EMOR3_DEBUG"):
+            raise
+        print(f"{Path(sys.argv[0]).name}: stopped: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -92,6 +92,11 @@ class EmoR3Config(GRPOConfig):
                 f"vllm_mode is '{self.vllm_mode}'. Reflection needs the engine in the same process: "
                 "set vllm_mode: colocate, or use_vllm: false."
             )
+        if self.use_vllm and not self.vllm_importance_sampling_correction:
+            raise ValueError(
+                "vllm_importance_sampling_correction is false, so nothing would compare vLLM's log-probabilities with "
+                "the trainer's, and off-policy rollouts would go unnoticed. Leave it true."
+            )
         if self.top_p != 1.0 or self.top_k not in (0, -1) or self.min_p:
             raise ValueError(
                 "top_p, top_k or min_p restricts sampling, but GRPO's log-probabilities are those of the whole "

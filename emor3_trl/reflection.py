@@ -274,6 +274,7 @@ class TransformersEngine:
         output = self.model.generate(
             **{key: value.to(device) for key, value in inputs.items()},
             do_sample=False,
+            repetition_penalty=1.0,  # a checkpoint's own would punish choices that the question lists
             max_new_tokens=max(tree.depth for tree in trees),
             eos_token_id=self.encoder.end_token_id,
             pad_token_id=pad,

@@ -58,7 +58,9 @@ def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
         if token_ids:
             head.bias.data[token_ids] += SUPPRESSED_LOGIT
         return
-    bias = torch.zeros(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+    # ZeRO-3 keeps the whole weight's shape apart from the empty local part
+    size = getattr(head.weight, "ds_shape", head.weight.shape)[0]
+    bias = torch.zeros(size, dtype=head.weight.dtype, device=head.weight.device)
     bias[token_ids] = SUPPRESSED_LOGIT
     head._parameters.pop("bias", None)
     head.register_buffer("bias", bias, persistent=False)
@@ -146,7 +148,8 @@ class ColocatedEngine(VLLMGeneration):
         self.options = options
         self._kv_cache_sleeping = False
         super().__init__(*args, **kwargs)
-        self.generation_kwargs.setdefault("logit_bias", image_token_bias(self.processing_class))
+        own = self.generation_kwargs.get("logit_bias") or {}
+        self.generation_kwargs["logit_bias"] = {**own, **image_token_bias(self.processing_class)}
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()

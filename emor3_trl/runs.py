@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import yaml
 
+from emor3_trl.evaluation.checkpoint import fingerprint
+
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
 # Keys that do not change what a run computes
 NOT_COMPARED = {
@@ -31,15 +33,23 @@ class RunFolder:
         path: the folder.
         values: the run's resolved configuration.
         overwrite: replace what another, or a finished, run left there.
+        sources: what identifies the weights and the data that the run starts from (see `sources`).
 
     Raises:
         FileExistsError: if the folder holds another run, or files that no run wrote.
     """
 
-    def __init__(self, path: str | Path, values: dict[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        values: dict[str, Any],
+        overwrite: bool = False,
+        sources: dict[str, str] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.values = _plain(values)
         self.overwrite = overwrite
+        self.sources = sources or {}
         self.finished = False
         self.checkpoint: str | None = None
         if self.path.exists() and not self.path.is_dir():
@@ -77,7 +87,7 @@ class RunFolder:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / CONFIG, yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True))
-        write_text(self.path / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+        write_text(self.path / ENVIRONMENT, json.dumps(environment() | {"sources": self.sources}, indent=2) + "\n")
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`; from now on the run counts as finished."""
@@ -90,11 +100,19 @@ class RunFolder:
     def _differing(self) -> list[str]:
         before = yaml.safe_load((self.path / CONFIG).read_text()) or {}
         keys = [key for key in (*self.values, *(set(before) - set(self.values))) if key not in NOT_COMPARED]
-        return [
+        recorded = self.path / ENVIRONMENT
+        sources = json.loads(recorded.read_text()).get("sources", {}) if recorded.is_file() else {}
+        changed = [f"the {key} changed" for key, value in self.sources.items() if sources.get(key, value) != value]
+        return changed + [
             f"{key} was {before.get(key)!r}, now {self.values.get(key)!r}"
             for key in keys
             if before.get(key) != self.values.get(key)
         ]
+
+
+def sources(model: str, data: str, split: str) -> dict[str, str]:
+    """Return digests of what a run starts from, so that a retrained model or new data is not taken for the old."""
+    return {"weights of the model": fingerprint(model), "training data": fingerprint(Path(data) / f"{split}.parquet")}
 
 
 def last_checkpoint(folder: Path) -> str | None:

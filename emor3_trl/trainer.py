@@ -3,7 +3,8 @@
 What differs from `GRPOTrainer`:
 
 - rollouts come from `rollout.ColocatedEngine` (exact prompts, fresh caches, awake until reflection is done);
-- `_calculate_rewards` asks the reflection questions first and hands the answers to every reward as columns;
+- `_generate` asks the reflection questions while the engine is awake, and `_calculate_rewards` hands the answers to
+  every reward as columns;
 - `_generate_and_score_completions` ends with the parity check (`parity.ParityCanary`).
 """
 
@@ -53,6 +54,11 @@ class EmoR3Trainer(GRPOTrainer):
     ) -> None:
         _check_columns(train_dataset)
         if reward_funcs is None:
+            if args.reward_weights is not None:
+                raise ValueError(
+                    f"reward_weights is {args.reward_weights}, but the rewards of reward_variant "
+                    f"'{args.reward_variant}' are weighted by lambda1 and lambda2. Set those, or pass reward_funcs."
+                )
             reward_funcs, args.reward_weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
         # TRL builds multimodal token types for left-padded prompts only.
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
@@ -76,6 +82,8 @@ class EmoR3Trainer(GRPOTrainer):
             for name, parameter in self.model.named_parameters():
                 if "visual" in name.split("."):
                     parameter.requires_grad_(False)
+        self._rows: list[dict] = []
+        self._reflections: list[Reflection] = []
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
 
     @property
@@ -83,26 +91,33 @@ class EmoR3Trainer(GRPOTrainer):
         """Whether a reward uses the reflection's answers: not with `lambda1=0` (paper, Table 3, SET only)."""
         return self.args.lambda1 > 0 and self.args.reward_variant != "plain"
 
+    def _generate(self, prompts: list) -> tuple:
+        """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
+        output = super()._generate(prompts)
+        texts = [completion_text(completion) for completion in output[3]]
+        self._reflections = self._reflect(self._rows, texts) if self.reflects else [Reflection()] * len(texts)
+        if self.use_vllm:
+            self.vllm_generation.sleep()
+        return output
+
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
     ) -> Any:
         texts = [completion_text(completion) for completion in completions]
-        reflections = self._reflect(inputs, texts) if self.reflects else [Reflection()] * len(inputs)
-        self._release_engine()
         inputs = [
             {
                 **row,
                 "consistency_answer": reflection.consistency_answer,
                 "coherence_answer": reflection.coherence_answer,
             }
-            for row, reflection in zip(inputs, reflections, strict=True)
+            for row, reflection in zip(inputs, self._reflections, strict=True)
         ]
-        self._log_reflections(texts, reflections)
+        self._log_reflections(texts, self._reflections)
         self._log_diagnostics(texts, inputs)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _reflect(self, inputs: list[dict], texts: list[str]) -> list[Reflection]:
-        images = [_only_image(row) for row in inputs]
+        images = [row.get("image") for row in inputs]
         spaces = [row["label_space"] for row in inputs]
         if self.use_vllm:
             reflector = Reflector(VLLMEngine(self.vllm_generation.llm, self.processing_class))
@@ -121,10 +136,6 @@ class EmoR3Trainer(GRPOTrainer):
             self._log_metric(f"reflection/{name}", float(value))
         return reflections
 
-    def _release_engine(self) -> None:
-        if self.use_vllm:
-            self.vllm_generation.sleep()
-
     def _log_reflections(self, texts: list[str], reflections: list[Reflection]) -> None:
         steps = [parse(text) for text in texts]
         for column in ("trigger", "feeling", "conclusion", "answer"):
@@ -142,6 +153,7 @@ class EmoR3Trainer(GRPOTrainer):
             self._log_metric(name, value)
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        self._rows = inputs
         output = super()._generate_and_score_completions(inputs)
         logged = self._logs["prompt"]
         plain = [_plain_content(prompt) for prompt in logged]
@@ -154,14 +166,16 @@ class EmoR3Trainer(GRPOTrainer):
         return output
 
 
-def _plain_content(conversation: list[dict]) -> list[dict]:
+def _plain_content(conversation: Any) -> Any:
     """Return a conversation whose contents are strings: W&B's tables refuse a list that mixes images and text."""
+    if isinstance(conversation, str):
+        return conversation
     return [
         {
             **message,
             "content": message["content"]
             if isinstance(message["content"], str)
-            else "".join(part.get("text", "") for part in message["content"]),
+            else "".join(part.get("text") or "" for part in message["content"]),
         }
         for message in conversation
     ]
@@ -178,16 +192,14 @@ def _compute_dtype(model: str | PreTrainedModel, args: EmoR3Config) -> str:
 def _check_columns(dataset: Any) -> None:
     columns = getattr(dataset, "column_names", None)
     if columns is not None:
+        if "images" in columns:
+            raise ValueError(
+                "The training data has a column 'images'. Reflection asks about one picture: give each row one, in the "
+                "column 'image'."
+            )
         missing = [name for name in ("prompt", "emotion", "label_space") if name not in columns]
         if missing:
             raise ValueError(
                 f"The training data has the columns {sorted(columns)}; {', '.join(missing)} missing. "
                 "Load it with emor3_trl.data.load_split, or add the columns."
             )
-
-
-def _only_image(row: dict) -> Any | None:
-    if row.get("image") is not None:
-        return row["image"]
-    images = row.get("images") or []
-    return images[0] if images else None

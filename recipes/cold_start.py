@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoProcessor
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from emor3_trl.checks import gpu_available, world_size
@@ -27,7 +26,7 @@ from emor3_trl.config import RunArguments, check_model_path, cli, parse, user_er
 from emor3_trl.data import load_split
 from emor3_trl.data.demo_model import ensure_demo
 from emor3_trl.progress import show_compactly
-from emor3_trl.runs import RunFolder
+from emor3_trl.runs import RunFolder, sources
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -52,12 +51,14 @@ def main() -> None:
             train, held_out = (f"{run.data}/{split}" for split in (run.train_split, run.eval_split))
             print(plan(args, name, train, held_out, run.processes or world_size()))
             return
-        folder = RunFolder(args.output_dir, parsed.values, run.overwrite)
+        ensure_demo(run.data, model.model_name_or_path)
+        check_model_path(model.model_name_or_path)
+        folder = RunFolder(
+            args.output_dir, parsed.values, run.overwrite, sources(model.model_name_or_path, run.data, run.train_split)
+        )
         if folder.finished:
             folder.say_finished()
             return
-        ensure_demo(run.data, model.model_name_or_path)
-        check_model_path(model.model_name_or_path)
         train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
         validation = load_split(run.data, run.eval_split or "validation", "set", args.probe_samples, args.seed)
         if args.num_samples > len(train):
@@ -100,8 +101,8 @@ def default_config() -> Path | None:
 
 
 def measure(trainer: SFTTrainer, processor: Any, validation: Any) -> dict[str, float]:
-    """Probe the model, unless its weights are scattered over the processes (then evaluate.py measures the result)."""
-    if is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
+    """Probe the model, unless DeepSpeed or FSDP has yet to place its weights (then evaluate.py measures the result)."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return {}
     model = trainer.accelerator.unwrap_model(trainer.model)
     return probe(model, processor, validation, trainer.args.probe_max_tokens)

@@ -26,7 +26,7 @@ from emor3_trl.data import load_split
 from emor3_trl.data.demo_model import ensure_demo
 from emor3_trl.planning import plan
 from emor3_trl.progress import show_compactly
-from emor3_trl.runs import RunFolder
+from emor3_trl.runs import RunFolder, sources
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
@@ -42,12 +42,14 @@ def main() -> None:
         if run.plan:
             print(plan(parsed.values, count_samples(run), run.processes or world_size()))
             return
-        folder = RunFolder(args.output_dir, parsed.values, run.overwrite)
+        ensure_demo(run.data, model.model_name_or_path)
+        check_model_path(model.model_name_or_path)
+        folder = RunFolder(
+            args.output_dir, parsed.values, run.overwrite, sources(model.model_name_or_path, run.data, run.train_split)
+        )
         if folder.finished:
             folder.say_finished()
             return
-        ensure_demo(run.data, model.model_name_or_path)
-        check_model_path(model.model_name_or_path)
         train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=args.seed)
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         # TRL's multimodal token types need padding on the left. Pictures come in their final size from the data

@@ -87,6 +87,7 @@ def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tin
         "num_generations": 4,
         "max_completion_length": 12,
         "max_steps": 4,
+        "learning_rate": 0.001,
         "save_steps": 1,
         "save_total_limit": 3,
         "use_vllm": "false",
@@ -104,7 +105,7 @@ def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tin
 
     other = grpo(tmp_path, *arguments, "--learning_rate", "0.1")
     assert other.returncode == 2
-    assert "learning_rate was 0.0003, now 0.1" in other.stderr
+    assert "learning_rate was 0.001, now 0.1" in other.stderr
 
     resumed = grpo(tmp_path, *arguments)
     assert resumed.returncode == 0, resumed.stderr

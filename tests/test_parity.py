@@ -45,9 +45,10 @@ def test_vllm_and_trainer_agree_at_the_start_and_after_updates(
     assert any("visual" in name for name in before) is not options.get("freeze_vision_tower", False)
 
 
-def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path):
-    tiny_trainer(tiny_model_dir, tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
-    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path, lora):
+    tiny_trainer(tiny_model_dir, tmp_path, lora, max_steps=2, save_strategy="steps", save_steps=2).train()
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, lora, max_steps=4, save_strategy="steps", save_steps=2)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
     assert_on_policy(logged(trainer, GAP), steps=4)
@@ -67,7 +68,7 @@ def test_parity_holds_in_two_processes(tiny_model_dir, tmp_path, lora):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "history.json").read_text())

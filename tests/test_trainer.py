@@ -56,7 +56,10 @@ def test_reflection_is_one_call_per_step_and_its_answers_reach_every_reward_as_c
         for answer, space in zip(columns["coherence_answer"], columns["label_space"], strict=True):
             assert answer in space
     assert min(logged(trainer, "reflection/requests")) > 0
-    assert logged(trainer, "reflection/generated_tokens") >= logged(trainer, "reflection/requests")
+    for generated, requests in zip(
+        logged(trainer, "reflection/generated_tokens"), logged(trainer, "reflection/requests"), strict=True
+    ):
+        assert generated >= requests
     assert "diagnostics/conclusion_names_valence" in trainer.state.log_history[0]
     if use_vllm:  # the picture of the rollout is in the prefix cache when its consistency is asked
         assert min(logged(trainer, "reflection/cached_tokens")) > 0

@@ -11,6 +11,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 HOOKS = [
     pytest.param(GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
+    pytest.param(GRPOTrainer._generate, ["prompts"]),
     pytest.param(GRPOTrainer._generate_and_score_completions, ["inputs"]),
     pytest.param(GRPOTrainer._log_completion_extra, ["column", "values"]),
     pytest.param(GRPOTrainer._log_metric, ["name", "value"]),
