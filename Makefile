@@ -10,6 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export VLLM_LOGGING_LEVEL ?= ERROR
 export VLLM_NO_USAGE_STATS ?= 1
+export PYTHONWARNINGS ?= ignore::FutureWarning
 export TRANSFORMERS_VERBOSITY ?= error
 export WANDB_SILENT ?= true
 
