@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+import torch
 from transformers import AutoProcessor
 from trl import ModelConfig, get_peft_config
 
@@ -81,7 +82,9 @@ def default_config() -> Path | None:
     if any(item == "--config" or item.startswith("--config=") for item in sys.argv) or "--help" in sys.argv:
         return None
     if gpu_available():
-        config, why = CONFIGS / "qwen2_5_vl_3b" / "emoset_emo_r3.yaml", "this machine has a GPU"
+        several = torch.cuda.device_count() > 1
+        name = "emoset_emo_r3.yaml" if several else "emoset_emo_r3_lora_24gb.yaml"
+        config, why = CONFIGS / "qwen2_5_vl_3b" / name, f"this machine has {'several GPUs' if several else 'one GPU'}"
     elif (DEMO_COLD_START / "metrics.json").is_file():
         config, why = CONFIGS / "demo" / "emo_r3_cold_start.yaml", f"no GPU here, and {DEMO_COLD_START} is finished"
     else:

