@@ -5,10 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("dicebear")
-pytest.importorskip("resvg_py")
-
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.data import load_split
@@ -31,7 +27,8 @@ QUICK = BaseTraining(
     vision_steps=2,
     vision_batch=4,
     description_steps=2,
-    description_batch=4,
+    statement_batch=4,
+    consistency_batch=4,
     question_steps=2,
     thinking_batch=2,
     direct_batch=2,
