@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("dicebear")
-pytest.importorskip("resvg_py")
-
 from emor3_trl.data import load_split
 from emor3_trl.data.demo import (
     EMOJI,
