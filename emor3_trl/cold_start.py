@@ -19,6 +19,7 @@ from emor3_trl.emotions import label_space
 from emor3_trl.evaluation.generation import TransformersGenerator
 from emor3_trl.evaluation.metrics import rate
 from emor3_trl.evaluation.prediction import predict
+from emor3_trl.policy import freeze_vision_tower
 from emor3_trl.prompts import answer_text, prompt_text
 
 
@@ -132,9 +133,7 @@ def build_cold_start_trainer(
     examples = cold_start_examples(balanced_sample(train_dataset, args.num_samples, args.seed))
     trainer = SFTTrainer(model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs)
     if args.freeze_vision_tower:
-        for name, parameter in trainer.model.named_parameters():
-            if "visual" in name.split("."):
-                parameter.requires_grad_(False)
+        freeze_vision_tower(trainer.model)
     return trainer
 
 

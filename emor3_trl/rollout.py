@@ -5,7 +5,7 @@ TRL's `VLLMGeneration` is used as it is but for four points, each of which leave
 1. TRL passes prompts whose image placeholders are already expanded; vLLM expands them again. Here each run of image
    tokens is collapsed to the one placeholder that vLLM expects, and the prompt that vLLM used is compared afterwards.
 2. A sampled image token has no picture behind it: image tokens get a logit bias here, and the trainer's head the same
-   one (`suppress_image_tokens`), so both normalise over the same vocabulary.
+   one (`policy.suppress_image_tokens`), so both normalise over the same vocabulary.
 3. TRL's weight sync resets the prefix cache but not the encoder cache, so a returning picture would be answered from
    the vision tower of an earlier step.
 4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
@@ -21,49 +21,15 @@ from typing import Any
 import torch
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
-from transformers import PreTrainedModel
 from trl.generation.vllm_generation import VLLMGeneration
 
 from emor3_trl.parity import OffPolicyError
-
-# Added to the logits of image tokens; exp(-100) is below the resolution of float32 next to any real probability.
-SUPPRESSED_LOGIT = -100.0
-
-
-def image_token_ids(processor: Any) -> list[int]:
-    """Return the ids of the tokens that stand for image or video patches, which a policy must never write.
-
-    Args:
-        processor: a processor; a plain tokenizer has none.
-    """
-    names = ("image_token_id", "video_token_id")
-    return [token_id for name in names if (token_id := getattr(processor, name, None)) is not None]
+from emor3_trl.policy import SUPPRESSED_LOGIT, image_token_ids
 
 
 def image_token_bias(processor: Any) -> dict[int, float]:
     """Return the vLLM `logit_bias` that keeps image tokens from being sampled."""
     return dict.fromkeys(image_token_ids(processor), SUPPRESSED_LOGIT)
-
-
-def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
-    """Give the model's head the same bias on image tokens that vLLM's sampler gets, in place.
-
-    The bias is a buffer that is neither trained, nor saved, nor synchronised. Log-probabilities, entropies and
-    `generate` then all use the distribution that rollouts are sampled from.
-    """
-    head = model.get_output_embeddings()
-    token_ids = image_token_ids(processor)
-    if not token_ids or isinstance(head.bias, torch.nn.Parameter):
-        # A trained bias cannot be replaced by a buffer; add to it instead (no model of the Qwen-VL family has one).
-        if token_ids:
-            head.bias.data[token_ids] += SUPPRESSED_LOGIT
-        return
-    # ZeRO-3 keeps the whole weight's shape apart from the empty local part
-    size = getattr(head.weight, "ds_shape", head.weight.shape)[0]
-    bias = torch.zeros(size, dtype=head.weight.dtype, device=head.weight.device)
-    bias[token_ids] = SUPPRESSED_LOGIT
-    head._parameters.pop("bias", None)
-    head.register_buffer("bias", bias, persistent=False)
 
 
 def collapse_image_tokens(prompt_ids: Sequence[int], image_token_id: int) -> list[int]:

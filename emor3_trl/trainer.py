@@ -20,9 +20,10 @@ from trl.models import unwrap_model_for_generation
 from emor3_trl.config import EmoR3Config
 from emor3_trl.diagnostics import diagnose
 from emor3_trl.parity import ParityCanary
+from emor3_trl.policy import freeze_vision_tower, suppress_image_tokens
 from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
 from emor3_trl.rewards import completion_text, reward_functions
-from emor3_trl.rollout import colocated_engine, engine_options, suppress_image_tokens
+from emor3_trl.rollout import colocated_engine, engine_options
 from emor3_trl.thinking import parse
 
 
@@ -79,9 +80,7 @@ class EmoR3Trainer(GRPOTrainer):
             if policy is not None:
                 suppress_image_tokens(policy, self.processing_class)
         if args.freeze_vision_tower:
-            for name, parameter in self.model.named_parameters():
-                if "visual" in name.split("."):
-                    parameter.requires_grad_(False)
+            freeze_vision_tower(self.model)
         self._rows: list[dict] = []
         self._reflections: list[Reflection] = []
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)

@@ -8,9 +8,10 @@ from tiny_model import gold_completion
 from training import LABELS, lengths_differ, logged, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl import EmoR3Config, EmoR3Trainer, rollout
+from emor3_trl import EmoR3Config, EmoR3Trainer
+from emor3_trl.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
 from emor3_trl.reflection import TransformersEngine, VLLMEngine
-from emor3_trl.rollout import SUPPRESSED_LOGIT, check_same_prompts, collapse_image_tokens, suppress_image_tokens
+from emor3_trl.rollout import check_same_prompts, collapse_image_tokens
 
 
 def write_gold(trainer: EmoR3Trainer, monkeypatch) -> None:
@@ -90,7 +91,7 @@ def test_image_tokens_are_never_sampled_and_both_sides_leave_them_out(tiny_model
     suppress_image_tokens(model, processor)
     after = model(**ids).logits.detach()
     expected = before.clone()
-    expected[..., rollout.image_token_ids(processor)] += SUPPRESSED_LOGIT
+    expected[..., image_token_ids(processor)] += SUPPRESSED_LOGIT
     assert torch.equal(after, expected)
     assert "lm_head.bias" not in model.state_dict()
     assert "lm_head.bias" not in dict(model.named_parameters())

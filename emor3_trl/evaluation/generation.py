@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from emor3_trl.evaluation.checkpoint import whole_checkpoint
+from emor3_trl.policy import image_token_ids
 from emor3_trl.prompts import messages
 from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine
 
@@ -91,8 +92,6 @@ class TransformersGenerator:
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[str]]:
         """See `Generator.generate`."""
-        names = ("image_token_id", "video_token_id")
-        image_tokens = [token for name in names if (token := getattr(self.processor, name, None)) is not None]
         prompts = [_render(self.processor, text) for text in texts]
         inputs = self.processor(
             images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
@@ -110,7 +109,7 @@ class TransformersGenerator:
                 **inputs,
                 **options,
                 max_new_tokens=max_tokens,
-                suppress_tokens=image_tokens or None,
+                suppress_tokens=image_token_ids(self.processor) or None,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )
         self.model.train(was_training)
