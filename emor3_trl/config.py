@@ -54,6 +54,10 @@ class EmoR3Config(GRPOConfig):
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
     )
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "Compute a group's prompt and picture once, not once per completion; the same numbers."},
+    )
     vllm_engine_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={

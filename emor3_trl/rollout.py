@@ -11,7 +11,9 @@ TRL's `VLLMGeneration` is used as it is but for four points, each of which leave
 4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
 """
 
+import itertools
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -150,13 +152,28 @@ class ColocatedEngine(VLLMGeneration):
         if images is not None:
             image_token_id = self.processing_class.image_token_id
             collapsed = [collapse_image_tokens(ids, image_token_id) for ids in prompts]
+        copies = self._copies(prompts, images)
+        self.generation_kwargs["n"] = copies
         sleep_mode, self.enable_sleep_mode = self.enable_sleep_mode, False
         try:
-            output = super().generate(collapsed, images, num_generations, profiler)
+            used, *output = super().generate(
+                collapsed[::copies], None if images is None else images[::copies], num_generations, profiler
+            )
         finally:
             self.enable_sleep_mode = sleep_mode
-        check_same_prompts(prompts, output[0])
-        return output
+            del self.generation_kwargs["n"]
+        used = [ids for ids in used for _ in range(copies)]
+        check_same_prompts(prompts, used)
+        return used, *output
+
+    def _copies(self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Any] | None] | None) -> int:
+        """Return how many equal prompts stand next to each other everywhere: vLLM gets one request for them."""
+        if self.tensor_parallel_size > 1:  # the ranks of an engine exchange their prompts row by row
+            return 1
+        pictures = [[id(image) for image in row or ()] for row in images or [None] * len(prompts)]
+        keys = [(list(ids), own) for ids, own in zip(prompts, pictures, strict=True)]
+        runs = [len(list(run)) for _, run in itertools.groupby(keys)]
+        return math.gcd(*runs)
 
     def wake_up(self) -> None:
         """Bring weights and KV cache back, if sleep mode is on and the engine sleeps."""

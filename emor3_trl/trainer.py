@@ -5,26 +5,37 @@ What differs from `GRPOTrainer`:
 - rollouts come from `rollout.ColocatedEngine` (exact prompts, fresh caches, awake until reflection is done);
 - `_generate` asks the reflection questions while the engine is awake, and `_calculate_rewards` hands the answers to
   every reward as columns;
-- `_generate_and_score_completions` ends with the parity check (`parity.ParityCanary`).
+- `_generate_and_score_completions` decodes and processes each picture once (`distinct_images`) and ends with the parity
+  check (`parity.ParityCanary`);
+- `_get_per_token_logps_and_entropies` computes a group's prompt and picture once (`shared_prefix`), and
+  `_prepare_inputs` keeps siblings together, so that they can share it.
 """
 
+import json
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from emor3_trl import shared_prefix
 from emor3_trl.config import EmoR3Config
 from emor3_trl.diagnostics import diagnose
+from emor3_trl.distinct_images import ImageCounts, leave_encoded, processed_once, share_images
 from emor3_trl.parity import ParityCanary
 from emor3_trl.policy import freeze_vision_tower, suppress_image_tokens
 from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
 from emor3_trl.rewards import completion_text, reward_functions
 from emor3_trl.rollout import colocated_engine, engine_options
 from emor3_trl.thinking import parse
+
+logger = logging.getLogger(__name__)
 
 
 class EmoR3Trainer(GRPOTrainer):
@@ -43,6 +54,7 @@ class EmoR3Trainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "emo-r3"]
+    _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
         self,
@@ -67,11 +79,13 @@ class EmoR3Trainer(GRPOTrainer):
                 padded.padding_side = "left"
         assert not isinstance(args.vllm_engine_options, str)  # JSON was read when the configuration was made
         options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
+        if isinstance(kwargs.get("eval_dataset"), Dataset | dict):
+            kwargs["eval_dataset"] = leave_encoded(kwargs["eval_dataset"])
         with colocated_engine(options) if args.use_vllm else nullcontext():
             super().__init__(
                 model=model,
                 args=args,
-                train_dataset=train_dataset,
+                train_dataset=leave_encoded(train_dataset),
                 reward_funcs=reward_funcs,
                 processing_class=processing_class,
                 **kwargs,
@@ -81,6 +95,7 @@ class EmoR3Trainer(GRPOTrainer):
                 suppress_image_tokens(policy, self.processing_class)
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
+        self.shares_prefix = args.shared_prefix and self._install_shared_prefix()
         self._rows: list[dict] = []
         self._reflections: list[Reflection] = []
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
@@ -89,6 +104,91 @@ class EmoR3Trainer(GRPOTrainer):
     def reflects(self) -> bool:
         """Whether a reward uses the reflection's answers: not with `lambda1=0` (paper, Table 3, SET only)."""
         return self.args.lambda1 > 0 and self.args.reward_variant != "plain"
+
+    def _install_shared_prefix(self) -> bool:
+        """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
+        reason = shared_prefix.why_not(self.model)
+        if reason:
+            logger.warning("The groups' prompts are not shared (shared_prefix): %s.", reason)
+            return False
+        for policy in (self.model, self.ref_model):
+            if policy is not None:
+                shared_prefix.install(policy)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._rope_index = getattr(base.model, "get_rope_index", None)
+        self._layers = base.config.get_text_config().num_hidden_layers
+        split = shared_prefix.explain_split(
+            self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        )
+        if split and self.accelerator.is_main_process:
+            logger.warning(split)
+        return True
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Generate when it is time, and return the next micro-batch; TRL's method, but siblings stay together."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            rows = len(batch["prompt_ids"])
+            first = self.accelerator.process_index * rows
+            order = shared_prefix.permute_groups(rows, first, self.num_generations)
+            batch = {name: _take(values, order) for name, values in batch.items()}
+            parts = split_tensor_dict(batch, self.args.steps_per_generation)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return log-probabilities and entropies, each of shape (B, T), from one packed row per chunk."""
+        options = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
+        if not self.shares_prefix or compute_aux_loss:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **options, **fields
+            )
+        mode = "train" if self.model.training else "eval"
+        if batch_size is not None and not torch.is_grad_enabled():
+            # Without a backward, a group needs little more memory than one completion: it is not split.
+            group = self.num_generations if mode == "train" else self.num_generations_eval
+            batch_size = max(batch_size // group, 1) * group
+        log_probs, entropies = [], []
+        for row in shared_prefix.packed_rows(
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            self._rope_index,
+            batch_size=batch_size,
+            image_token_id=getattr(self.processing_class, "image_token_id", -1),
+            **{name: fields.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")},
+        ):
+            with self.accelerator.autocast():
+                output = model(**row.inputs(), fused_lm_head=True)
+            row.layout.check_used(self._layers)
+            log_probs.append(row.unpack(output.log_probs))
+            if compute_entropy:
+                entropies.append(row.unpack(output.entropy))
+            self._metrics[mode]["shared_prefix/token_share"].append(row.input_ids.shape[1] / row.ordinary_tokens)
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    def _tokenize_prompts(self, prompts: list) -> tuple:
+        """Tokenise each distinct prompt once; vLLM needs token ids and pictures, and none of the other fields."""
+        if not self.use_vllm or self.tools:
+            return super()._tokenize_prompts(prompts)
+        keys = [json.dumps(prompt, default=id) for prompt in prompts]
+        distinct = dict(zip(keys, prompts, strict=True))
+        ids, images, _ = super()._tokenize_prompts(list(distinct.values()))
+        where = {key: index for index, key in enumerate(distinct)}
+        repeated = [where[key] for key in keys]
+        return [ids[i] for i in repeated], images and [images[i] for i in repeated], {}
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
@@ -152,17 +252,28 @@ class EmoR3Trainer(GRPOTrainer):
             self._log_metric(name, value)
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
-        self._rows = inputs
-        output = super()._generate_and_score_completions(inputs)
+        counts = ImageCounts()
+        self._rows = inputs = share_images(inputs, counts)
+        with processed_once(self.processing_class, counts):
+            output = super()._generate_and_score_completions(inputs)
         logged = self._logs["prompt"]
         plain = [_plain_content(prompt) for prompt in logged]
         logged.clear()
         logged.extend(plain)
         mode = "train" if self.model.training else "eval"
+        for name, value in vars(counts).items():
+            self._metrics[mode][f"images/{name}"].append(value)
         gaps = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
         if gaps:
             self.parity.check(gaps[-1], step=self.state.global_step)
         return output
+
+
+def _take(values: Any, order: torch.Tensor) -> Any:
+    """Return the rows of a tensor or list in another order; what has no rows is returned as it is."""
+    if isinstance(values, torch.Tensor):
+        return values[order.to(values.device)] if values.ndim else values
+    return values if values is None else [values[i] for i in order.tolist()]
 
 
 def _plain_content(conversation: Any) -> Any:

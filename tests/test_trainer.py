@@ -47,7 +47,14 @@ def test_reflection_is_one_call_per_step_and_its_answers_reach_every_reward_as_c
 
     monkeypatch.setattr(engine, "choose", counted)
     trainer = tiny_trainer(
-        tiny_model_dir, tmp_path, reward_funcs=reward, max_steps=2, use_vllm=use_vllm, parity_stop=1e9, parity_warn=1e9
+        tiny_model_dir,
+        tmp_path,
+        reward_funcs=reward,
+        max_steps=2,
+        use_vllm=use_vllm,
+        parity_stop=1e9,
+        parity_warn=1e9,
+        side=168,  # 36 image tokens: prompt and question share a whole block of 32
     )
     write_gold(trainer, monkeypatch)
     trainer.train()

@@ -70,7 +70,7 @@ def build_tiny_model(folder: Path, tied: bool = True, seed: int = 0) -> Path:
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
     )
     fast.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
-    limits = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16}
+    limits = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 36}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=limits),
         tokenizer=fast,

@@ -17,10 +17,12 @@ from emor3_trl.prompts import prompt_text
 LABELS = ["amusement", "anger", "awe", "contentment", "excitement", "fear"]
 
 
-def tiny_dataset() -> Dataset:
-    """Return eight rows with pictures of mixed sizes and prompts of mixed lengths."""
+def tiny_dataset(side: int | None = None) -> Dataset:
+    """Return eight rows with pictures of mixed sizes, or of one, and prompts of mixed lengths."""
     rows = []
     for index, picture in enumerate(tiny_pictures(8)):
+        if side:
+            picture = picture.resize((side, side))
         space = LABELS if index % 2 else LABELS[:3]
         rows.append(
             {
@@ -60,11 +62,12 @@ def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **option
         "seed": 0,
     }
     reward_funcs = options.pop("reward_funcs", lengths_differ)
+    side = options.pop("side", None)
     arguments |= options
     return EmoR3Trainer(
         model=AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32),
         args=EmoR3Config(**arguments),
-        train_dataset=tiny_dataset(),
+        train_dataset=tiny_dataset(side),
         processing_class=AutoProcessor.from_pretrained(model_dir),
         reward_funcs=reward_funcs,
         peft_config=LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False) if lora else None,
