@@ -9,6 +9,8 @@ What differs from `GRPOTrainer`:
   check (`parity.ParityCanary`);
 - `_get_per_token_logps_and_entropies` computes a group's prompt and picture once (`shared_prefix`), and
   `_prepare_inputs` keeps siblings together, so that they can share it.
+
+A prompt that leaves no room for its completion is refused before a model loads (`context_length`).
 """
 
 import json
@@ -26,6 +28,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 
 from emor3_trl import shared_prefix
 from emor3_trl.config import EmoR3Config
+from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose
 from emor3_trl.distinct_images import ImageCounts, leave_encoded, processed_once, share_images
 from emor3_trl.parity import ParityCanary
@@ -50,7 +53,8 @@ class EmoR3Trainer(GRPOTrainer):
         kwargs: further arguments of `GRPOTrainer`.
 
     Raises:
-        ValueError: if the data set lacks a column that the rewards need.
+        ValueError: if the data set lacks a column that the rewards need, or a prompt and its completion do not fit the
+            context.
     """
 
     _tag_names = ["trl", "grpo", "emo-r3"]
@@ -77,6 +81,7 @@ class EmoR3Trainer(GRPOTrainer):
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if padded is not None and hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
+        check_context(train_dataset, processing_class, args, model)
         assert not isinstance(args.vllm_engine_options, str)  # JSON was read when the configuration was made
         options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
         if isinstance(kwargs.get("eval_dataset"), Dataset | dict):
@@ -189,6 +194,17 @@ class EmoR3Trainer(GRPOTrainer):
         where = {key: index for index, key in enumerate(distinct)}
         repeated = [where[key] for key in keys]
         return [ids[i] for i in repeated], images and [images[i] for i in repeated], {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
+        """Generate; a completion without any token, from which nothing could be learned, becomes an end of turn."""
+        completion_ids, log_probs = super()._generate_single_turn(*args, **kwargs)
+        end = self._tokenizer.eos_token_id
+        for row, ids in enumerate(completion_ids):
+            if not len(ids):
+                completion_ids[row] = [end]
+                if log_probs is not None:
+                    log_probs[row] = [None]
+        return completion_ids, log_probs
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""

@@ -23,6 +23,7 @@ from trl import ModelConfig, get_peft_config
 from emor3_trl.checks import gpu_available, world_size
 from emor3_trl.command_line import model_options
 from emor3_trl.config import EmoR3Config, RunArguments, check_model_path, cli, parse, user_errors
+from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.data.demo_model import ensure_demo
 from emor3_trl.planning import plan
@@ -58,6 +59,7 @@ def main() -> None:
         processor = AutoProcessor.from_pretrained(
             model.model_name_or_path, revision=model.model_revision, padding_side="left"
         )
+        check_context(train, processor, args, model.model_name_or_path)
 
     from emor3_trl import EmoR3Trainer  # only now: vLLM's import takes ten seconds, a typo should not
 

@@ -1,14 +1,8 @@
 """Rollouts are on-policy: vLLM and the trainer agree on every sampled token, and the canary notices when they don't."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from training import logged, tiny_trainer
+from training import launch_two, logged, tiny_trainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 from emor3_trl import rollout
@@ -57,23 +51,17 @@ def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_parity_holds_in_two_processes(tiny_model_dir, tmp_path, lora):
-    script = Path(__file__).with_name("training.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    options = json.dumps({"lora": lora, "per_device_train_batch_size": 4})
-    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
-    environment = {key: value for key, value in os.environ.items() if key not in launched}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(tiny_model_dir), str(tmp_path), options],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    history = json.loads((tmp_path / "history.json").read_text())
+    history = launch_two(tiny_model_dir, tmp_path, {"lora": lora, "per_device_train_batch_size": 4})
     assert history["processes"] == 2
     assert_on_policy([entry[GAP] for entry in history["log"] if GAP in entry], steps=4)
+
+
+@pytest.mark.slow
+def test_parity_holds_for_fifty_steps(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=50)
+    assert trainer.shares_prefix
+    trainer.train()
+    assert_on_policy(logged(trainer, GAP), steps=50)
 
 
 def test_a_stale_weight_trips_the_canary(tiny_model_dir, tmp_path, monkeypatch):

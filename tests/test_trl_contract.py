@@ -10,8 +10,20 @@ from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 HOOKS = [
+    pytest.param(
+        GRPOTrainer._get_per_token_logps_and_entropies,
+        ["model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy", "compute_aux_loss"]
+        + ["pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles"]
+        + ["image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"],
+    ),
     pytest.param(GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
     pytest.param(GRPOTrainer._generate, ["prompts"]),
+    pytest.param(
+        GRPOTrainer._generate_single_turn,
+        ["prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
+    ),
+    pytest.param(GRPOTrainer._tokenize_prompts, ["prompts"]),
+    pytest.param(GRPOTrainer._prepare_inputs, ["generation_batch"]),
     pytest.param(GRPOTrainer._generate_and_score_completions, ["inputs"]),
     pytest.param(GRPOTrainer._log_completion_extra, ["column", "values"]),
     pytest.param(GRPOTrainer._log_metric, ["name", "value"]),
@@ -47,3 +59,9 @@ def test_the_trainer_puts_the_sampling_gap_where_the_canary_reads_it():
 
 def test_the_fused_head_still_reads_its_bias():
     assert "lm_head.weight, lm_head.bias" in inspect.getsource(trl_grpo.add_fused_lm_head)
+
+
+def test_batches_are_still_shuffled_and_split_the_way_that_the_trainer_replaces():
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    for call in ("split_pixel_values_by_grid(", "shuffle_sequence_dict(", "split_tensor_dict(", "_buffered_inputs"):
+        assert call in source, f"TRL {trl.__version__} changed _prepare_inputs; compare EmoR3Trainer._prepare_inputs."

@@ -1,6 +1,8 @@
 """Short training runs on the tiny model; run as a script by torchrun for the two-process tests."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ def lengths_differ(completions: list, **columns: Any) -> list[float]:
     return [float(len(completion[0]["content"]) % 7) for completion in completions]
 
 
+def fixed_completions(trainer: EmoR3Trainer, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple:
+    """Stand in for generation: ragged completions that depend on prompt, row and step, every third one cut off."""
+    tokenizer, completions = trainer.processing_class.tokenizer, []
+    for row, ids in enumerate(prompt_ids):
+        draw = torch.Generator().manual_seed(sum(ids) + 1000 * row + trainer.state.global_step)
+        length = int(torch.randint(1, trainer.max_completion_length, (), generator=draw))
+        written = torch.randint(10, 500, (length,), generator=draw).tolist()
+        completions.append(written if row % 3 == 2 else [*written, tokenizer.eos_token_id])
+    return completions, None
+
+
 def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **options: Any) -> EmoR3Trainer:
     """Return a trainer on the tiny model, with a learning rate that moves every weight visibly."""
     arguments: dict[str, Any] = {
@@ -79,10 +92,30 @@ def logged(trainer: EmoR3Trainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
+def launch_two(model_dir: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train in two processes by torchrun; return the number of processes and the log."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
+    environment = {key: value for key, value in os.environ.items() if key not in launched}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, str(model_dir), str(folder), json.dumps(options)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "history.json").read_text())
+
+
 if __name__ == "__main__":
     model_dir, output_dir, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    if options.pop("fixed", False):
+        EmoR3Trainer._generate_single_turn = fixed_completions
     trainer = tiny_trainer(model_dir, output_dir, **options)
     trainer.train()
+    trainer.save_model(str(output_dir))
     if trainer.accelerator.is_main_process:
         history = json.dumps({"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history})
         (output_dir / "history.json").write_text(history)

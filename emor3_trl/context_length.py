@@ -1,0 +1,85 @@
+"""Do prompts and completions fit the model's context? Answered from texts and picture sizes, before a model loads."""
+
+import io
+import json
+from typing import Any
+
+from datasets import Dataset
+from PIL import Image
+from transformers import AutoConfig
+
+from emor3_trl.distinct_images import leave_encoded
+
+
+def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:
+    """Return the number of tokens of each row's prompt, its picture's included.
+
+    Args:
+        dataset: rows with `prompt` (a conversation of text) and `image` (or none).
+        processor: a processor of the Qwen-VL family, or a tokenizer for rows without pictures.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    known: dict[str, int] = {}
+    lengths = []
+    columns = leave_encoded(dataset).select_columns([name for name in ("prompt", "image") if name in dataset.features])
+    for row in columns:
+        image = row.get("image")
+        prompt = row["prompt"]
+        if image is not None and not isinstance(prompt, str):  # as TRL does: the picture stands before the first text
+            first, *others = prompt
+            content = [{"type": "image"}, {"type": "text", "text": first["content"]}]
+            prompt = [{**first, "content": content}, *others] if isinstance(first["content"], str) else prompt
+        key = json.dumps(prompt)
+        if key not in known:
+            text = prompt
+            if not isinstance(prompt, str):
+                text = processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            known[key] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        # The template's one image token becomes those of the picture
+        lengths.append(known[key] + (0 if image is None else _image_tokens(image, processor.image_processor) - 1))
+    return lengths
+
+
+def check_context(dataset: Any, processor: Any, args: Any, model: Any) -> None:
+    """Check that the longest prompt leaves room for a completion, before the model is loaded.
+
+    Args:
+        dataset: training rows; only a map-style data set is checked.
+        processor: the model's processor; without one, nothing is checked.
+        args: `EmoR3Config`.
+        model: a loaded model, or the path that it will be loaded from.
+
+    Raises:
+        ValueError: with the row of the longest prompt, and what would fit.
+    """
+    if not isinstance(dataset, Dataset) or processor is None or not len(dataset):
+        return
+    context, setting = args.vllm_max_model_length if args.use_vllm else None, "vllm_max_model_length"
+    if context is None:
+        config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        setting = "The model's max_position_embeddings"
+    completion = args.max_completion_length
+    lengths = prompt_lengths(dataset, processor)
+    longest = max(lengths)
+    if context is None or longest + completion <= context:
+        return
+    too_long = sum(length + completion > context for length in lengths)
+    raise ValueError(
+        f"{setting} is {context} tokens, but the prompt of row {lengths.index(longest)} has {longest} and "
+        f"max_completion_length is {completion}: {longest + completion} are needed ({too_long} of {len(lengths)} rows "
+        f"do not fit). Set --vllm_max_model_length {longest + completion} if the model's context allows it, "
+        + (f"--max_completion_length {context - longest}, " if context > longest else "")
+        + "or prepare the pictures with fewer pixels."
+    )
+
+
+def _image_tokens(image: Any, image_processor: Any) -> int:
+    if not hasattr(image_processor, "merge_size"):  # of another family than Qwen-VL's: one token at least
+        return 1
+    if isinstance(image, dict):
+        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+            width, height = opened.size
+    else:
+        width, height = image.size
+    return image_processor.get_number_of_image_patches(height, width) // image_processor.merge_size**2

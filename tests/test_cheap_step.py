@@ -1,0 +1,140 @@
+"""What a step asks for: each picture once, one request per prompt, one push of weights. Odd completions are data."""
+
+import logging
+
+import pytest
+import torch
+from training import fixed_completions, logged, tiny_trainer
+from transformers import AutoModelForImageTextToText
+from trl import GRPOTrainer
+
+from emor3_trl import EmoR3Trainer, shared_prefix
+from emor3_trl.reflection import VLLMEngine
+
+
+def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_dir, tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2)
+    worked_on: list[int] = []
+    processor = trainer.processing_class.image_processor
+    stock = processor._preprocess
+    monkeypatch.setattr(
+        processor, "_preprocess", lambda images, *a, **k: worked_on.append(len(images)) or stock(images, *a, **k)
+    )
+    trainer.train()
+    # 8 completions of 2 prompts: tokenising and the forwards ask for 10 pictures, two are worked on
+    assert logged(trainer, "images/processed") == [2, 2]
+    assert logged(trainer, "images/decoded") == [2, 2]
+    assert min(logged(trainer, "images/requested")) >= 8
+    assert sum(worked_on) == 2 * 2
+
+
+def test_vllm_gets_one_request_per_prompt_and_the_weights_once_per_step(tiny_model_dir, tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=3, reward_funcs=None)
+    engine, log = trainer.vllm_generation, []
+    generate, sync, choose = engine.llm.generate, engine.sync_weights, VLLMEngine.choose
+
+    def counted(prompts, sampling_params, **options):
+        if not isinstance(sampling_params, list):
+            log.append(("rollout", len(prompts), sampling_params.n))
+        return generate(prompts, sampling_params=sampling_params, **options)
+
+    monkeypatch.setattr(engine.llm, "generate", counted)
+    monkeypatch.setattr(engine, "sync_weights", lambda: log.append(("sync",)) or sync())
+    monkeypatch.setattr(VLLMEngine, "choose", lambda self, q: log.append(("reflection",)) or choose(self, q))
+    llm = engine.llm
+    trainer.train()
+    rollouts = [entry for entry in log if entry[0] == "rollout"]
+    assert rollouts == [("rollout", 2, 4)] * 3  # 8 completions of 2 prompts
+    assert [entry[0] for entry in log if entry[0] != "reflection"] == ["sync", "rollout"] * 3
+    assert trainer.vllm_generation.llm is llm
+
+
+def test_caches_are_empty_of_the_last_weights_after_a_push(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2)
+    trainer.train()
+    core = trainer.vllm_generation.llm.llm_engine.engine_core.engine_core
+    pictures = core.scheduler.encoder_cache_manager
+    assert pictures.cached  # the last rollout's
+    assert len(core.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block) > 0
+    trainer.vllm_generation.sync_weights()
+    assert not pictures.cached
+    assert len(core.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block) == 0
+    assert core.scheduler.kv_cache_manager.usage == 0
+
+
+def step_with(trainer: EmoR3Trainer, monkeypatch, make) -> EmoR3Trainer:
+    """Train one step on completions that `make` returns by row."""
+
+    def generate(self, prompt_ids, *args, **kwargs):
+        return [make(row) for row in range(len(prompt_ids))], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "ordinary"])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        pytest.param(lambda row: [] if row % 3 == 0 else [20 + row, 543], {}, id="some-empty"),
+        pytest.param(lambda row: [], {}, id="all-empty"),
+        pytest.param(lambda row: [20 + row] * 16, {"mask_truncated_completions": True}, id="all-truncated-and-masked"),
+        pytest.param(lambda row: [20 + row] * (row + 1), {}, id="all-truncated"),
+    ],
+)
+def test_odd_completions_are_a_correct_step(tiny_model_dir, tmp_path, monkeypatch, make, options, shared):
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, use_vllm=False, max_steps=1, shared_prefix=shared, beta=0.04, **options
+    )
+    step_with(trainer, monkeypatch, make)
+    assert trainer.state.global_step == 1
+    assert torch.isfinite(torch.tensor(logged(trainer, "loss") + logged(trainer, "grad_norm"))).all()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    if options:
+        assert logged(trainer, "grad_norm") == [0.0]
+
+
+def test_a_picture_of_one_merged_token_is_a_correct_step(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2, side=28)
+    trainer.train()
+    assert max(logged(trainer, "sampling/sampling_logp_difference/mean")) <= 1e-5
+
+
+def test_a_group_of_one_is_refused(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"at least 2 generations|2 or more"):
+        tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False, num_generations=1)
+
+
+def test_a_model_that_cannot_share_says_why_once_and_trains(tiny_model_dir, tmp_path, monkeypatch, caplog):
+    stock = AutoModelForImageTextToText.from_pretrained
+
+    def eager(*args, **kwargs):
+        return stock(*args, **{**kwargs, "attn_implementation": "eager"})
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", eager)
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)
+    with caplog.at_level(logging.WARNING, logger="emor3_trl"):
+        trainer = tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False, max_steps=2)
+        trainer.train()
+    said = [record.message for record in caplog.records if "not shared" in record.message]
+    assert len(said) == 1
+    assert "attn_implementation 'sdpa', and this model has 'eager'" in said[0]
+    assert trainer.state.global_step == 2
+    assert not logged(trainer, "shared_prefix/token_share")
+
+
+def test_siblings_stay_next_to_each_other_in_every_micro_batch(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, use_vllm=False, max_steps=2, per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+    )  # fmt: skip
+    groups: list[int] = []
+    stock = shared_prefix.pack
+    monkeypatch.setattr(
+        shared_prefix, "pack", lambda *a, **k: (row := stock(*a, **k), groups.append(len(row.layout.groups)))[0]
+    )
+    trainer.train()
+    assert groups
+    assert set(groups) == {1}  # micro-batches of four, groups of four: one prompt each

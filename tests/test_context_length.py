@@ -1,0 +1,71 @@
+"""A prompt that leaves no room for its completion is refused with the numbers that would fit, before a model loads."""
+
+import pytest
+from training import tiny_dataset, tiny_trainer
+from transformers import AutoProcessor
+
+from emor3_trl import EmoR3Config
+from emor3_trl.context_length import check_context, prompt_lengths
+
+
+@pytest.fixture
+def processor(tiny_model_dir):
+    return AutoProcessor.from_pretrained(tiny_model_dir, padding_side="left")
+
+
+def arguments(tmp_path, **options) -> EmoR3Config:
+    return EmoR3Config(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to=[], **options)
+
+
+def test_lengths_are_those_of_the_prompts_that_the_trainer_tokenises(tiny_model_dir, tmp_path, processor):
+    dataset = tiny_dataset()
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False)
+    rows = [dataset[i] for i in range(len(dataset))]
+    prompts = [
+        [{"role": "user", "content": [{"type": "image", "image": row["image"]}, {"type": "text", "text": text}]}]
+        for row in rows
+        for text in [row["prompt"][0]["content"]]
+    ]
+    ids, *_ = trainer._tokenize_prompts(prompts)
+    assert prompt_lengths(dataset, processor) == [len(row) for row in ids]
+
+
+def test_rows_without_pictures_are_counted_by_their_text(processor):
+    text = tiny_dataset().remove_columns("image")
+    with_pictures = prompt_lengths(tiny_dataset(), processor)
+    assert all(0 < own < other for own, other in zip(prompt_lengths(text, processor), with_pictures, strict=True))
+
+
+@pytest.mark.parametrize("room", [0, 40], ids=["no-room-at-all", "room-for-a-shorter-completion"])
+def test_a_context_that_is_too_short_is_named_with_what_would_fit(tiny_model_dir, tmp_path, processor, room):
+    dataset = tiny_dataset()
+    lengths = prompt_lengths(dataset, processor)
+    longest = max(lengths)
+    args = arguments(tmp_path, vllm_max_model_length=longest + room, max_completion_length=64)
+    with pytest.raises(
+        ValueError, match=rf"row {lengths.index(longest)} has {longest}.*{longest + 64} are needed"
+    ) as e:
+        check_context(dataset, processor, args, str(tiny_model_dir))
+    assert (f"--max_completion_length {room}" in str(e.value)) is bool(room)
+    args.vllm_max_model_length = longest + 64
+    check_context(dataset, processor, args, str(tiny_model_dir))  # what it recommends fits
+
+
+def test_without_vllm_the_model_is_the_limit(tiny_model_dir, tmp_path, processor):
+    args = arguments(tmp_path, use_vllm=False, max_completion_length=1024)
+    with pytest.raises(ValueError, match="max_position_embeddings is 1024 tokens"):
+        check_context(tiny_dataset(), processor, args, str(tiny_model_dir))
+
+
+def test_the_trainer_refuses_before_it_loads_a_model(tmp_path, tiny_model_dir, processor):
+    from emor3_trl import EmoR3Trainer
+
+    (tmp_path / "model").mkdir()  # a configuration, and no weights: loading would fail in another way
+    (tmp_path / "model" / "config.json").write_bytes((tiny_model_dir / "config.json").read_bytes())
+    with pytest.raises(ValueError, match="are needed"):
+        EmoR3Trainer(
+            model=str(tmp_path / "model"),
+            args=arguments(tmp_path, vllm_max_model_length=100, max_completion_length=64),
+            train_dataset=tiny_dataset(),
+            processing_class=processor,
+        )

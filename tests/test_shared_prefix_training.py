@@ -1,0 +1,108 @@
+"""Training with a shared prefix is training without one: the same losses, log-probabilities, gradients and weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import fixed_completions, launch_two, logged, tiny_trainer
+
+from emor3_trl import EmoR3Trainer
+
+TOLERANCE = 1e-5  # relative, float32
+OPTIONS: dict[str, Any] = {
+    "use_vllm": False,
+    "beta": 0.04,
+    "learning_rate": 1e-4,
+    "max_steps": 5,
+    "lambda1": 0.0,
+    "max_grad_norm": 1e9,
+    "adam_epsilon": 1e-5,  # a step of Adam divides by the gradient: without it, rounding of a zero would be a full step
+}
+
+
+def train(model_dir: Path, folder: Path, monkeypatch, shared_prefix: bool, **options: Any) -> dict[str, Any]:
+    """Take five steps on fixed completions and return what was computed on the way."""
+    scored: list[torch.Tensor] = []
+    stock = EmoR3Trainer._get_per_token_logps_and_entropies
+
+    def recorded(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        values = stock(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        scored.append((values[0] * attention_mask[:, -logits_to_keep:]).detach().clone())
+        return values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmoR3Trainer, "_get_per_token_logps_and_entropies", recorded)
+        patch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)
+        trainer = tiny_trainer(model_dir, folder, shared_prefix=shared_prefix, **{**OPTIONS, **options})
+        start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        trainer.train()
+    return {
+        "trainer": trainer,
+        "scored": scored,
+        "start": start,
+        "parameters": {name: p.detach().clone() for name, p in trainer.model.named_parameters()},
+    }
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference over the norm."""
+    return ((found - expected).norm() / expected.norm().clamp_min(1e-12)).item()
+
+
+def assert_same_run(shared: dict[str, Any], plain: dict[str, Any]) -> None:
+    assert shared["trainer"].shares_prefix
+    assert not plain["trainer"].shares_prefix
+    for name in ("loss", "grad_norm", "kl", "entropy", "reward"):
+        found, expected = logged(shared["trainer"], name), logged(plain["trainer"], name)
+        assert len(found) >= (3 if name == "reward" else 5)  # completions that are used twice are rewarded once
+        assert found == pytest.approx(expected, rel=TOLERANCE, abs=2e-7), name
+    assert len(shared["scored"]) == len(plain["scored"]) > 5
+    for found, expected in zip(shared["scored"], plain["scored"], strict=True):
+        assert relative(found, expected) <= TOLERANCE
+    for name, expected in plain["parameters"].items():
+        assert relative(shared["parameters"][name], expected) <= TOLERANCE, name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="full"),
+        pytest.param({"lora": True}, id="lora"),
+        pytest.param({"freeze_vision_tower": True}, id="frozen-vision-tower"),
+        pytest.param({"gradient_checkpointing": True}, id="checkpointing", marks=pytest.mark.slow),
+        pytest.param({"mask_truncated_completions": True}, id="truncated-masked", marks=pytest.mark.slow),
+        pytest.param({"num_iterations": 2}, id="two-iterations", marks=pytest.mark.slow),
+        pytest.param({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}, id="groups-cut"),
+        pytest.param(
+            {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
+            id="off-policy-minibatches",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_five_steps_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, monkeypatch, options):
+    shared = train(tiny_model_dir, tmp_path / "shared", monkeypatch, True, **options)
+    plain = train(tiny_model_dir, tmp_path / "plain", monkeypatch, False, **options)
+    moved = max(relative(plain["parameters"][name], start) for name, start in plain["start"].items())
+    assert moved > 100 * TOLERANCE  # there was something to get wrong
+    assert_same_run(shared, plain)
+
+
+@pytest.mark.slow
+def test_two_processes_with_and_without_are_the_same_run(tiny_model_dir, tmp_path):
+    histories = {}
+    for name, shared_prefix in (("shared", True), ("plain", False)):
+        options = {**OPTIONS, "per_device_train_batch_size": 4, "num_generations": 8, "shared_prefix": shared_prefix}
+        histories[name] = launch_two(tiny_model_dir, tmp_path / name, {**options, "fixed": True})
+    assert histories["shared"]["processes"] == 2
+    for step, (found, expected) in enumerate(
+        zip(histories["shared"]["log"][:5], histories["plain"]["log"][:5], strict=True)
+    ):
+        assert found["shared_prefix/token_share"] < 0.5
+        for key in ("loss", "grad_norm", "kl", "entropy"):
+            assert found[key] == pytest.approx(expected[key], rel=TOLERANCE, abs=2e-7), (step, key)
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("shared", "plain"))
+    for name, parameter in expected.items():
+        assert relative(found[name], parameter) <= TOLERANCE, name
