@@ -12,11 +12,25 @@ from trl.generation.vllm_generation import VLLMGeneration
 HOOKS = [
     pytest.param(
         GRPOTrainer._get_per_token_logps_and_entropies,
-        (
-            "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss pixel_values "
-            "image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles image_sizes token_type_ids "
-            "mm_token_type_ids image_position_ids"
-        ).split(),
+        [
+            "model",
+            "input_ids",
+            "attention_mask",
+            "logits_to_keep",
+            "batch_size",
+            "compute_entropy",
+            "compute_aux_loss",
+            "pixel_values",
+            "image_grid_thw",
+            "num_images",
+            "pixel_attention_mask",
+            "spatial_shapes",
+            "num_tiles",
+            "image_sizes",
+            "token_type_ids",
+            "mm_token_type_ids",
+            "image_position_ids",
+        ],
     ),
     pytest.param(GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
     pytest.param(GRPOTrainer._generate, ["prompts"]),
