@@ -47,8 +47,8 @@ LABELS = ["amusement", "anger", "awe", "contentment", "disgust", "excitement", "
 # --- what all arms share
 
 
-def build_model(folder: Path) -> None:
-    """Save a random Qwen2.5-VL of 37 M parameters and its processor."""
+def build_model(folder: Path, hidden: int = 512, layers: int = 9, vision_hidden: int = 320) -> None:
+    """Save a random Qwen2.5-VL and its processor; of 37 M parameters, unless it is told otherwise."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -61,11 +61,11 @@ def build_model(folder: Path) -> None:
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(processor.tokenizer),
-            "hidden_size": 512,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 9,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 2,
+            "hidden_size": hidden,
+            "intermediate_size": 3 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 64,
+            "num_key_value_heads": max(hidden // 256, 1),
             "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
             "tie_word_embeddings": True,
@@ -75,10 +75,10 @@ def build_model(folder: Path) -> None:
         },
         vision_config={
             "depth": 6,
-            "hidden_size": 320,
+            "hidden_size": vision_hidden,
             "intermediate_size": 768,
             "num_heads": 8,
-            "out_hidden_size": 512,
+            "out_hidden_size": hidden,
             "fullatt_block_indexes": [2, 5],
             "window_size": 112,
         },
