@@ -1,33 +1,58 @@
-"""Prepare what the other recipes read: the demo's pictures and the demo's base model.
+"""Prepare what the other recipes read: the demo's pictures and base model, one of the paper's data sets, or your own.
 
-    python recipes/prepare_data.py                        # draws runs/demo/data, teaches runs/demo/base
-    python recipes/prepare_data.py --output_dir runs/other --seed 1
+    python recipes/prepare_data.py                                        # the demo: runs/demo/data and runs/demo/base
+    python recipes/prepare_data.py --dataset emoset --source downloads/EmoSet-118K --output_dir data/emoset
+    python recipes/prepare_data.py --dataset emotion6 --source downloads/Emotion6 --output_dir data/emotion6
+    python recipes/prepare_data.py --dataset webemo --source downloads/WebEmo --train 0 --output_dir data/webemo
+    python recipes/prepare_data.py --dataset own --source pictures/ --label_space my.yaml --output_dir data/mine
 
-Needs the `demo` extra, no network and no GPU. What is there already is kept, and said so.
+Train and test are drawn with a seed and share no picture; what was drawn, dropped and why is in manifest.json, and
+contact_sheet.png shows it. No GPU is needed. What is there already is kept, and said so.
 """
 
-import argparse
 from pathlib import Path
 
-from emor3_trl.config import cli, user_errors
+from emor3_trl.config import cli, parse, user_errors
+from emor3_trl.data.arguments import PreparationArguments, open_source
 
 
 def main() -> None:
-    """Parse, draw the data set, teach the base model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="holds data/ and base/")
-    parser.add_argument("--seed", type=int, default=0, help="of the pictures and of the base model")
-    args = parser.parse_args()
+    """Parse, list the candidates, then draw and write."""
+    (args,) = parse([PreparationArguments]).arguments
+    if args.dataset == "demo":
+        prepare_demo(Path(args.output_dir), args.seed)
+        return
+    with user_errors():
+        from emor3_trl.data.preparation import prepare
 
+        source = open_source(args)
+        print(", ".join(f"{name}: {len(pool):,} candidates" for name, pool in source.pools.items()), flush=True)
+        manifest = prepare(
+            source,
+            args.output_dir,
+            args.sampling_of(),
+            args.budget(),
+            args.recorded(),
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+    for split, counts in manifest["counts"].items():
+        wanted, dropped = manifest["wanted"][split], len(manifest["dropped"][split])
+        short = f" of {wanted:,} wanted: there are no more" if sum(counts.values()) < wanted else ""
+        print(f"{split}: {sum(counts.values()):,} pictures{short}, {dropped:,} dropped on the way")
+        print("  " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+    print(f"Written to {args.output_dir}: train.parquet and test.parquet, manifest.json, contact_sheet.png")
+
+
+def prepare_demo(output_dir: Path, seed: int) -> None:
+    """Draw the demo's data set and teach its base model."""
     with user_errors():
         from emor3_trl.data.demo import write_demo_data
         from emor3_trl.data.demo_model import build_demo_model
 
-        manifest = write_demo_data(args.output_dir / "data", seed=args.seed)
+        manifest = write_demo_data(output_dir / "data", seed=seed)
         print("Pictures: " + ", ".join(f"{split} {count}" for split, count in manifest["counts"].items()))
-        build_demo_model(args.output_dir / "data", args.output_dir / "base", seed=args.seed)
+        build_demo_model(output_dir / "data", output_dir / "base", seed=seed)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Emotion data as the recipes read it: one Parquet file per split, pictures resized once, everything checked on load.
 
 A data set's module (`demo.py`, …) turns what people download into rows and hands them to `write_split`; training and
-evaluation read them with `load_split`. A row is `id`, `image` (PNG), `emotion`, `label_space` (list of labels) and
-`source`. Pictures are resized here and nowhere else, so that the trainer's processor and vLLM see the same pixels.
+evaluation read them with `load_split`. A row is `id`, `image` (PNG or JPEG), `emotion`, `label_space` (labels) and
+`source`. Pictures are resized when data is prepared (`resizing`) and nowhere else, so that the trainer's processor and
+vLLM see the same pixels.
 """
 
 import hashlib
 import io
-import math
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps
+from PIL import Image
 
+from emor3_trl.data.resizing import to_pixel_budget
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.prompts import PromptStyle, prompt_text
+
+__all__ = ["COLUMNS", "SplitWriter", "content_hash", "load_split", "to_pixel_budget", "write_split"]
 
 COLUMNS = ("id", "image", "emotion", "label_space", "source")
 FULL_CHECK_LIMIT = 5_000  # up to so many pictures are decoded when a split is loaded; of more, only checksums are read
@@ -105,7 +108,7 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
     Args:
         data_dir: folder to write to; it is made if need be. A split of that name is replaced.
         split: name of the split.
-        rows: `id` (unique), `image` (an RGB picture that `to_pixel_budget` returned, or the bytes of a PNG file),
+        rows: `id` (unique), `image` (an RGB picture that `to_pixel_budget` returned, or the bytes of a picture file),
             `emotion`, `label_space` (labels) and `source`.
 
     Returns:
@@ -114,25 +117,63 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
     Raises:
         ValueError: if there are no rows, an id comes twice, or a label is unknown.
     """
-    path = Path(data_dir) / f"{split}.parquet"
-    stored = [
-        {
-            **{name: row[name] for name in COLUMNS},
-            "label_space": list(row["label_space"]),
-            "image": {"bytes": _png(row["image"]), "path": None},
-        }
-        for row in rows
-    ]
-    _check_labels(stored, path)
-    table = pa.Table.from_pylist(stored, schema=_STORED.arrow_schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, row_group_size=_ROW_GROUP)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    with SplitWriter(data_dir, split) as writer:
+        for row in rows:
+            writer.add(row)
+    return writer.path
+
+
+class SplitWriter:
+    """Writes a split row by row, a few hundred rows in memory at a time; the file appears when all is written.
+
+    Args:
+        data_dir: folder to write to; it is made if need be. A split of that name is replaced.
+        split: name of the split.
+    """
+
+    def __init__(self, data_dir: str | Path, split: str) -> None:
+        self.path = Path(data_dir) / f"{split}.parquet"
+        self._temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        self._rows: list[dict[str, Any]] = []
+        self._seen: dict[str, int] = {}
+        self._file: pq.ParquetWriter | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row; its fields are those of `write_split`.
+
+        Raises:
+            ValueError: at the latest when the writer is left, if an id comes twice, or a label is unknown.
+        """
+        stored = {name: row[name] for name in COLUMNS}
+        stored |= {"label_space": list(row["label_space"]), "image": {"bytes": _png(row["image"]), "path": None}}
+        self._rows.append(stored)
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._rows or not self._seen:
+                    self._flush()
+                assert self._file is not None
+                self._file.close()
+                self._temporary.replace(self.path)
+        finally:
+            if self._file is not None:
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        _check_labels(self._rows, self.path, self._seen)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Pictures are compressed already
+            self._file = pq.ParquetWriter(self._temporary, _STORED.arrow_schema, compression="none")
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=_STORED.arrow_schema))
+        self._rows = []
 
 
 def content_hash(data_dir: str | Path, split: str) -> str:
@@ -145,59 +186,6 @@ def content_hash(data_dir: str | Path, split: str) -> str:
                 for part in (*(part.encode() for part in parts), row["image"]["bytes"]):
                     digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
-
-
-def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
-    """Return an upright RGB copy of a picture whose width times height lies within the budget.
-
-    The EXIF orientation is applied, transparency is laid on white, the aspect ratio is kept as far as whole multiples
-    allow. In a budget too narrow for whole pixels, `max_pixels` wins.
-
-    Args:
-        image: any picture that Pillow reads: grey, 16-bit, palette, CMYK, with alpha, …
-        min_pixels: smallest width times height, in pixels.
-        max_pixels: largest width times height, in pixels.
-        multiple_of: width and height are multiples of this (28 for Qwen2.5-VL: patches of 14, merged 2 x 2).
-
-    Raises:
-        ValueError: if the bounds leave no picture.
-    """
-    if multiple_of < 1 or not 1 <= min_pixels <= max_pixels or multiple_of**2 > max_pixels:
-        raise ValueError(
-            f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
-            "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
-        )
-    upright = _to_rgb(ImageOps.exif_transpose(image))
-    size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
-    return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
-
-
-def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
-    """Return (width, height) within the budget, in whole units."""
-    largest = max_pixels // unit**2  # area, in units
-    width, height = (max(1, round(side / unit)) for side in size)
-    if width * height > largest:
-        scale = math.sqrt(max_pixels / (size[0] * size[1])) / unit
-        width, height = (max(1, math.floor(side * scale)) for side in size)
-    elif width * height * unit**2 < min_pixels:
-        scale = math.sqrt(min_pixels / (size[0] * size[1])) / unit
-        width, height = (math.ceil(side * scale) for side in size)
-    # A very long picture, whose short side cannot shrink further, or a budget too narrow for its aspect ratio
-    while width * height > largest:
-        if width >= height:
-            width = largest // height if width > largest // height else width - 1
-        else:
-            height = largest // width if height > largest // width else height - 1
-    return width * unit, height * unit
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits per pixel, of which a plain conversion would clip all but the darkest
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    return image.convert("RGB")
 
 
 def _png(image: Image.Image | bytes) -> bytes:
@@ -222,13 +210,13 @@ def _split_path(data_dir: Path, split: str) -> Path:
     raise FileNotFoundError(f"There is no split '{split}' in {data_dir}. {allowed}.")
 
 
-def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Raise for the first row whose emotion is none of its label space, or whose id came before."""
+def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str, int] | None = None) -> None:
+    """Raise for the first row whose emotion is none of its label space, or whose id came before; add to `seen`."""
     if not rows:
         raise ValueError(f"{path} has no rows. Prepare the data again; a split needs at least one.")
     spaces: dict[tuple[str, ...], LabelSpace] = {}
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows):
+    seen = {} if seen is None else seen
+    for number, row in enumerate(rows, start=len(seen)):
         name, labels = row["id"], tuple(row["label_space"] or ())
         if not isinstance(name, str) or name in seen:
             first = f" of row {seen[name]}" if name in seen else ""

@@ -1,0 +1,166 @@
+"""How fast is data prepared, and how much memory does a large data set take?
+
+    python benchmarks/prepare_data.py                  # both parts, about four minutes on two cores
+
+Throughput: `prepare` against a bare loop that decodes and resizes the same photos on as many threads, in turn, as a
+ratio. Scale: a synthetic EmoSet of 118,000 rows whose files are links to 400 photos, from which 2,000 and 2,000 are
+drawn in a process of its own; its peak memory and time. Figures: runs/benchmarks/prepare_data.json.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from emor3_trl.data import emoset
+from emor3_trl.data.pictures import Budget
+from emor3_trl.data.preparation import prepare
+from emor3_trl.data.resizing import to_pixel_budget
+from emor3_trl.data.sampling import Sampling
+from emor3_trl.emotions import EMOSET_8
+
+ROWS, PHOTOS = 118_000, 400
+SIZES = ((1024, 768), (800, 1200), (640, 480), (1600, 1067), (2400, 1600))  # pixels, as web photos come
+
+
+def write_photo(path: Path, seed: int) -> None:
+    """Save a JPEG that looks like no other: smooth areas, edges and grain."""
+    generator = np.random.default_rng(seed)
+    width, height = SIZES[seed % len(SIZES)]
+    smooth = Image.fromarray(generator.integers(0, 255, (9, 12, 3), dtype=np.uint8))
+    picture = np.asarray(smooth.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = generator.normal(0, 5, (height, width, 1)).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def write_emoset(root: Path, rows: int, photos: int) -> None:
+    """Write a synthetic EmoSet: `photos` distinct files, and links with a few bytes of their own behind the picture."""
+    for seed in range(photos):
+        write_photo(root / "photos" / f"{seed}.jpg", seed)
+    for split, share in (("train", 0.8), ("val", 0.05), ("test", 0.15)):
+        entries = []
+        for number in range(round(rows * share)):
+            label = EMOSET_8.labels[number % 8]
+            entries.append(
+                [label, f"image/{label}/{label}_{split}{number:06d}.jpg", f"annotation/{label}/{number}.json"]
+            )
+        (root / f"{split}.json").write_text(json.dumps(entries))
+
+
+def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
+    """Return the ratio of photos per second, `prepare` over the bare loop."""
+    root, workers = folder / "small", os.cpu_count() or 1
+    rows = []
+    for seed in range(photos):
+        label = EMOSET_8.labels[seed % 8]
+        write_photo(root / "image" / label / f"{seed}.jpg", seed)
+        rows.append([label, f"image/{label}/{seed}.jpg", ""])
+    for split in ("train", "test"):
+        (root / f"{split}.json").write_text(json.dumps(rows))
+    budget = Budget()
+
+    def bare(path: Path) -> int:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            return to_pixel_budget(image, budget.min_pixels, budget.max_pixels, budget.multiple_of).width
+
+    def loop() -> float:
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(bare, [root / row[1] for row in rows]))
+        return photos / (time.perf_counter() - begin)
+
+    def ours(turn: int) -> float:
+        begin = time.perf_counter()
+        prepare(emoset.read(root), folder / f"out{turn}", Sampling(photos, 0), budget, progress=False)
+        return photos / (time.perf_counter() - begin)
+
+    loop()
+    records = [(loop(), ours(turn)) for turn in range(pairs)]
+    ratios = [prepared / plain for plain, prepared in records]
+    return {
+        "pictures": photos,
+        "threads": workers,
+        "bare_pictures_per_second": round(statistics.median(plain for plain, _ in records), 1),
+        "prepared_pictures_per_second": round(statistics.median(prepared for _, prepared in records), 1),
+        "throughput_ratio": round(statistics.median(ratios), 3),
+        "throughput_ratio_low": round(min(ratios), 3),
+        "throughput_ratio_high": round(max(ratios), 3),
+    }
+
+
+class Linked:
+    """The pictures of the synthetic EmoSet: a photo, and the name behind its last byte, so that no two are equal."""
+
+    def __init__(self, root: Path, photos: int) -> None:
+        self.root, self.photos, self.opened = root, photos, 0
+
+    def read(self, place: str) -> bytes:
+        self.opened += 1
+        return (self.root / "photos" / f"{hash(place) % self.photos}.jpg").read_bytes() + place.encode()
+
+
+def scale(folder: Path) -> dict[str, float]:
+    """Draw from 118,000 rows in a process of its own, and return its figures."""
+    command = [sys.executable, __file__, "--worker", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def work(root: Path) -> None:
+    """Read 118,000 rows, draw 2,000 and 2,000 of them, print time and peak memory."""
+    begin = time.perf_counter()
+    source = emoset.read(root)
+    listed = time.perf_counter() - begin
+    source.pictures = Linked(root, PHOTOS)
+    # Two splits that share photos would lose nearly all of one as near duplicates: test is natural noise of its own
+    manifest = prepare(source, root / "out", Sampling(2000, 0), progress=False)
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    figures = {
+        "rows": sum(len(pool) for pool in source.pools.values()),
+        "drawn": sum(sum(counts.values()) for counts in manifest["counts"].values()),
+        "opened": source.pictures.opened,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "seconds_to_list": round(listed, 1),
+        "peak_memory_mib": round(int(peak.split()[1]) / 1024),
+    }
+    print(json.dumps(figures))
+
+
+def main() -> None:
+    """Measure both parts, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=240)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker)
+        return
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        result = {"throughput": throughput(folder, args.photos, args.pairs)}
+        print(json.dumps(result["throughput"], indent=1), flush=True)
+        write_emoset(folder / "large", ROWS, PHOTOS)
+        result["scale"] = scale(folder / "large")
+        print(json.dumps(result["scale"], indent=1))
+    (args.output_dir / "prepare_data.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"Written to {args.output_dir / 'prepare_data.json'}")
+
+
+if __name__ == "__main__":
+    main()

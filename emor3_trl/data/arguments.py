@@ -1,0 +1,123 @@
+"""What `recipes/prepare_data.py` can be told."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from emor3_trl.data.candidates import Source
+from emor3_trl.data.pictures import Budget
+from emor3_trl.data.sampling import Sampling
+
+DEMO_DIR = "runs/demo"
+
+
+@dataclass
+class PreparationArguments:
+    """A preparation: which data set, from where, how much of it, and at which size."""
+
+    dataset: Literal["demo", "emoset", "emotion6", "webemo", "own"] = field(
+        default="demo", metadata={"help": "'demo' draws and teaches the demo; the others read what you downloaded."}
+    )
+    source: str | None = field(
+        default=None, metadata={"help": "The downloaded folder; for 'own' a folder of folders, a CSV or a JSONL file."}
+    )
+    hub_id: str | None = field(
+        default=None, metadata={"help": "Instead of source: a data set on the Hub, e.g. Woleek/EmoSet-118K."}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": f"Where it is written (default: {DEMO_DIR}, or data/<dataset>)."}
+    )
+    train: int | None = field(
+        default=None, metadata={"help": "Pictures for training (paper: 2,000; Emotion6: the rest). 0 for none."}
+    )
+    test: int | None = field(
+        default=None, metadata={"help": "Pictures for testing (paper: 2,000; Emotion6: 594; own: a fifth). 0 for none."}
+    )
+    sampling: Literal["stratified", "natural"] = field(
+        default="stratified",
+        metadata={"help": "'stratified': equally many of each emotion. 'natural': as often as they occur."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the draw (of the demo: of pictures and base model)."})
+    min_pixels: int = field(default=Budget.min_pixels, metadata={"help": "Smallest picture (reference: 262,144)."})
+    max_pixels: int = field(
+        default=Budget.max_pixels,
+        metadata={"help": "Largest picture; the default keeps prompts within 2,048 tokens (reference: 4,194,304)."},
+    )
+    label_from: Literal["folder", "votes"] = field(
+        default="folder", metadata={"help": "Emotion6: the folder is the label, or what most people said."}
+    )
+    label_space: str | None = field(
+        default=None,
+        metadata={"help": "Own pictures: emoset_8, emotion6, webemo_7, or a YAML file with name, labels and map."},
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of a table."})
+    emotion_column: str = field(default="emotion", metadata={"help": "Column of a table."})
+    workers: int | None = field(default=None, metadata={"help": "Threads (default: all cores)."})
+    overwrite: bool = field(default=False, metadata={"help": "Prepare again what is there."})
+
+    def __post_init__(self) -> None:
+        demo = self.dataset == "demo"
+        self.output_dir = self.output_dir or (DEMO_DIR if demo else f"data/{self.dataset}")
+        if demo and (self.source or self.hub_id):
+            raise ValueError(
+                "source is set, but dataset is 'demo'. Say what it is: --dataset emoset, emotion6, webemo or own."
+            )
+        if not demo and bool(self.source) == bool(self.hub_id):
+            raise ValueError(f"dataset '{self.dataset}' needs --source, the folder that you downloaded, or --hub_id.")
+        if self.hub_id and self.dataset not in ("emoset", "own"):
+            raise ValueError(f"hub_id is set, but {self.dataset} is read from its download only: give --source.")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}. Expected 1 or more.")
+        if not 28 * 28 <= self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}. Expected 784 (one image token) <= "
+                "min_pixels <= max_pixels."
+            )
+        self.sampling_of()
+
+    def sampling_of(self) -> Sampling:
+        """Return how much is drawn, and how."""
+        return Sampling(self.train, self.test, self.sampling, self.seed)
+
+    def budget(self) -> Budget:
+        """Return the size of stored pictures."""
+        return Budget(self.min_pixels, self.max_pixels)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what else decides the result; it stands in the manifest."""
+        return {"from": self.source or self.hub_id, "label_from": self.label_from, "labels_from": self.label_space}
+
+
+def open_source(args: PreparationArguments) -> Source:
+    """List the candidates of a data set.
+
+    Raises:
+        FileNotFoundError: if a file of the download is missing.
+        ValueError: if one cannot be read, or a label is outside the label space.
+    """
+    from emor3_trl.data import emoset, emotion6, hub, own, webemo
+    from emor3_trl.emotions import EMOSET_8, label_space
+
+    if args.hub_id:
+        if args.dataset == "own" and args.label_space is None:
+            raise ValueError(
+                "hub_id of your own data needs --label_space: emoset_8, emotion6, webemo_7 or a YAML file."
+            )
+        space = EMOSET_8
+        if args.label_space:
+            yaml = args.label_space.endswith((".yaml", ".yml"))
+            space = own.read_label_space(args.label_space)[0] if yaml else label_space(args.label_space)
+        return hub.read(
+            args.hub_id,
+            space,
+            args.image_column,
+            "label" if args.emotion_column == "emotion" else args.emotion_column,
+            args.dataset,
+        )
+    assert args.source is not None
+    if args.dataset == "emoset":
+        return emoset.read(args.source)
+    if args.dataset == "emotion6":
+        return emotion6.read(args.source, args.label_from)
+    if args.dataset == "webemo":
+        return webemo.read(args.source)
+    return own.read(args.source, args.label_space, args.image_column, args.emotion_column)

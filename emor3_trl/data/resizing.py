@@ -1,0 +1,58 @@
+"""Upright RGB within a pixel budget: the one place where pictures are resized, so that trainer and vLLM agree."""
+
+import math
+
+from PIL import Image, ImageOps
+
+
+def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
+    """Return an upright RGB copy of a picture whose width times height lies within the budget.
+
+    The EXIF orientation is applied, transparency is laid on white, the aspect ratio is kept as far as whole multiples
+    allow. In a budget too narrow for whole pixels, `max_pixels` wins.
+
+    Args:
+        image: any picture that Pillow reads: grey, 16-bit, palette, CMYK, with alpha, …
+        min_pixels: smallest width times height, in pixels.
+        max_pixels: largest width times height, in pixels.
+        multiple_of: width and height are multiples of this (28 for Qwen2.5-VL: patches of 14, merged 2 x 2).
+
+    Raises:
+        ValueError: if the bounds leave no picture.
+    """
+    if multiple_of < 1 or not 1 <= min_pixels <= max_pixels or multiple_of**2 > max_pixels:
+        raise ValueError(
+            f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
+            "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
+        )
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
+    return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
+
+
+def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
+    """Return (width, height) within the budget, in whole units."""
+    largest = max_pixels // unit**2  # area, in units
+    width, height = (max(1, round(side / unit)) for side in size)
+    if width * height > largest:
+        scale = math.sqrt(max_pixels / (size[0] * size[1])) / unit
+        width, height = (max(1, math.floor(side * scale)) for side in size)
+    elif width * height * unit**2 < min_pixels:
+        scale = math.sqrt(min_pixels / (size[0] * size[1])) / unit
+        width, height = (math.ceil(side * scale) for side in size)
+    # A very long picture, whose short side cannot shrink further, or a budget too narrow for its aspect ratio
+    while width * height > largest:
+        if width >= height:
+            width = max(largest // height, 1) if width > largest // height else width - 1
+        else:
+            height = max(largest // width, 1) if height > largest // width else height - 1
+    return width * unit, height * unit
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits per pixel, of which a plain conversion would clip all but the darkest
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    return image.convert("RGB")
