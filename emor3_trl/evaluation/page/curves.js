@@ -10,15 +10,22 @@ function drawCurves() {
     return;
   }
   const shown = [...new Set(page.curves.flatMap((panel) => panel.lines.map((line) => line.model)))];
-  const panels = page.curves.map((panel) => curvePanel(panel, shown, panel.title === 'Overall reward' ? CURVE.wide : CURVE.width));
-  const move = (step) => panels.forEach((panel) => panel.point(step));
+  const grid = h('div', { class: 'curves' });
+  const narrow = matchMedia('(max-width: 720px)');
+  const draw = () => {
+    const panels = page.curves.map((panel) => curvePanel(panel, shown, panel.title === 'Overall reward' && !narrow.matches ? CURVE.wide : CURVE.width));
+    const move = (step) => panels.forEach((panel) => panel.point(step));
+    panels.forEach((panel) => panel.listen(move));
+    grid.replaceChildren(...panels.map((panel) => panel.element));
+  };
+  narrow.addEventListener('change', draw);
+  draw();
   section.append(
     h('p', { class: 'hint' }, 'Means over the completions of a step. Point at a curve, or focus it and use the arrow keys, to read its values.'),
     h('ul', { class: 'legend' }, shown.map((model) => h('li', {}, lineSwatch(model, shown), page.models[model].title))),
-    h('div', { class: 'curves' }, panels.map((panel) => panel.element)),
+    grid,
     glossary(page.curves.map((panel) => panel.title)),
   );
-  panels.forEach((panel) => panel.listen(move));
 }
 
 function lineSwatch(model, shown) {
@@ -45,7 +52,7 @@ function curvePanel(panel, shown, width) {
   const values = panel.lines.flatMap((line) => line.values);
   const span = extent(steps);
   const range = valueRange(panel, values);
-  const marks = ticks(...range, 4);
+  const marks = ticks(...range, 5);
   const left = 26 + 7 * Math.max(...marks.map((value) => String(value).length));
   const x = (step) => left + ((step - span[0]) / (span[1] - span[0] || 1)) * (width - left - right);
   const y = (value) => height - bottom - ((value - range[0]) / (range[1] - range[0])) * (height - top - bottom);

@@ -62,6 +62,11 @@ function select(label, options, value, change) {
   return h('label', { class: 'field' }, h('span', {}, label), control);
 }
 
+/** A table's caption, which stays in sight when the table scrolls sideways. */
+function caption(...children) {
+  return h('caption', {}, h('span', {}, children));
+}
+
 function datasetOptions() {
   return page.datasets.map((dataset, index) => [index, datasetTitle(dataset)]);
 }

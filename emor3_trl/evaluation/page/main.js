@@ -4,7 +4,7 @@ function drawAbout() {
   const keys = [...new Set(page.models.flatMap((model) => Object.keys(model.about)))];
   document.getElementById('about').append(
     h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'How each model was evaluated' }, h('table', { class: 'about' },
-      h('caption', {}, 'How each model was evaluated: one greedy completion per picture.'),
+      caption('How each model was evaluated: one greedy completion per picture.'),
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Model'), keys.map((key) => h('th', { scope: 'col' }, key.replaceAll('_', ' '))))),
       h('tbody', {}, page.models.map((model, index) => h('tr', {}, h('th', { scope: 'row' }, modelName(index)), keys.map((key) => h('td', {}, String(model.about[key] ?? '–')))))))),
     h('p', { class: 'hint' }, 'Intervals and tests cover the choice of pictures, not the seed of training. EMO-R3: arXiv 2602.23802.'));

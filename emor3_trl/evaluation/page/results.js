@@ -51,7 +51,7 @@ function resultsTable(baseline) {
     MEANS.map((_, index) => meanCell(index, model, baseline))));
   return h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Accuracy by model and data set' },
     h('table', { class: 'results' },
-      h('caption', {}, term('accuracy', 'Accuracy'), ` in % with its 95% interval; below, the `, term('difference', 'difference'), ' from ', h('b', {}, page.models[baseline].title), ' and its ', term('p', 'p-value'), '.'),
+      caption(term('accuracy', 'Accuracy'), ` in % with its 95% interval; below, the `, term('difference', 'difference'), ' from ', h('b', {}, page.models[baseline].title), ' and its ', term('p', 'p-value'), '.'),
       h('thead', {},
         h('tr', {}, h('td', {}), group('In-domain', page.datasets.length - outside), group('Out of domain', outside), group('Means', 3)),
         h('tr', {}, h('th', { scope: 'col' }, 'Model'), head, means)),
@@ -103,7 +103,7 @@ function measuresTable(dataset) {
   };
   return h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Further measures on ${page.datasets[dataset].name}` },
     h('table', { class: 'results measures' },
-      h('caption', {}, `In % on ${page.datasets[dataset].name}; the highest of a column is underlined.`),
+      caption(`In % on ${page.datasets[dataset].name}; the highest of a column is underlined.`),
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Model'), shown.map(([name, title]) => h('th', { scope: 'col' }, term(name, title))))),
       h('tbody', {}, page.models.map((_, model) => h('tr', {}, h('th', { scope: 'row' }, modelName(model)),
         shown.map(([name]) => cell(page.metrics[dataset][model], name, model)))))));
