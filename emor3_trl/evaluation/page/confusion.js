@@ -24,7 +24,7 @@ function matrix(dataset, model) {
       const share = sum ? number / sum : 0;
       const text = `${emotion} answered as ${answer}: ${number} of ${sum} (${percent(share)}%)`;
       return h('td', { class: row === column ? 'hit' : null }, number
-        ? h('button', { type: 'button', class: share > 0.55 ? 'strong' : null, style: { '--share': percent(share) + '%' }, 'data-tip': text, 'aria-label': text, click: () => showCases(dataset, model, emotion, answer) }, percent(share, 0))
+        ? h('button', { type: 'button', class: share >= 0.8 ? 'strong' : null, style: { '--share': percent(share) + '%' }, 'data-tip': text, 'aria-label': text, click: () => showCases(dataset, model, emotion, answer) }, percent(share, 0))
         : h('span', { 'aria-label': text }, '·'));
     }));
   });

@@ -37,7 +37,7 @@ function drawForm() {
   const outcomes = [['', 'any'], ['right', `${title} right`], ['wrong', `${title} wrong`]];
   if (filters.a !== filters.b) outcomes.push(['changed', 'changed: fixed or broken'], ['fixed', `fixed by ${title}`], ['broken', `broken by ${title}`], ['both', 'both right'], ['neither', 'both wrong']);
   const search = h('input', { type: 'search', name: 'text', value: filters.text, placeholder: 'words, id', input: later(() => set('text')(search.value)) });
-  const box = h('input', { type: 'checkbox', checked: filters.malformed, change: () => set('malformed', Boolean)(box.checked) });
+  const box = h('input', { type: 'checkbox', name: 'malformed', checked: filters.malformed, change: () => set('malformed', Boolean)(box.checked) });
   const redraw = (name, read) => (value) => { filters[name] = read(value); drawForm(); update(); };
   parts.form.replaceChildren(h('form', { class: 'controls filters', 'aria-label': 'Filter the cases', submit: (event) => event.preventDefault() },
     select('From', models, filters.a, redraw('a', Number)),
