@@ -233,11 +233,12 @@ CONTRAST = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest('script, :disabled, .skip')) continue;
+    const text = walker.currentNode.data.trim();
+    if (!text || !element.checkVisibility() || element.closest('script, :disabled, .skip')) continue;
     const style = getComputedStyle(element);
-    const [a, b] = [light(element.closest('svg') ? style.fill : style.color), light(ground(element))].sort((x, y) => y - x);
-    const contrast = (a + 0.05) / (b + 0.05);
-    if (contrast < 4.5) dim.push(`${walker.currentNode.data.trim().slice(0, 30)} (${element.className}): ${contrast.toFixed(2)}`);
+    const both = [light(element.closest('svg') ? style.fill : style.color), light(ground(element))];
+    const contrast = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+    if (contrast < 4.5) dim.push(`${text.slice(0, 30)} (${element.className}): ${contrast.toFixed(2)}`);
   }
   return [...new Set(dim)];
 }"""
@@ -250,13 +251,12 @@ def hostile_report(tmp_path_factory):
     rows = load_predictions(path)
     ids = {row.id: f"<img src=x onerror='window.pwned = 1'>{row.id}" for row in rows}
     for model in (folder / "evaluation").iterdir():
-        own = [
+        before = load_predictions(model / "predictions.parquet")
+        after = [
             read({"id": ids[row.id], "emotion": row.emotion, "label_space": row.label_space}, "test", text)
-            for row, text in zip(
-                load_predictions(model / "predictions.parquet"), [*HOSTILE, *HOSTILE, "", " "], strict=True
-            )
+            for row, text in zip(before, [*HOSTILE, *HOSTILE, "", " "], strict=True)
         ]
-        save_predictions(own, model / "predictions.parquet")
+        save_predictions(after, model / "predictions.parquet")
     values = content(load_evaluations([folder]), title="</title><script>window.pwned = 1</script>")
     return write_page(values, folder / "report.html")
 
