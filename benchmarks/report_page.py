@@ -27,7 +27,7 @@ from emor3_trl.evaluation.page import content, write_page  # noqa: E402
 SIZES = {"test": 3_000, "emotion6": 1_000, "webemo": 1_000}
 FILTERS = (
     ("Outcome", "changed"), ("Data set", "1"), ("Emotion", "fear"), ("malformed", True), ("Outcome", ""),
-    ("malformed", False), ("Emotion", ""), ("Data set", ""), ("to", "3"), ("text", "balloons"), ("text", ""),
+    ("malformed", False), ("Emotion", ""), ("Data set", ""), ("To", "3"), ("text", "balloons"), ("text", ""),
 )  # fmt: skip
 
 

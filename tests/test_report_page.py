@@ -125,7 +125,7 @@ def test_another_baseline_turns_the_differences_round(view):
 def test_filters_find_what_they_say(view, values, pair, filters, passes):
     page = view()
     a, b = map(int, pair)
-    choose(page, From=pair[0], to=pair[1], **filters)
+    choose(page, From=pair[0], To=pair[1], **filters)
     expected = [case for case in values["cases"] if passes(case, case["models"][a], case["models"][b])]
     assert found(page) == len(expected)
     shown = page.locator(".card .where").all_inner_texts()
@@ -199,7 +199,7 @@ def test_the_keyboard_reaches_every_control(view):
     for _ in range(400):
         reached.add(page.evaluate("document.activeElement.name || document.activeElement.textContent.slice(0, 20)"))
         page.keyboard.press("Tab")
-    assert {"Compare with", "From", "to", "Outcome", "Emotion", "text", "Reset", "Next →"} <= reached
+    assert {"Compare with", "From", "To", "Outcome", "Emotion", "text", "Reset", "Next →"} <= reached
     unnamed = page.evaluate(
         "[...document.querySelectorAll('select, input, button')].filter((e) => "
         "!(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).length"

@@ -78,29 +78,25 @@ function datasetTitle(dataset) {
 // The tooltip: whatever carries data-tip shows it on hover and on focus; Escape hides it.
 
 const tip = document.getElementById('tip');
+let tipped = null;
 
-function showTip(text, x, y) {
-  tip.textContent = text;
-  tip.hidden = false;
+function showTip(target) {
+  tipped = target;
+  tip.hidden = !target;
+  if (!target) return;
+  tip.textContent = target.dataset.tip;
+  const box = target.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(8, Math.min(x - width / 2, document.documentElement.clientWidth - width - 8))}px`;
-  tip.style.top = `${y - height - 10 > 0 ? y - height - 10 : y + 22}px`;
-}
-
-function hideTip() {
-  tip.hidden = true;
+  const right = document.documentElement.clientWidth - width - 8;
+  tip.style.left = `${Math.max(8, Math.min(box.left + box.width / 2 - width / 2, right))}px`;
+  tip.style.top = `${box.top - height - 8 > 0 ? box.top - height - 8 : box.bottom + 8}px`;
 }
 
 function startTips() {
-  const show = (event) => {
-    const target = event.target.closest?.('[data-tip]');
-    if (!target) return hideTip();
-    const box = target.getBoundingClientRect();
-    showTip(target.dataset.tip, box.left + box.width / 2, box.top);
-  };
+  const show = (event) => showTip(event.target.closest?.('[data-tip]') ?? null);
   document.addEventListener('pointerover', show);
   document.addEventListener('focusin', show);
-  document.addEventListener('focusout', hideTip);
-  document.addEventListener('scroll', hideTip, { passive: true, capture: true });
-  document.addEventListener('keydown', (event) => event.key === 'Escape' && hideTip());
+  document.addEventListener('focusout', () => showTip(null));
+  document.addEventListener('scroll', () => showTip(tipped?.isConnected ? tipped : null), { passive: true, capture: true });
+  document.addEventListener('keydown', (event) => event.key === 'Escape' && showTip(null));
 }

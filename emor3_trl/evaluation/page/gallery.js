@@ -41,7 +41,7 @@ function drawForm() {
   const redraw = (name, read) => (value) => { filters[name] = read(value); drawForm(); update(); };
   parts.form.replaceChildren(h('form', { class: 'controls filters', 'aria-label': 'Filter the cases', submit: (event) => event.preventDefault() },
     select('From', models, filters.a, redraw('a', Number)),
-    select('to', models, filters.b, redraw('b', Number)),
+    select('To', models, filters.b, redraw('b', Number)),
     select('Outcome', outcomes, filters.outcome, set('outcome')),
     select('Data set', [['', 'all'], ...datasetOptions()], filters.dataset, redraw('dataset', String)),
     select('Emotion', [['', 'any'], ...emotions], filters.emotion, set('emotion')),
