@@ -5,9 +5,9 @@ test counts these, and the paired bootstrap draws items, not models.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,6 +88,32 @@ def compare(a: Sequence["Prediction"], b: Sequence["Prediction"], seed: int = 0,
         only_b=only_b,
         p_value=mcnemar(only_a, only_b),
     )
+
+
+def against_first(models: Mapping[str, Sequence["Prediction"]]) -> list[dict[str, Any]]:
+    """Compare each model with the first on every data set of both, as rows of comparisons.json.
+
+    Args:
+        models: greedy predictions by model.
+
+    Returns:
+        The fields of `Comparison`, and the names of the models as `a` and `b`.
+    """
+    split = {name: _by_dataset(rows) for name, rows in models.items()}
+    first, *others = split
+    return [
+        {"a": first, "b": other, **asdict(compare(split[first][dataset], rows))}
+        for other in others
+        for dataset, rows in split[other].items()
+        if dataset in split[first]
+    ]
+
+
+def _by_dataset(rows: Sequence["Prediction"]) -> dict[str, list["Prediction"]]:
+    found: dict[str, list[Prediction]] = {}
+    for row in rows:
+        found.setdefault(row.dataset, []).append(row)
+    return found
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
