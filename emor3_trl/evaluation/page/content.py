@@ -58,24 +58,27 @@ def content(
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
     if in_domain not in names:
         raise ValueError(f"There is no data set '{in_domain}' among {', '.join(names)}. Choose one with --in_domain.")
+    before = choose_model(evaluations, baseline, "base", 0)
+    after = choose_model(evaluations, trained, "emo_r3", -1)
     names.sort(key=lambda name: name != in_domain)
     shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
     labels = [all_labels([row for rows in models if rows for row in rows]) for models in shown]
     metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
+    comparisons = [_comparisons(models, evaluations) for models in shown]
     cases, total = make_cases(evaluations, names, max_cases)
     pictures, missing = make_thumbnails(evaluations, names, cases, data)
     return {
         "title": title,
         "models": [_model(evaluation) for evaluation in evaluations],
-        "baseline": choose_model(evaluations, baseline, "base", 0),
-        "trained": choose_model(evaluations, trained, "emo_r3", -1),
+        "baseline": before,
+        "trained": after,
         "datasets": [
             {"name": name, "inDomain": name == in_domain, "labels": labels[index], "n": _sizes(shown[index])}
             for index, name in enumerate(names)
         ],
         "metrics": metrics,
         "means": [_means([models[index] for models in metrics]) for index in range(len(evaluations))],
-        "comparisons": [_comparisons(models, evaluations) for models in shown],
+        "comparisons": comparisons,
         "confusion": [
             [None if rows is None else _confusion(rows, labels[index]) for rows in models]
             for index, models in enumerate(shown)
@@ -89,16 +92,15 @@ def content(
 
 
 def _model(evaluation: Evaluation) -> dict[str, Any]:
-    told = {
-        key: evaluation.config.get(key) for key in ("model", "prompt_style", "engine", "dtype", "max_tokens", "seed")
-    }
-    noted = {key: evaluation.environment.get(key) for key in ("started", "commit")}
+    configured = ("model", "prompt_style", "engine", "dtype", "max_tokens", "seed")
+    about = {key: evaluation.config.get(key) for key in configured}
+    about |= {key: evaluation.environment.get(key) for key in ("started", "commit")}
     return {
         "name": evaluation.name,
         "title": evaluation.title,
         "run": str(evaluation.run),
         "rewards": reward_parts(evaluation)[1],
-        "about": {key: value for key, value in (told | noted).items() if value is not None},
+        "about": {key: value for key, value in about.items() if value is not None},
     }
 
 
