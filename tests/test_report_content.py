@@ -15,6 +15,7 @@ from tiny_model import gold_completion
 
 from emor3_trl.evaluation.comparison import compare
 from emor3_trl.evaluation.evaluations import load_evaluations
+from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.page import content, render
 from emor3_trl.evaluation.page.cases import MAX_CHARACTERS, make_cases
 from emor3_trl.evaluation.page.content import PANELS, _curves, _means
@@ -110,6 +111,8 @@ def test_the_numbers_are_those_of_the_predictions(run, page):
     assert [dataset["name"] for dataset in page["datasets"]] == ["test", "emotion6", "webemo"]
     assert [dataset["inDomain"] for dataset in page["datasets"]] == [True, False, False]
     assert page["metrics"][0][2]["accuracy"] == sum(row.correct for row in trained) / 12
+    assert page["metrics"][0][2]["macro_f1"] == summarise(trained)["eval/test/macro_f1"]
+    assert not any("/" in key for key in page["metrics"][0][2])
     expected, there, back = compare(base, trained), page["comparisons"][0][0][2], page["comparisons"][0][2][0]
     assert (there["difference"], there["low"], there["high"]) == (expected.difference, expected.low, expected.high)
     assert (back["difference"], back["low"], back["high"]) == (-expected.difference, -expected.high, -expected.low)

@@ -109,7 +109,9 @@ def _sizes(models: Sequence[list[Prediction] | None]) -> list[int]:
 
 
 def _metrics(rows: Sequence[Prediction]) -> dict[str, float]:
-    return {key.split("/")[-1]: value for key, value in summarise(rows).items()}
+    """Return the metrics of one data set; those of each emotion are in `_confusion`."""
+    values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise(rows).items()}
+    return {key: value for key, value in values.items() if not key.startswith("class/")}
 
 
 def _means(metrics: Sequence[Mapping[str, float] | None]) -> list[float | None]:

@@ -2,8 +2,8 @@
 
 const MEANS = [['inMean', 'A', 'I'], ['outMean', 'A', 'O'], ['allMean', 'A', '']];
 const MEASURES = [
-  ['accuracy', 'Accuracy'], ['macro_f1', 'Macro F1'], ['format_rate', 'Format'],
-  ['agreement', 'Think–answer agreement'], ['consistency', 'Consistency'], ['names_valence', 'Names valence'],
+  ['macro_f1', 'Macro F1'], ['format_rate', 'Format'], ['agreement', 'Think–answer agreement'],
+  ['coherence', 'Coherence'], ['consistency', 'Consistency'], ['valence_agreement', 'Valence agreement'],
 ];
 
 function drawHeadline() {
@@ -99,11 +99,12 @@ function measuresTable(dataset) {
     const value = own?.[name];
     if (value === undefined) return h('td', { class: 'none' }, own ? 'not measured' : '–');
     return h('td', {}, h('span', { class: value === best[name] ? 'number best' : 'number' }, percent(value)),
+      own[`${name}_low`] !== undefined && h('small', { class: 'interval' }, `[${percent(own[`${name}_low`])}, ${percent(own[`${name}_high`])}]`),
       h('span', { class: 'meter', 'aria-hidden': 'true' }, h('span', { style: { width: `${percent(value)}%`, background: colour(model) } })));
   };
   return h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Further measures on ${page.datasets[dataset].name}` },
     h('table', { class: 'results measures' },
-      caption(`In % on ${page.datasets[dataset].name}; the highest of a column is underlined.`),
+      caption(`In % with 95% intervals on ${page.datasets[dataset].name}; the highest of a column is underlined.`),
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Model'), shown.map(([name, title]) => h('th', { scope: 'col' }, term(name, title))))),
       h('tbody', {}, page.models.map((_, model) => h('tr', {}, h('th', { scope: 'row' }, modelName(model)),
         shown.map(([name]) => cell(page.metrics[dataset][model], name, model)))))));
