@@ -91,15 +91,29 @@ class EvaluationArguments:
 
 @dataclass
 class ReportArguments:
-    """A report on the runs of one folder."""
+    """A report on one or more folders of runs."""
 
-    run: str = field(
-        default="runs/demo", metadata={"help": "Folder that holds data/, evaluation/ and the runs of the models."}
+    runs: list[str] = field(
+        default_factory=lambda: ["runs/demo"],
+        metadata={"help": "Folders that hold evaluation/ and the runs of the models; may stand first, without --runs."},
     )
-    data: str | None = field(default=None, metadata={"help": "Folder of prepared data (default: <run>/data)."})
-    in_domain: str = field(default="test", metadata={"help": "The split that the table calls in-domain."})
-    before: str = field(default="base", metadata={"help": "Model whose answers the examples are compared with."})
-    after: str = field(default="emo_r3", metadata={"help": "Model whose completions are shown."})
+    data: str | None = field(
+        default=None,
+        metadata={"help": "Folder of prepared data with the pictures (default: where the evaluation found them)."},
+    )
+    in_domain: str = field(default="test", metadata={"help": "The data set that counts as in-domain."})
+    baseline: str | None = field(
+        default=None, metadata={"help": "Model that the others are compared with (default: base, else the first)."}
+    )
+    trained: str | None = field(
+        default=None, metadata={"help": "Model whose completions are shown (default: emo_r3, else the last)."}
+    )
+    page: str | None = field(default=None, metadata={"help": "The page to write (default: report.html, first folder)."})
+    max_cases: int = field(default=5000, metadata={"help": "Cases on the page; of more, so many are drawn at random."})
+
+    def __post_init__(self) -> None:
+        if self.max_cases < 1:
+            raise ValueError(f"max_cases is {self.max_cases}. Expected 1 or more.")
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
