@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
@@ -140,12 +141,13 @@ def ensure_demo(data: str | Path, model: str | Path | None) -> None:
     """Draw the demo's data and build its base model, where a run of the demo needs them and they are missing."""
     if Path(data) != DEMO_DATA:
         return
-    if not (DEMO_DATA / "manifest.json").is_file():
-        print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
-        write_demo_data(DEMO_DATA)
-    if model and Path(model) == DEMO_BASE and not DEMO_BASE.is_dir():
-        print(f"{DEMO_BASE} is missing: building the demo's base model first (about three minutes)", flush=True)
-        build_demo_model(DEMO_DATA, DEMO_BASE)
+    with PartialState().main_process_first():  # of several ranks one makes them, and the others find them
+        if not (DEMO_DATA / "manifest.json").is_file():
+            print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
+            write_demo_data(DEMO_DATA)
+        if model and Path(model) == DEMO_BASE and not DEMO_BASE.is_dir():
+            print(f"{DEMO_BASE} is missing: building the demo's base model first (about three minutes)", flush=True)
+            build_demo_model(DEMO_DATA, DEMO_BASE)
 
 
 def measure(
