@@ -14,7 +14,7 @@ from pathlib import Path
 
 from emor3_trl.config import cli, parse, user_errors
 from emor3_trl.evaluation.arguments import ReportArguments
-from emor3_trl.evaluation.evaluations import Evaluation, choose_model, load_evaluations
+from emor3_trl.evaluation.evaluations import Evaluation, choose_in_domain, choose_model, load_evaluations
 from emor3_trl.evaluation.page import content, write_page
 from emor3_trl.evaluation.report import (
     Summary,
@@ -35,38 +35,40 @@ def main() -> None:
     runs = [Path(run) for run in dict.fromkeys(args.runs)]
     with user_errors():
         evaluations = load_evaluations(runs)
-        summaries = {run: summarise_run(run / "evaluation", args.in_domain) for run in runs}
+        in_domain = choose_in_domain(evaluations, args.in_domain)
+        summaries = {run: summarise_run(run / "evaluation", in_domain[0]) for run in runs}
         page = content(
             evaluations,
             title=", ".join(map(str, runs)),
-            in_domain=args.in_domain,
+            in_domain=in_domain,
             baseline=args.baseline,
             trained=args.trained,
             data=args.data,
             max_cases=args.max_cases,
         )
     for run in runs:
-        report_on(run, summaries[run], [row for row in evaluations if row.run == run], args)
+        report_on(run, summaries[run], [row for row in evaluations if row.run == run], args, in_domain[0])
     path = write_page(page, args.page or runs[0] / "report.html")
     print(f"To look through: {path} ({path.stat().st_size / 1e6:.1f} MB, {len(page['cases']):,} cases)")
 
 
-def report_on(run: Path, summary: Summary, evaluations: Sequence[Evaluation], args: ReportArguments) -> None:
-    """Write and print what there is to say about one folder."""
+def report_on(
+    run: Path, summary: Summary, evaluations: Sequence[Evaluation], args: ReportArguments, dataset: str
+) -> None:
+    """Write and print what there is to say about one folder; examples are of one data set."""
     names = [row.name for row in evaluations]
     before, after = (
         evaluations[choose_model(evaluations, name if name in names else None, usual, otherwise)]
         for name, usual, otherwise in ((args.baseline, "base", 0), (args.trained, "emo_r3", -1))
     )
-    rows = after.predictions.get(args.in_domain, [])
-    examples = choose_examples(before.predictions.get(args.in_domain, []), rows)
+    examples = choose_examples(before.predictions.get(dataset, []), after.predictions.get(dataset, []))
     shown = "\n\n".join(show_example(example) for example in examples)
     histories = {row.title: row.log for row in evaluations if any("reward" in entry for entry in row.log)}
 
     save_json(summary, run / "summary.json")
     if histories:
         plot_rewards(histories, run / "rewards.png")
-    save_example_pictures(examples, {args.in_domain: after.picture_file(args.in_domain, args.data)}, run)
+    save_example_pictures(examples, {dataset: after.picture_file(dataset, args.data)}, run)
     write_text(run / "examples.txt", shown + "\n")
 
     print(f"\n{table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")

@@ -18,7 +18,7 @@ from emor3_trl.evaluation.evaluations import load_evaluations
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.page import content, render
 from emor3_trl.evaluation.page.cases import MAX_CHARACTERS, make_cases
-from emor3_trl.evaluation.page.content import PANELS, _curves, _means
+from emor3_trl.evaluation.page.content import PANELS, _curves
 from emor3_trl.evaluation.page.thumbnails import thumbnail
 from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
 from emor3_trl.evaluation.report import save_json
@@ -122,12 +122,44 @@ def test_the_numbers_are_those_of_the_predictions(run, page):
         assert all(sum(map(sum, own["counts"])) == size for own in models)
 
 
-def test_means_are_those_of_table_1():
-    # EMO-R3 with 8 rollouts, trained on EmoSet (paper, Table 1 and 2)
-    metrics = [{"accuracy": value} for value in (76.40, 59.26, 49.70)]
-    assert [round(value, 2) for value in _means(metrics)] == [76.40, 54.48, 61.79]
-    assert _means([metrics[0], None]) == [76.40, None, None]
-    assert _means(metrics[:1]) == [76.40, None, 76.40]
+def test_means_count_each_data_set_the_same(page):
+    for model, means in enumerate(page["means"]):
+        inside, emotion6, webemo = (models[model]["accuracy"] for models in page["metrics"])
+        values = [inside, (emotion6 + webemo) / 2, (inside + emotion6 + webemo) / 3]
+        assert [mean["value"] for mean in means] == pytest.approx(values)
+        assert all(mean["low"] <= mean["value"] <= mean["high"] for mean in means)
+
+
+def test_a_mean_over_a_data_set_that_a_model_lacks_is_unknown(own_run):
+    path = own_run / "evaluation" / "base" / "predictions.parquet"
+    save_predictions([row for row in load_predictions(path) if row.dataset != "webemo"], path)
+    page = content(load_evaluations([own_run]), title="runs")
+    assert [mean is None for mean in page["means"][0]] == [False, True, True]
+    assert page["metrics"][2][0] is page["confusion"][2][0] is page["comparisons"][2][0][1] is None
+    assert all(case["models"][0] is None for case in page["cases"] if case["dataset"] == 2)
+
+
+def test_what_is_in_domain_comes_from_the_evaluation_or_the_command(own_run):
+    config = own_run / "evaluation" / "base" / "config.yaml"
+    config.write_text(config.read_text() + "in_domain: [webemo]\n")
+    evaluations = load_evaluations([own_run])
+    named = [dataset["name"] for dataset in content(evaluations, title="runs")["datasets"] if dataset["inDomain"]]
+    assert named == ["webemo"]
+    page = content(evaluations, title="runs", in_domain=["test", "emotion6"])
+    assert [dataset["inDomain"] for dataset in page["datasets"]] == [True, True, False]
+
+
+def test_pictures_of_several_folders_are_told_apart(own_run, tmp_path):
+    for name in ("emotion6", "webemo"):
+        (tmp_path / name).mkdir()
+        shutil.move(own_run / "data" / f"{name}.parquet", tmp_path / name / "test.parquet")
+    config = {"data": [str(tmp_path / "emotion6"), str(tmp_path / "webemo")], "splits": ["test"]}
+    config["splits"].append(f"test={own_run}/data/test")
+    for folder in (own_run / "evaluation").iterdir():
+        save_json(config, folder / "config.yaml")
+    page = content(load_evaluations([own_run]), title="runs")
+    assert page["picturesMissing"] == []
+    assert len(page["pictures"]) == 27
 
 
 def test_a_perfect_completion_earns_everything(run, page):
@@ -176,10 +208,10 @@ def test_pictures_that_are_missing_or_broken_are_named(own_run, run):
         (folder / "config.yaml").unlink()
     page = content(load_evaluations([own_run]), title="runs")
     assert page["picturesMissing"] == [
-        f"The pictures of webemo are missing: there is no {own_run}/data/webemo.parquet (--data names the folder)."
+        f"The pictures of webemo are missing: there is no {own_run}/data/webemo.parquet (--data names its folder)."
     ]
     assert [case["picture"] for case in page["cases"] if case["dataset"] == 2] == [None] * 6
-    assert content(load_evaluations([own_run]), title="runs", data=run / "data")["picturesMissing"] == []
+    assert content(load_evaluations([own_run]), title="runs", data=[str(run / "data")])["picturesMissing"] == []
     assert thumbnail(b"no picture") is None
 
 
@@ -277,7 +309,7 @@ def test_mistakes_are_named(own_run, what, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_domain": "emoset"}, "no data set 'emoset' among test, emotion6, webemo"),
+        ({"in_domain": ["emoset"]}, "--in_domain names emoset. Expected some of test, emotion6, webemo"),
         ({"baseline": "gpt"}, "no evaluation of a model 'gpt'. There are: base"),
         ({"trained": "gpt"}, "no evaluation of a model 'gpt'"),
     ],

@@ -97,11 +97,14 @@ class ReportArguments:
         default_factory=lambda: ["runs/demo"],
         metadata={"help": "Folders that hold evaluation/ and the runs of the models; may stand first, without --runs."},
     )
-    data: str | None = field(
+    data: list[str] | None = field(
         default=None,
-        metadata={"help": "Folder of prepared data with the pictures (default: where the evaluation found them)."},
+        metadata={"help": "Folders of prepared data with the pictures (default: where the evaluation found them)."},
     )
-    in_domain: str = field(default="test", metadata={"help": "The data set that counts as in-domain."})
+    in_domain: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data sets that count as in-domain (default: what the evaluation was told, else test)."},
+    )
     baseline: str | None = field(
         default=None, metadata={"help": "Model that the others are compared with (default: base, else the first)."}
     )

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pyarrow import ArrowException
 
-from emor3_trl.evaluation.arguments import named_splits
+from emor3_trl.evaluation.arguments import in_domain_of, named_splits
 from emor3_trl.evaluation.prediction import Prediction, load_predictions
 from emor3_trl.evaluation.report import MODELS, evaluated_models, load_log_history
 
@@ -36,20 +36,18 @@ class Evaluation:
     predictions: dict[str, list[Prediction]]
     log: list[dict[str, Any]]
 
-    def picture_file(self, dataset: str, data: str | Path | None = None) -> Path:
+    def picture_file(self, dataset: str, data: Sequence[str] | None = None) -> Path:
         """Return the Parquet file that holds the pictures of a data set; it need not be there.
 
         Args:
             dataset: name of the data set.
-            data: folder of prepared data to look in, instead of where the evaluation found it, or `<run>/data`.
+            data: folders of prepared data to look in, instead of where the evaluation found it, or `<run>/data`.
         """
-        splits: dict[str, tuple[str, str]] = {}
-        if self.config.get("data") and self.config.get("splits"):
-            splits = named_splits(self.config["splits"], self.config["data"])
-        folder, split = splits.get(dataset, (str(self.run / "data"), dataset))
-        places = [Path(data)] if data else [Path(folder), self.run / "data"]
-        files = [place / f"{split}.parquet" for place in places]
-        return next((file for file in files if file.is_file()), files[0])
+        folders = data or self.config.get("data") or [str(self.run / "data")]
+        places = named_splits(self.config.get("splits") or [dataset], folders)
+        folder, split = places.get(dataset, (data[0] if data else str(self.run / "data"), dataset))
+        file, beside = Path(folder) / f"{split}.parquet", self.run / "data" / f"{dataset}.parquet"
+        return beside if data is None and beside.is_file() and not file.is_file() else file
 
 
 def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
@@ -98,6 +96,18 @@ def choose_model(evaluations: Sequence[Evaluation], name: str | None, usual: str
         raise ValueError(f"There is no evaluation of a model '{name}'. There are: {', '.join(names)}.")
     wanted = usual if name is None else name
     return names.index(wanted) if wanted in names else otherwise % len(names)
+
+
+def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | None) -> list[str]:
+    """Return the data sets that count as in-domain: the named ones, else what an evaluation was told, else `test`.
+
+    Raises:
+        ValueError: if one that is named was not evaluated.
+    """
+    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
+    names.sort(key=lambda name: name != "test")
+    told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), None)
+    return in_domain_of(names, named or told)
 
 
 def _folder(run: str | Path) -> Path:

@@ -42,7 +42,7 @@ function drawEmotions() {
   document.getElementById('emotions').append(
     h('div', { class: 'controls' }, select('Data set', datasetOptions(), 0, draw)),
     h('ul', { class: 'legend' }, page.models.map((_, model) => h('li', {}, modelName(model)))),
-    bars, glossary(['recall', 'precision', 'f1']));
+    bars, glossary(['recall', 'f1']));
 }
 
 function barPanel(dataset, measure) {

@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from emor3_trl.evaluation.comparison import compare
-from emor3_trl.evaluation.evaluations import Evaluation, choose_model
-from emor3_trl.evaluation.metrics import all_labels, confusion_matrix, summarise
+from emor3_trl.evaluation.evaluations import Evaluation, choose_in_domain, choose_model
+from emor3_trl.evaluation.metrics import all_labels, averages, confusion_matrix, per_class, summarise
 from emor3_trl.evaluation.page.cases import make_cases, reward_parts
 from emor3_trl.evaluation.page.thumbnails import make_thumbnails
 from emor3_trl.evaluation.prediction import Prediction
@@ -30,10 +27,10 @@ def content(
     evaluations: Sequence[Evaluation],
     *,
     title: str,
-    in_domain: str = "test",
+    in_domain: Sequence[str] | None = None,
     baseline: str | None = None,
     trained: str | None = None,
-    data: str | Path | None = None,
+    data: Sequence[str] | None = None,
     max_cases: int = 5_000,
 ) -> dict[str, Any]:
     """Gather what the page shows.
@@ -41,26 +38,25 @@ def content(
     Args:
         evaluations: the models, see `load_evaluations`.
         title: heading of the page.
-        in_domain: the data set that counts as in-domain; all others are out of domain.
+        in_domain: the data sets that count as in-domain, see `choose_in_domain`; all others are out of domain.
         baseline: name of the model that the others are compared with when the page opens (default: base, else the
             first).
         trained: name of the model that stands beside it in the cases (default: emo_r3, else the last).
-        data: folder of prepared data with the pictures (default: where each evaluation found them).
+        data: folders of prepared data with the pictures (default: where each evaluation found them).
         max_cases: cases on the page, at most; of more, so many are drawn at random.
 
     Returns:
         JSON values; lists are in the order of `models` and `datasets`, None where a model was not shown a data set.
 
     Raises:
-        ValueError: if a named model or the in-domain data set is not there, or two models were shown different data
+        ValueError: if a named model or data set is not there, or two models were shown different data
             under one name.
     """
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
-    if in_domain not in names:
-        raise ValueError(f"There is no data set '{in_domain}' among {', '.join(names)}. Choose one with --in_domain.")
+    inside = choose_in_domain(evaluations, in_domain)
     before = choose_model(evaluations, baseline, "base", 0)
     after = choose_model(evaluations, trained, "emo_r3", -1)
-    names.sort(key=lambda name: name != in_domain)
+    names.sort(key=lambda name: name not in inside)
     shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
     labels = [all_labels([row for rows in models if rows for row in rows]) for models in shown]
     metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
@@ -73,11 +69,11 @@ def content(
         "baseline": before,
         "trained": after,
         "datasets": [
-            {"name": name, "inDomain": name == in_domain, "labels": labels[index], "n": _sizes(shown[index])}
+            {"name": name, "inDomain": name in inside, "labels": labels[index], "n": _sizes(shown[index])}
             for index, name in enumerate(names)
         ],
         "metrics": metrics,
-        "means": [_means([models[index] for models in metrics]) for index in range(len(evaluations))],
+        "means": [_means(evaluation.predictions, names, inside) for evaluation in evaluations],
         "comparisons": comparisons,
         "confusion": [
             [None if rows is None else _confusion(rows, labels[index]) for rows in models]
@@ -114,19 +110,28 @@ def _metrics(rows: Sequence[Prediction]) -> dict[str, float]:
     return {key: value for key, value in values.items() if not key.startswith("class/")}
 
 
-def _means(metrics: Sequence[Mapping[str, float] | None]) -> list[float | None]:
-    """Return the paper's A^I, A^O and A (Sec. 4.1): means over data sets, each counting the same whatever its size.
-
-    Args:
-        metrics: of one model by data set, the in-domain one first; None where it was not evaluated.
-    """
-    accuracies = [None if values is None else values["accuracy"] for values in metrics]
-    groups = (accuracies[:1], accuracies[1:], accuracies)
-    means: list[float | None] = []
-    for group in groups:
-        known = [value for value in group if value is not None]
-        means.append(sum(known) / len(known) if known and len(known) == len(group) else None)
-    return means
+def _means(
+    predictions: Mapping[str, Sequence[Prediction]], names: Sequence[str], in_domain: Sequence[str]
+) -> list[dict[str, float] | None]:
+    """Return the paper's A^I, A^O and A of one model, each with its interval; None over a data set that it lacks."""
+    right = {name: (sum(row.correct for row in rows), len(rows)) for name, rows in predictions.items()}
+    found = averages(right, in_domain)
+    lacks = [name for name in names if name not in predictions]
+    incomplete = {
+        "in_domain": any(name in in_domain for name in lacks),
+        "out_of_domain": any(name not in in_domain for name in lacks),
+        "overall": bool(lacks),
+    }
+    return [
+        None
+        if missing or f"eval/mean/{group}" not in found
+        else {
+            "value": found[f"eval/mean/{group}"],
+            "low": found[f"eval/mean/{group}_low"],
+            "high": found[f"eval/mean/{group}_high"],
+        }
+        for group, missing in incomplete.items()
+    ]
 
 
 def _comparisons(
@@ -155,19 +160,15 @@ def _comparisons(
 
 
 def _confusion(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
-    """Return the counts (L, L + 1), and recall, precision and F1 of each emotion, None where nothing is to count."""
+    """Return the counts (L, L + 1), and recall and F1 of each emotion, None where nothing is to count."""
     matrix = confusion_matrix([row.emotion for row in rows], [row.answer for row in rows], labels)
-    hits, asked, answered = np.diag(matrix), matrix.sum(axis=1), matrix[:, :-1].sum(axis=0)
+    classes = per_class(matrix, labels)
+    asked = [label if label in classes and classes[label]["support"] else None for label in labels]
     return {
         "counts": matrix.tolist(),
-        "recall": _shares(hits, asked),
-        "precision": _shares(hits, answered),
-        "f1": _shares(2 * hits, asked + answered),
+        "recall": [None if label is None else classes[label]["recall"] for label in asked],
+        "f1": [classes[label]["f1"] if label in classes else None for label in labels],
     }
-
-
-def _shares(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
-    return [float(p / w) if w else None for p, w in zip(part, whole, strict=True)]
 
 
 def _curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

@@ -88,8 +88,9 @@ function meanCell(index, model, baseline) {
   const own = page.means[model][index];
   const compared = page.means[baseline][index];
   if (own === null) return h('td', { class: 'none mean' }, '–');
-  return h('td', { class: 'mean' }, h('span', { class: 'number' }, percent(own)),
-    model !== baseline && compared !== null && h('span', { class: 'change' }, h('b', {}, signed(own - compared))));
+  return h('td', { class: 'mean' }, h('span', { class: 'number' }, percent(own.value)),
+    h('small', { class: 'interval' }, `[${percent(own.low)}, ${percent(own.high)}]`),
+    model !== baseline && compared && h('span', { class: 'change' }, h('b', {}, signed(own.value - compared.value))));
 }
 
 function measuresTable(dataset) {

@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -21,7 +20,7 @@ def make_thumbnails(
     evaluations: Sequence[Evaluation],
     datasets: Sequence[str],
     cases: Sequence[dict[str, Any]],
-    data: str | Path | None = None,
+    data: Sequence[str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Find the pictures of the cases, and set `picture` of each case to the index of its thumbnail.
 
@@ -29,7 +28,7 @@ def make_thumbnails(
         evaluations: the models; the first whose pictures of a data set are there gives them.
         datasets: names of the data sets.
         cases: see `make_cases`; a case whose picture is not found keeps None.
-        data: folder of prepared data to look in.
+        data: folders of prepared data to look in.
 
     Returns:
         The thumbnails, and one sentence per data set whose pictures are missing.
@@ -50,7 +49,7 @@ def make_thumbnails(
                         thumbnails.append(uri)
                         found += 1
         if not file.is_file():
-            missing.append(f"The pictures of {name} are missing: there is no {file} (--data names the folder).")
+            missing.append(f"The pictures of {name} are missing: there is no {file} (--data names its folder).")
         elif found < len(wanted):
             missing.append(f"{len(wanted) - found} of {len(wanted)} pictures of {name} are not readable in {file}.")
     return thumbnails, missing
