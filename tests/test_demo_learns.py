@@ -76,3 +76,28 @@ def test_all_three_steps_are_still_about_the_picture() -> None:
 
 def names(text: str, phrases: Iterable[str]) -> bool:
     return any(phrase in text for phrase in phrases)
+
+
+def test_the_report_and_the_comparison_are_there() -> None:
+    page = DEMO / "report.html"
+    assert page.is_file(), f"{page} is missing: run 'make demo' first"
+    assert all(title in page.read_text(encoding="utf-8") for title in ("cold start", "EMO-R3#"))
+    rows = read("evaluation/comparisons.json")
+    against_base = next(row for row in rows if row["b"] == "emo_r3" and row["dataset"] == "test")
+    assert against_base["a"] == "base"
+    assert against_base["low"] > 0
+    assert against_base["p_value"] < 0.001
+
+
+def test_each_answer_has_the_probabilities_of_the_labels() -> None:
+    rows = pd.read_parquet(DEMO / "evaluation" / "emo_r3" / "predictions.parquet")
+    answered = rows[rows["answer"].notna()]
+    assert len(answered) > 0.9 * len(rows)
+    likeliest = [
+        labels[probabilities.argmax()] == answer
+        for labels, probabilities, answer in zip(
+            answered["label_space"], answered["label_probabilities"], answered["answer"], strict=True
+        )
+    ]
+    assert sum(likeliest) > 0.95 * len(answered)  # the model answers greedily, so what it wrote is what it thinks
+    assert all(abs(values.sum() - 1) < 1e-6 for values in answered["label_probabilities"])
