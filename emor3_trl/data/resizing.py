@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from PIL import Image, ImageOps
 
 
@@ -18,7 +19,7 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
         multiple_of: width and height are multiples of this (28 for Qwen2.5-VL: patches of 14, merged 2 x 2).
 
     Raises:
-        ValueError: if the bounds leave no picture.
+        ValueError: if the bounds leave no picture, or it holds 32-bit values, whose range is not known.
     """
     if multiple_of < 1 or not 1 <= min_pixels <= max_pixels or multiple_of**2 > max_pixels:
         raise ValueError(
@@ -50,9 +51,15 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # of which a plain conversion would clip all but the darkest
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it holds 32-bit values (mode {image.mode}), and does not say which are black and white")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits per pixel, of which a plain conversion would clip all but the darkest
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
     return image.convert("RGB")
