@@ -3,7 +3,17 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+
+_TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where the EXIF cannot be written anew
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
@@ -26,9 +36,18 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
             f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
             "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
         )
-    upright = _to_rgb(ImageOps.exif_transpose(image))
+    upright = _to_rgb(_upright(image))
     size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
     return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # which turns a TIFF, and takes its orientation away
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF, of which Pillow raises almost anything, says nothing
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
@@ -37,7 +56,7 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
     width, height = (max(1, round(side / unit)) for side in size)
     if width * height > largest:
         scale = math.sqrt(max_pixels / (size[0] * size[1])) / unit
-        width, height = (max(1, math.floor(side * scale)) for side in size)
+        width, height = (max(1, math.floor(side * scale + 1e-9)) for side in size)
     elif width * height * unit**2 < min_pixels:
         scale = math.sqrt(min_pixels / (size[0] * size[1])) / unit
         width, height = (math.ceil(side * scale) for side in size)
