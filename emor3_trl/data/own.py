@@ -95,27 +95,29 @@ def _folder_rows(root: Path) -> tuple[list[_Row], list[Dropped]]:
     """Return the rows of root/<label>/…, or of root/<train|test>/<label>/…, and what is no picture by its name."""
     rows: list[_Row] = []
     dropped: list[Dropped] = []
-    folders = _visible(item for item in root.iterdir() if item.is_dir())
+    folders = [item for item in _visible(root.iterdir(), root) if item.is_dir()]
     has_splits = any(folder.name.lower() in _SPLITS for folder in folders)
     for folder in folders:
         split = _SPLITS.get(folder.name.lower())
         other = has_splits and folder.name.lower() in _OTHER_SPLITS
-        labels = _visible(item for item in folder.iterdir() if item.is_dir()) if split else [folder]
+        labels = [item for item in _visible(folder.iterdir(), root) if item.is_dir()] if split else [folder]
         for label in labels:
-            for file in _visible(label.rglob("*")):
+            for file in _visible(label.rglob("*"), root):
                 place = file.relative_to(root).as_posix()
-                if other:
+                if not file.name.lower().endswith(SUFFIXES):
+                    if not file.is_dir():
+                        dropped.append(Dropped(place, f"is not named like a picture ({', '.join(SUFFIXES)})"))
+                elif other:
                     dropped.append(Dropped(place, f"is of split '{folder.name}'"))
-                elif file.name.lower().endswith(SUFFIXES):
+                else:
                     rows.append((place, place, label.name, split))
-                elif not file.is_dir():
-                    dropped.append(Dropped(place, f"is not named like a picture ({', '.join(SUFFIXES)})"))
     return rows, dropped
 
 
-def _visible(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths in order, without what systems leave behind (.DS_Store, ._photo.jpg, __MACOSX)."""
-    return sorted(path for path in paths if not path.name.startswith((".", "__MACOSX")))
+def _visible(paths: Iterable[Path], root: Path) -> list[Path]:
+    """Return the paths in order, without what systems leave behind (.DS_Store, ._photo.jpg, __MACOSX/)."""
+    hidden = (".", "__MACOSX")
+    return sorted(path for path in paths if not any(part.startswith(hidden) for part in path.relative_to(root).parts))
 
 
 def _table_rows(path: Path, image_column: str, emotion_column: str) -> tuple[list[_Row], list[Dropped]]:
