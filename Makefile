@@ -16,7 +16,7 @@ export WANDB_SILENT ?= true
 
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
-.PHONY: help venv demo test test-slow lint format clean
+.PHONY: help venv demo test test-slow browser lint format clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
@@ -37,12 +37,17 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate.yaml
 	$(call stage,6/6 report)
 	@$(PY) recipes/report.py
-	$(call stage,done: runs/demo/summary.json and runs/demo/rewards.png)
+	$(call stage,done: open runs/demo/report.html)
 
 lint: venv  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+browser:  ## install Chromium for the tests of the report's page, where apt-get can; without it they skip
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+		|| (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null 2>&1 \
+		|| echo "No Chromium, and apt-get cannot install it here: the tests of the report's page will skip"
 
 format: venv  ## let ruff rewrite the files
 	$(PY) -m ruff check --fix .

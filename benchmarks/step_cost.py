@@ -52,7 +52,7 @@ def build_model(folder: Path, hidden: int = 512, layers: int = 9, vision_hidden:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from emor3_trl.data.demo_model import build_processor
+    from emor3_trl.data.demo_processor import build_processor
 
     processor = build_processor()
     processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1400}

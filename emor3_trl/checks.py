@@ -3,6 +3,7 @@
 import importlib.util
 import netrc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,28 @@ NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
 def gpu_available() -> bool:
     """Whether torch sees an accelerator that bf16 training and vLLM run on."""
     return torch.cuda.is_available() or torch.xpu.is_available()
+
+
+def check_room(folder: str | Path, needed: int, what: str) -> None:
+    """Make sure that a disk has room for what is about to be written.
+
+    Args:
+        folder: where it will be written; it need not exist yet.
+        needed: bytes.
+        what: what needs them, for the message.
+
+    Raises:
+        OSError: with what is needed and what is free.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            f"The disk of '{folder}' has {free / 1e9:,.1f} GB free, but {what} can take {needed / 1e9:,.1f} GB. "
+            "Free some space, or write to another disk."
+        )
 
 
 def world_size() -> int:

@@ -138,12 +138,12 @@ class QuestionEncoder:
     def prompt_ids(self, question: Question) -> list[int]:
         """Return the prompt's token ids, with one image token where the image stands."""
         before, after = self._frame(question.image is not None)
-        return before + self._data_ids(question.text) + after
+        return before + self.data_ids(question.text) + after
 
     def tree(self, choices: tuple[str, ...]) -> ChoiceTree:
         """Return the tree that constrains an answer to `choices`."""
         if choices not in self._trees:
-            self._trees[choices] = ChoiceTree([self._data_ids(choice) for choice in choices], self.end_token_id)
+            self._trees[choices] = ChoiceTree([self.data_ids(choice) for choice in choices], self.end_token_id)
         return self._trees[choices]
 
     @property
@@ -166,7 +166,8 @@ class QuestionEncoder:
             )
         return self._frames[with_image]
 
-    def _data_ids(self, text: str) -> list[int]:
+    def data_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text that may hold anything, none of them special."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         return [token for token in ids if token not in special]
@@ -252,24 +253,10 @@ class TransformersEngine:
         return [answers[i] for i in range(len(questions))], cost
 
     def _choose_batch(self, questions: Sequence[Question], cost: ReflectionCost) -> list[str]:
-        processor, device = self.encoder.processor, self.model.device
+        device, pad = self.model.device, self.encoder.tokenizer.pad_token_id
         prompts = [self.encoder.prompt_ids(question) for question in questions]
-        inputs: dict[str, torch.Tensor] = {}
-        if questions[0].image is not None:
-            images = processor.image_processor(images=[question.image for question in questions], return_tensors="pt")
-            inputs = {"pixel_values": images["pixel_values"], "image_grid_thw": images["image_grid_thw"]}
-            merge = processor.image_processor.merge_size**2
-            counts = (images["image_grid_thw"].prod(dim=-1) // merge).tolist()
-            prompts = [
-                [token for t in ids for token in [t] * (count if t == processor.image_token_id else 1)]
-                for ids, count in zip(prompts, counts, strict=True)
-            ]
-        length = max(map(len, prompts))
-        pad = self.encoder.tokenizer.pad_token_id
-        inputs["input_ids"] = torch.tensor([[pad] * (length - len(ids)) + ids for ids in prompts])  # (B, L)
-        inputs["attention_mask"] = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
-        if questions[0].image is not None:
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).long()
+        inputs = padded_inputs(self.encoder.processor, prompts, [question.image for question in questions])
+        length = inputs["input_ids"].shape[1]
         trees = [self.encoder.tree(question.choices) for question in questions]
         output = self.model.generate(
             **{key: value.to(device) for key, value in inputs.items()},
@@ -281,11 +268,42 @@ class TransformersEngine:
             prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed(ids[length:].tolist()),
         )
         written = output[:, length:].tolist()
-        cost.prompt_tokens += sum(map(len, prompts))
+        cost.prompt_tokens += int(inputs["attention_mask"].sum())
         cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, written, strict=True))
         return [
             question.choices[tree.decided(ids)] for question, tree, ids in zip(questions, trees, written, strict=True)
         ]
+
+
+def padded_inputs(
+    processor: Any, prompts: Sequence[Sequence[int]], images: Sequence[Any | None]
+) -> dict[str, torch.Tensor]:
+    """Return what a model of the Qwen-VL family is called with, padded on the left.
+
+    Args:
+        processor: the policy's processor, or its tokenizer for a text model.
+        prompts: token ids of B prompts; one image token stands where an image does.
+        images: their images, or None for all of them.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape (B, L), image tokens expanded, and what belongs to the images.
+    """
+    inputs: dict[str, torch.Tensor] = {}
+    if images[0] is not None:
+        pixels = processor.image_processor(images=list(images), return_tensors="pt")
+        inputs = {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+        counts = (pixels["image_grid_thw"].prod(dim=-1) // processor.image_processor.merge_size**2).tolist()
+        prompts = [
+            [token for t in ids for token in [t] * (count if t == processor.image_token_id else 1)]
+            for ids, count in zip(prompts, counts, strict=True)
+        ]
+    length = max(map(len, prompts))
+    pad = getattr(processor, "tokenizer", processor).pad_token_id
+    inputs["input_ids"] = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts])
+    inputs["attention_mask"] = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+    if images[0] is not None:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).long()
+    return inputs
 
 
 @dataclass

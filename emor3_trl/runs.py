@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 
 from emor3_trl.evaluation.checkpoint import fingerprint
 
@@ -79,6 +80,8 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write `config.yaml` and `environment.json` (main process only); remove what `overwrite` replaces."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            PartialState().wait_for_everyone()  # no rank still reads what the main one replaces
         if not _main_process():
             return
         if self.overwrite and self.path.is_dir():

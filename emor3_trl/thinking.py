@@ -92,6 +92,16 @@ def boxed_answer(completion: object) -> str | None:
     return contents[0] or None
 
 
+def box_start(completion: str) -> int | None:
+    r"""Return where the content of the first `\boxed{…}` begins, or None if there is no box, or an unfinished one.
+
+    >>> box_start(r"So: \boxed{awe}.")
+    11
+    """
+    spans = _boxes(completion)
+    return spans[0][0] if spans else None
+
+
 def _sections(completion: object, expected_tags: list[str]) -> list[str] | None:
     """Return the non-empty text of each tagged section and of the box that follows, or None if anything is amiss."""
     if not isinstance(completion, str):

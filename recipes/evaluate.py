@@ -1,96 +1,126 @@
-"""Evaluate checkpoints: greedy accuracy with its interval, format, confusion, think-answer agreement.
+"""Evaluate base models, checkpoints and adapters on one data set or several; compare them on the same pictures.
 
     python recipes/evaluate.py                                             # the demo's four models
-    python recipes/evaluate.py --models runs/mine --data data/emoset --output_dir runs/mine/evaluation
-    python recipes/evaluate.py --config recipes/configs/demo/evaluate.yaml --sampled 0 --engine transformers
+    python recipes/evaluate.py --model runs/mine --data data/emoset data/emotion6 data/webemo
+    python recipes/evaluate.py --model base=Qwen/Qwen2.5-VL-3B-Instruct lora=runs/lora --data data/emoset --sampled 4
 
-Each model gets a folder in output_dir: predictions.parquet, metrics.json, confusion.json, config.yaml, environment.json
-and, with --sampled, sampled_predictions.parquet. A finished evaluation of the same weights and data is not repeated.
+Each model gets a folder in output_dir: predictions.parquet, metrics.json, confusion.json and .png, config.yaml,
+environment.json and, with --sampled, sampled_predictions.parquet. comparisons.json holds each model against the first.
+A stopped evaluation goes on where it was; a finished one of the same weights and data is not repeated.
 """
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from emor3_trl.checks import check_room
 from emor3_trl.config import cli, parse, user_errors
 from emor3_trl.data import content_hash, load_split
-from emor3_trl.evaluation.arguments import EvaluationArguments, named_models, named_splits
-from emor3_trl.evaluation.checkpoint import check_checkpoint, fingerprint
+from emor3_trl.evaluation.arguments import EvaluationArguments, in_domain_of, named_models, named_splits
+from emor3_trl.evaluation.checkpoint import base_of, check_checkpoint, check_fit, fingerprint, room_for
+from emor3_trl.evaluation.comparison import against_first
 from emor3_trl.evaluation.generation import open_generator, resolve_engine
-from emor3_trl.evaluation.metrics import all_labels, confusion_of, summarise
-from emor3_trl.evaluation.prediction import Prediction, predict, save_predictions
+from emor3_trl.evaluation.metrics import all_labels, averages, confusion_of, summarise
+from emor3_trl.evaluation.plots import plot_confusion
+from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
 from emor3_trl.evaluation.report import save_json
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.runs import RunFolder
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "demo" / "evaluate.yaml"
+DEMO = Path(__file__).parent / "configs" / "demo" / "evaluate.yaml"
 
 
 def main() -> None:
     """Parse, check everything, then load, predict and save, model by model."""
-    parsed = parse([EvaluationArguments], default_config=DEFAULT_CONFIG)
+    own = any(flag.split("=")[0] in ("--model", "--models", "--data") for flag in sys.argv[1:])
+    parsed = parse([EvaluationArguments], default_config=None if own else DEMO)
     (args,) = parsed.arguments
     with user_errors():
         resolve_engine(args.engine)
         models = named_models(args.models)
         splits = named_splits(args.splits, args.data)
+        in_domain = in_domain_of(list(splits), args.in_domain)
         for path in models.values():
-            check_checkpoint(path)
+            check_checkpoint(path, args.base_model)
         datasets = {
             name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
             for name, (folder, split) in splits.items()
         }
         hashes = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
         folders = {
-            name: RunFolder(Path(args.output_dir) / name, _values(parsed.values, path, hashes), args.overwrite)
+            name: RunFolder(
+                Path(args.output_dir) / name, _values(parsed.values, path, args.base_model, hashes), args.overwrite
+            )
             for name, path in models.items()
         }
+        for name, path in models.items():
+            if not folders[name].finished:
+                check_fit(path, args.base_model)
+        check_room(args.output_dir, room_for(models.values(), args.base_model, datasets.values()), "the evaluation")
     for name, folder in folders.items():
         if folder.finished:
             folder.say_finished()
             continue
         print(f"{name}: {models[name]} on {', '.join(datasets)}", flush=True)
         folder.begin()
-        evaluate(name, models[name], args, datasets, folder)
+        evaluate(name, models[name], args, datasets, in_domain, folder)
+    if len(models) > 1:
+        rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
+        save_json(against_first(rows), Path(args.output_dir) / "comparisons.json")
 
 
-def evaluate(name: str, model: str, args: EvaluationArguments, datasets: dict[str, Dataset], folder: RunFolder) -> None:
+def evaluate(
+    name: str,
+    model: str,
+    args: EvaluationArguments,
+    datasets: dict[str, Dataset],
+    in_domain: list[str],
+    folder: RunFolder,
+) -> None:
     """Predict on all data sets with one model and write its folder; metrics.json comes last."""
     start = time.perf_counter()
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
+    journals = folder.path / "unfinished"
     options: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
-    with open_generator(
-        model, engine=args.engine, dtype=args.dtype, max_tokens=args.max_tokens, seed=args.seed
-    ) as generator:
+    load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
+    with open_generator(model, **load) as generator:
         for split, dataset in datasets.items():
-            greedy[split] = predict(generator, dataset, split, reflect=args.reflect, **options)
+            greedy[split] = predict(
+                generator, dataset, split, reflect=args.reflect, score_labels=args.label_probabilities,
+                journal=journals / f"{split}.jsonl", **options,
+            )  # fmt: skip
             if args.sampled:
                 count = min(args.sampled_pictures or len(dataset), len(dataset))
                 some = dataset.shuffle(seed=args.seed).select(range(count))
                 sampled[split] = predict(
-                    generator, some, split, temperature=1.0, n=args.sampled, reflect=False, **options
-                )
+                    generator, some, split, temperature=args.temperature, n=args.sampled, reflect=False,
+                    journal=journals / f"{split}.sampled.jsonl", **options,
+                )  # fmt: skip
     metrics: dict[str, float] = {}
     for split in datasets:
         metrics |= summarise(greedy[split], sampled.get(split, ()))
+    metrics |= averages({split: (sum(p.correct for p in rows), len(rows)) for split, rows in greedy.items()}, in_domain)
     metrics["eval/seconds"] = round(time.perf_counter() - start, 1)
-    predictions = [prediction for split in greedy.values() for prediction in split]
+    predictions = [prediction for rows in greedy.values() for prediction in rows]
     save_predictions(predictions, folder.path / "predictions.parquet")
     if sampled:
-        save_predictions(
-            [row for split in sampled.values() for row in split], folder.path / "sampled_predictions.parquet"
-        )
-    confusions = {
-        split: {"labels": all_labels(rows), "rows_emotion_columns_answer_then_none": confusion_of(rows).tolist()}
-        for split, rows in greedy.items()
-    }
+        drawn = [prediction for rows in sampled.values() for prediction in rows]
+        save_predictions(drawn, folder.path / "sampled_predictions.parquet")
+    confusions = {}
+    for split, rows in greedy.items():
+        labels, confusion = all_labels(rows), confusion_of(rows)
+        confusions[split] = {"labels": labels, "rows_emotion_columns_answer_then_none": confusion.tolist()}
+        plot_confusion(confusion, labels, f"{name} on {split} (n={len(rows)})", folder.path / f"confusion_{split}.png")
     save_json(confusions, folder.path / "confusion.json")
     if "wandb" in args.report_to:
         log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
     folder.finish(metrics)
+    shutil.rmtree(journals)
     for split in datasets:
         accuracy, low, high, form = (
             metrics[f"eval/{split}/{key}"] for key in ("accuracy", "accuracy_low", "accuracy_high", "format_rate")
@@ -98,10 +128,13 @@ def evaluate(name: str, model: str, args: EvaluationArguments, datasets: dict[st
         print(f"  {split}: accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}], format {form:.3f}", flush=True)
 
 
-def _values(values: dict[str, Any], model: str, hashes: dict[str, str]) -> dict[str, Any]:
+def _values(values: dict[str, Any], model: str, base_model: str | None, hashes: dict[str, str]) -> dict[str, Any]:
     """Return what decides one model's result: the configuration for this model alone, its weights and the data."""
     own = {key: value for key, value in values.items() if key not in ("models", "overwrite")}
-    return {**own, "model": model, "model_fingerprint": fingerprint(model), "data_fingerprints": hashes}
+    weights = {"model": model, "model_fingerprint": fingerprint(model)}
+    base = base_of(model, base_model)
+    weights |= {"base_fingerprint": fingerprint(base)} if base != model else {}
+    return {**own, **weights, "data_fingerprints": hashes}
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""Report on the demo, or on a folder that is laid out like it: a table, the reward curves, three completions to read.
+"""Report on runs: one HTML page to look through, and in the terminal a table and three completions to read.
 
     python recipes/report.py                       # runs/demo
-    python recipes/report.py --run runs/other --after emo_r3_cold_start
+    python recipes/report.py runs/other --baseline base --trained emo_r3_cold_start
+    python recipes/report.py runs/one runs/two --page runs/both.html
 
-Reads <run>/evaluation/<model>/ and the logs of <run>/<model>/; writes summary.json, rewards.png, examples.txt and
-example_*.png into <run>.
+Reads <run>/evaluation/<model>/, the logs of training and the pictures; writes report.html (for several folders into the
+first), and summary.json, rewards.png, examples.txt and example_*.png into each.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from emor3_trl.config import cli, parse, user_errors
-from emor3_trl.data import load_split
 from emor3_trl.evaluation.arguments import ReportArguments
+from emor3_trl.evaluation.evaluations import Evaluation, choose_in_domain, choose_model, load_evaluations
+from emor3_trl.evaluation.page import content, write_page
 from emor3_trl.evaluation.report import (
-    MODELS,
-    load_examples,
-    load_log_history,
+    Summary,
+    choose_examples,
     plot_rewards,
     save_example_pictures,
     save_json,
@@ -25,31 +28,57 @@ from emor3_trl.evaluation.report import (
 )
 from emor3_trl.runs import write_text
 
-TRAINED = ("emo_r3", "emo_r3_cold_start")
-
 
 def main() -> None:
-    """Parse, gather, then write and print."""
-    (args,) = parse([ReportArguments]).arguments
-    run = Path(args.run)
+    """Parse, gather everything, then write and print."""
+    (args,) = parse([ReportArguments], argv=_folders_first(sys.argv[1:])).arguments
+    runs = [Path(run) for run in dict.fromkeys(args.runs)]
     with user_errors():
-        if not run.is_dir():
-            raise FileNotFoundError(f"There is no folder '{run}'. Run the recipes first, or set --run.")
-        summary = summarise_run(run / "evaluation", args.in_domain)
-        histories = {MODELS[name]: load_log_history(run / name) for name in TRAINED if (run / name).is_dir()}
-        examples = load_examples(run / "evaluation", args.before, args.after, args.in_domain)
-        dataset = load_split(args.data or run / "data", args.in_domain)
+        evaluations = load_evaluations(runs)
+        in_domain = choose_in_domain(evaluations, args.in_domain)
+        summaries = {run: summarise_run(run / "evaluation", in_domain[0]) for run in runs}
+        page = content(
+            evaluations,
+            title=", ".join(map(str, runs)),
+            in_domain=in_domain,
+            baseline=args.baseline,
+            trained=args.trained,
+            data=args.data,
+            max_cases=args.max_cases,
+        )
+    for run in runs:
+        report_on(run, summaries[run], [row for row in evaluations if row.run == run], args, in_domain[0])
+    path = write_page(page, args.page or runs[0] / "report.html")
+    print(f"To look through: {path} ({path.stat().st_size / 1e6:.1f} MB, {len(page['cases']):,} cases)")
+
+
+def report_on(
+    run: Path, summary: Summary, evaluations: Sequence[Evaluation], args: ReportArguments, dataset: str
+) -> None:
+    """Write and print what there is to say about one folder; examples are of one data set."""
+    names = [row.name for row in evaluations]
+    before, after = (
+        evaluations[choose_model(evaluations, name if name in names else None, usual, otherwise)]
+        for name, usual, otherwise in ((args.baseline, "base", 0), (args.trained, "emo_r3", -1))
+    )
+    examples = choose_examples(before.predictions.get(dataset, []), after.predictions.get(dataset, []))
+    shown = "\n\n".join(show_example(example) for example in examples)
+    histories = {row.title: row.log for row in evaluations if any("reward" in entry for entry in row.log)}
 
     save_json(summary, run / "summary.json")
     if histories:
         plot_rewards(histories, run / "rewards.png")
-    save_example_pictures(examples, {args.in_domain: dataset}, run)
-    shown = "\n\n".join(show_example(example) for example in examples)
+    save_example_pictures(examples, {dataset: after.picture_file(dataset, args.data)}, run)
     write_text(run / "examples.txt", shown + "\n")
 
-    print(f"\n{table(summary)}\n\nThree completions of {MODELS.get(args.after, args.after)}:\n\n{shown}\n")
+    print(f"\n{table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")
     written = ["summary.json", "rewards.png", "examples.txt", *(f"example_{example.kind}.png" for example in examples)]
     print(f"Written to {run}: {', '.join(name for name in written if (run / name).is_file())}")
+
+
+def _folders_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--runs` before folders that stand first."""
+    return ["--runs", *arguments] if arguments and not arguments[0].startswith("-") else list(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A Qwen2.5-VL of 0.1 M parameters with its own tokenizer, built from a config: no network, no stored weights."""
 
 import os
+import socket
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -45,6 +46,14 @@ def training_rows() -> Dataset:
     from training import tiny_dataset
 
     return tiny_dataset()
+
+
+@pytest.fixture(autouse=True)
+def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainers of this process meet at a free port: Accelerate's default may belong to another run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
 
 
 @pytest.fixture(autouse=True)

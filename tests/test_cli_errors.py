@@ -1,5 +1,6 @@
 """recipes/grpo.py as a user starts it: one clear line and exit code 2 for a mistake, no traceback, no model loaded."""
 
+import json
 import os
 import signal
 import subprocess
@@ -68,21 +69,18 @@ def test_plan_stops_without_a_model(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tiny_model_dir: Path) -> None:
+def training_arguments(folder: Path, model: Path) -> list[str]:
+    """Write eight rows into `folder`, and return the arguments of four short steps on them."""
     labels = ["awe", "fear"]
-    write_split(
-        tmp_path / "data",
-        "train",
-        [
-            {"id": str(i), "image": picture, "emotion": labels[i % 2], "label_space": labels, "source": "test"}
-            for i, picture in enumerate(tiny_pictures(8))
-        ],
-    )
+    rows = [
+        {"id": str(i), "image": picture, "emotion": labels[i % 2], "label_space": labels, "source": "test"}
+        for i, picture in enumerate(tiny_pictures(8))
+    ]
+    write_split(folder / "data", "train", rows)
     settings = {
-        "data": tmp_path / "data",
-        "model_name_or_path": tiny_model_dir,
-        "output_dir": tmp_path / "run",
+        "data": folder / "data",
+        "model_name_or_path": model,
+        "output_dir": folder / "run",
         "per_device_train_batch_size": 4,
         "num_generations": 4,
         "max_completion_length": 12,
@@ -93,7 +91,29 @@ def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tin
         "use_vllm": "false",
         "report_to": "none",
     }
-    arguments = ["--config", DEMO, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
+    return ["--config", DEMO, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
+
+
+@pytest.mark.slow
+def test_two_ranks_share_a_folder(tmp_path: Path, tiny_model_dir: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", GRPO[1]]
+    arguments = [*training_arguments(tmp_path, tiny_model_dir), "--processes", "2"]
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in launched} | {"OMP_NUM_THREADS": "1"}
+    for expected in ("trained", "already finished"):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("already finished") == (expected == "already finished")
+    environment_file = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment_file["processes"] == 2
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = training_arguments(tmp_path, tiny_model_dir)
     with subprocess.Popen([*GRPO, *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 150
         while not (tmp_path / "run" / "checkpoint-1" / "trainer_state.json").is_file():

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, published values and counts by hand."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import gold_completion
 
-from emor3_trl.evaluation.metrics import confusion_matrix, confusion_of, macro_f1, rate, summarise, wilson_interval
+from emor3_trl.emotions import EMOSET_8
+from emor3_trl.evaluation.metrics import (
+    averages,
+    bootstrap_intervals,
+    confusion_matrix,
+    confusion_of,
+    macro_f1,
+    per_class,
+    rate,
+    summarise,
+    uar,
+    wilson_interval,
+)
 from emor3_trl.evaluation.prediction import read
 
 LABELS = ["awe", "fear", "joy"]
@@ -80,32 +93,146 @@ def row(emotion: str) -> dict:
     return {"id": "0", "emotion": emotion, "label_space": LABELS}
 
 
+def shares(**rates: tuple[int, int]) -> dict[str, float]:
+    """Return each share with its interval under its names."""
+    found = {}
+    for name, (hits, n) in rates.items():
+        low, high = wilson_interval(hits, n)
+        found |= {name: hits / n, f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
 def test_summary_by_hand():
+    labels = ["awe", "fear", "joy"]
     right = replace(read(row("awe"), "test", gold_completion("awe")), coherence_answer="awe", consistency_answer="Yes")
     wrong = replace(read(row("fear"), "test", gold_completion("joy")), coherence_answer="fear", consistency_answer="No")
     malformed = read(row("joy"), "test", r"\boxed{joy}")
     silent = read(row("joy"), "test", "no answer")
-    summary = summarise([right, wrong, malformed, silent], sampled=[right, right, silent])
-    low, high = wilson_interval(2, 4)
-    assert summary == pytest.approx(
-        {
-            "eval/test/n": 4,
-            "eval/test/accuracy": 0.5,
-            "eval/test/accuracy_low": low,
-            "eval/test/accuracy_high": high,
-            "eval/test/macro_f1": (1 + 0 + 2 / 4) / 3,
-            "eval/test/format_rate": 0.5,
-            "eval/test/names_valence": 1.0,
-            "eval/test/n_reflected": 2,
-            "eval/test/agreement": 0.5,
-            "eval/test/consistency": 0.5,
-            "eval/test/sampled_n": 3,
-            "eval/test/sampled_accuracy": 2 / 3,
-            "eval/test/sampled_format_rate": 2 / 3,
-        }
-    )
+    greedy = [
+        replace(prediction, completion_tokens=tokens)
+        for prediction, tokens in zip([right, wrong, malformed, silent], [40, 44, 4, 4], strict=True)
+    ]
+    summary = summarise(greedy, sampled=[right, right, silent])
+    confusion = confusion_matrix(["awe", "fear", "joy", "joy"], ["awe", "joy", "joy", None], labels)
+    margin = 1.959964 * np.std([40, 44, 4, 4], ddof=1) / 2
+    expected = {
+        "n": 4,
+        **shares(accuracy=(2, 4), format_rate=(2, 4)),
+        "macro_f1": (1 + 0 + 2 / 4) / 3,
+        "uar": (1 + 0 + 1 / 2) / 3,
+        **bootstrap_intervals(confusion),
+        "completion_tokens": 23,
+        "completion_tokens_low": 23 - margin,
+        "completion_tokens_high": 23 + margin,
+        # awe, joy: positive and excited; fear: negative and excited
+        "n_valence": 4,
+        **shares(valence_agreement=(2, 4), arousal_agreement=(3, 4)),
+        "names_valence": 1.0,
+        "n_reflected": 2,
+        **shares(agreement=(1, 2), coherence=(2, 2), consistency=(1, 2)),
+        "sampled_n": 3,
+        "sampled_accuracy": 2 / 3,
+        "sampled_format_rate": 2 / 3,
+    }
+    for label, support, precision, hits, f1 in [("awe", 1, 1, 1, 1), ("fear", 1, 0, 0, 0), ("joy", 2, 1 / 2, 1, 1 / 2)]:
+        values = {"support": support, "precision": precision, **shares(recall=(hits, support)), "f1": f1}
+        expected |= {f"class/{label}/{name}": value for name, value in values.items()}
+    assert summary == pytest.approx({f"eval/test/{name}": value for name, value in expected.items()})
     assert all(math.isfinite(value) for value in summary.values())
-    assert confusion_of([right, wrong, malformed, silent]).sum() == 4
+    assert confusion_of(greedy).tolist() == confusion.tolist()
+
+
+def test_labels_without_a_known_valence_are_left_out_of_its_agreement():
+    own = {"id": "0", "emotion": "hygge", "label_space": ["hygge", "dread"]}
+    assert not any("valence" in name for name in summarise([read(own, "test", r"\boxed{hygge}")]))
+
+
+@given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, None])), min_size=1, max_size=60))
+def test_uar_and_per_class_equal_scikit_learns(pairs):
+    from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+
+    emotions = [emotion for emotion, _ in pairs]
+    named = [answer or "none" for _, answer in pairs]
+    matrix = confusion_matrix(emotions, [answer for _, answer in pairs], LABELS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of answers that are no emotion of the data
+        assert uar(matrix) == pytest.approx(balanced_accuracy_score(emotions, named))
+        columns = precision_recall_fscore_support(emotions, named, labels=LABELS, zero_division=0)
+    found = per_class(matrix, LABELS)
+    for label, *expected in zip(LABELS, *columns, strict=True):
+        if label in emotions or label in named:
+            values = [found[label][name] for name in ("precision", "recall", "f1", "support")]
+            assert values == pytest.approx(expected)
+        else:
+            assert label not in found
+
+
+def test_bootstrap_intervals_are_those_of_drawn_pictures():
+    from sklearn.metrics import f1_score, recall_score
+
+    generator = np.random.default_rng(0)
+    emotions = np.array(LABELS)[generator.integers(0, 3, 90)]
+    answers = np.where(generator.random(90) < 0.6, emotions, "fear")
+    found = bootstrap_intervals(confusion_matrix(list(emotions), list(answers), LABELS))
+    rows = generator.integers(0, 90, size=(1500, 90))
+    for name, score in (("macro_f1", f1_score), ("uar", recall_score)):
+        drawn = [score(emotions[row], answers[row], average="macro", labels=LABELS) for row in rows]
+        expected = np.percentile(drawn, [2.5, 97.5])
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(tuple(expected), abs=0.02)
+
+
+# Table 1 of the paper, EMO-R3 with 8 rollouts: EmoSet (in-domain), Emotion6, WebEmo of the model trained on EmoSet, and
+# Emotion6 (in-domain), EmoSet, WebEmo of the one trained on Emotion6; then A^I, A^O, A
+EMO_R3_8 = [("emoset", 76.40, 59.26, 49.70), ("emotion6", 71.72, 61.80, 43.65)]
+
+
+def test_averages_are_those_of_the_papers_table():
+    found = []
+    for trained_on, own, *others in EMO_R3_8:
+        right = {name: (round(100 * accuracy), 10_000) for name, accuracy in zip("ab", others, strict=True)}
+        found.append(averages({trained_on: (round(100 * own), 10_000), **right}, [trained_on]))
+    for name, published in (("in_domain", 74.06), ("out_of_domain", 53.60), ("overall", 60.42)):
+        mean = 100 * np.mean([each[f"eval/mean/{name}"] for each in found])
+        assert mean == pytest.approx(published, abs=0.006)
+
+
+def test_averages_weigh_data_sets_not_pictures_and_have_intervals():
+    found = averages({"a": (9, 10), "b": (50, 100), "c": (300, 1000)}, ["a"])
+    assert found["eval/mean/in_domain"] == 0.9
+    assert found["eval/mean/out_of_domain"] == pytest.approx(0.4)
+    assert found["eval/mean/overall"] == pytest.approx(1.7 / 3)
+    for name in ("in_domain", "out_of_domain", "overall"):
+        mean, low, high = (found[f"eval/mean/{name}{end}"] for end in ("", "_low", "_high"))
+        assert low < mean < high
+    deviation = math.sqrt(0.25 / 100 + 0.21 / 1000) / 2
+    assert found["eval/mean/out_of_domain_low"] == pytest.approx(0.4 - 1.96 * deviation, abs=0.004)
+    assert set(averages({"a": (1, 2)}, ["a"])) == {
+        f"eval/mean/{name}{end}" for name in ("in_domain", "overall") for end in ("", "_low", "_high")
+    }
+
+
+def test_a_known_confusion_comes_out_again():
+    """A model that answers by a known confusion matrix, read through its completions."""
+    labels = list(EMOSET_8.labels)
+    generator = np.random.default_rng(5)
+    known = generator.integers(0, 12, size=(8, 9))
+    rows = [
+        (emotion, [*labels, None][column])
+        for index, emotion in enumerate(labels)
+        for column in range(9)
+        for _ in range(known[index, column])
+    ]
+    order = generator.permutation(len(rows))
+    predictions = [
+        read(
+            {"id": str(number), "emotion": rows[number][0], "label_space": labels},
+            "test",
+            gold_completion(rows[number][1]) if rows[number][1] else "I cannot tell.",
+        )
+        for number in order
+    ]
+    assert confusion_of(predictions).tolist() == known.tolist()
+    assert summarise(predictions)["eval/test/accuracy"] == pytest.approx(np.trace(known[:, :8]) / known.sum())
 
 
 def test_summary_refuses_a_mix_of_data_sets():

@@ -1,15 +1,17 @@
 """Predictions: scoring of completions, the two generators, and files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_model import gold_completion
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl.evaluation.arguments import EvaluationArguments, named_models, named_splits
-from emor3_trl.evaluation.checkpoint import check_checkpoint, fingerprint, whole_checkpoint
+from emor3_trl.evaluation.arguments import EvaluationArguments, in_domain_of, named_models, named_splits
+from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, fingerprint, whole_checkpoint
 from emor3_trl.evaluation.generation import (
+    Completion,
     TransformersGenerator,
     compute_dtype,
     open_generator,
@@ -30,11 +32,26 @@ class ScriptedGenerator:
         self.asked: list[Question] = []
 
     def generate(self, texts, images, *, n, temperature, max_tokens, seed):
-        return [[self.completions.pop(0) for _ in range(n)] for _ in texts]
+        written = [[self.completions.pop(0) for _ in range(n)] for _ in texts]
+        return [[Completion(text, len(text.split()), finished=True) for text in row] for row in written]
 
     def choose(self, questions):
         self.asked += questions
         return [question.choices[0] for question in questions], ReflectionCost(requests=len(questions))
+
+
+class AnswersEveryOther:
+    """A generator whose every other completion is one that answers."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+        self.processor, self.reflection_engine = generator.processor, generator.reflection_engine
+        self.log_probabilities = generator.log_probabilities
+
+    def generate(self, texts, images, **options):
+        written = self.generator.generate(texts, images, **options)
+        answers = [[Completion(gold_completion("fear"), 40, finished=True)] for _ in written]
+        return [answers[row] if row % 2 else written[row] for row in range(len(written))]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +64,26 @@ class ScriptedGenerator:
         pytest.param("set", gold_completion("disgust"), None, True, False, id="outside-the-label-space"),
         pytest.param("set", gold_completion("awe") + r" \boxed{fear}", None, False, False, id="two-boxes"),
         pytest.param("set", "", None, False, False, id="empty"),
+        pytest.param("set", "\n" + gold_completion("AWE") + "\n", "awe", True, True, id="white-space-and-case"),
+        pytest.param("set", gold_completion(r"\text{awe}"), "awe", True, True, id="latex-text"),
+        pytest.param("set", gold_completion("'awe.'"), "awe", True, True, id="quotes-and-full-stop"),
+        pytest.param("set", gold_completion("**awe**"), "awe", True, True, id="emphasis"),
+        pytest.param("set", gold_completion("not awe"), None, True, False, id="negated"),
+        pytest.param("set", gold_completion("awesome"), None, True, False, id="longer-word"),
+        pytest.param("set", gold_completion("awe, joy"), None, True, False, id="list"),
+        pytest.param("set", gold_completion(""), None, False, False, id="empty-box"),
+        pytest.param("set", gold_completion("awe").replace("\\boxed", "boxed"), None, False, False, id="no-backslash"),
+        pytest.param("set", gold_completion("awe")[:-1], None, False, False, id="cut-off-in-the-box"),
+        pytest.param("set", gold_completion("awe").replace("</step3>", ""), "awe", False, True, id="tag-left-open"),
+        pytest.param("set", gold_completion("awe") + " I am sure of it.", "awe", False, True, id="text-after"),
+        pytest.param("set", "Well: " + gold_completion("awe"), "awe", False, True, id="text-before"),
+        pytest.param("set", gold_completion("awe") * 2, "awe", False, True, id="said-twice"),
+        pytest.param("set", gold_completion(r"\boxed{awe}"), None, False, False, id="box-in-a-box"),
         pytest.param("direct", r"\boxed{awe}", "awe", True, True, id="direct"),
+        pytest.param("direct", r"It is \boxed{Joy}!", "joy", True, False, id="direct-wrong"),
+        pytest.param("direct", r"\boxed{awe} or \boxed{joy}", None, False, False, id="direct-two-boxes"),
+        pytest.param("think", r"<think></think>\boxed{awe}", "awe", False, True, id="think-empty"),
+        pytest.param("think", r"<think>Stars.\boxed{awe}", "awe", False, True, id="think-left-open"),
         pytest.param("direct", "awe", None, False, False, id="direct-without-box"),
         pytest.param("think", r"<think>Stars.</think>\boxed{awe}", "awe", True, True, id="think"),
         pytest.param("think", gold_completion("awe"), "awe", False, True, id="set-under-think"),
@@ -85,6 +121,25 @@ def test_predictions_survive_their_file(tmp_path, training_rows):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["predictions.parquet"]
     with pytest.raises(FileNotFoundError, match=r"evaluate\.py"):
         load_predictions(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("torn", [b"", b'[{"id": "4", "da'])
+def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn):
+    texts = [
+        gold_completion(row["emotion"]) if index % 3 else "caf\u00e9 \u2028" for index, row in enumerate(training_rows)
+    ]
+    whole = predict(ScriptedGenerator(texts), training_rows, "test", batch_size=3, progress=False)
+    journal = tmp_path / "unfinished" / "test.jsonl"
+    with pytest.raises(IndexError):  # the script ends after the first batch, as a kill would
+        predict(ScriptedGenerator(texts[:3]), training_rows, "test", batch_size=3, progress=False, journal=journal)
+    with journal.open("ab") as file:
+        file.write(torn)
+    rest = ScriptedGenerator(texts[3:])
+    resumed = predict(rest, training_rows, "test", batch_size=3, progress=False, journal=journal)
+    assert resumed == whole
+    assert rest.completions == []
+    again = predict(ScriptedGenerator([]), training_rows, "test", batch_size=3, progress=False, journal=journal)
+    assert again == whole
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +193,15 @@ def test_both_engines_write_the_same_greedy_completions(tiny_model_dir, training
     written = {}
     for engine in ("vllm", "transformers"):
         with open_generator(tiny_model_dir, engine=engine, dtype="float32", max_tokens=12) as generator:
-            written[engine] = predict(generator, training_rows, "test", max_tokens=12, batch_size=3, progress=False)
-    assert written["vllm"] == written["transformers"]
+            # Half of the completions are replaced by one that answers, so that there is an answer to score
+            answering = AnswersEveryOther(generator)
+            written[engine] = predict(
+                answering, training_rows, "test", max_tokens=12, batch_size=3, score_labels=True, progress=False
+            )
+        assert any(prediction.label_probabilities for prediction in written[engine])
+    for one, other in zip(written["vllm"], written["transformers"], strict=True):
+        assert one.label_probabilities == pytest.approx(other.label_probabilities, abs=1e-5)
+        assert replace(one, label_probabilities=None) == replace(other, label_probabilities=None)
 
 
 def test_a_checkpoint_is_checked_before_it_is_loaded(tmp_path, tiny_model_dir):
@@ -173,6 +235,7 @@ def test_a_lora_adapter_is_evaluated_merged(tmp_path, tiny_model_dir):
     adapted.save_pretrained(tmp_path)
     AutoProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
     check_checkpoint(tmp_path)
+    check_fit(tmp_path)
     name = "model.language_model.layers.0.self_attn.q_proj.weight"
     with whole_checkpoint(tmp_path) as folder:
         whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()[name]
@@ -191,9 +254,13 @@ def test_a_lora_adapter_is_evaluated_merged(tmp_path, tiny_model_dir):
         (lambda: named_models(["a=x", "a=y"]), "distinct names"),
         (lambda: named_models(["x/a", "y/a"]), "write name=path"),
         (lambda: named_splits(["test", "test"], "data"), "distinct names"),
-        (lambda: EvaluationArguments(["m"], "d", "o", max_tokens=0), "max_tokens is 0"),
-        (lambda: EvaluationArguments(["m"], "d", "o", sampled=-1), "sampled is -1"),
-        (lambda: EvaluationArguments(["m"], "d", "o", report_to=["wandv"]), "'none' or 'wandb'"),
+        (lambda: named_splits(["test"], ["x/a", "y/a"]), "write name=folder/split"),
+        (lambda: named_splits(["mean"], "data"), "called 'mean'"),
+        (lambda: in_domain_of(["a", "b"], ["c"]), "--in_domain names c. Expected some of a, b"),
+        (lambda: EvaluationArguments(["m"], ["d"], "o", max_tokens=0), "max_tokens is 0"),
+        (lambda: EvaluationArguments(["m"], ["d"], "o", sampled=-1), "sampled is -1"),
+        (lambda: EvaluationArguments(["m"], ["d"], "o", temperature=0), "temperature is 0"),
+        (lambda: EvaluationArguments(["m"], ["d"], "o", report_to=["wandv"]), "'none' or 'wandb'"),
     ],
 )
 def test_a_users_mistake_is_named(call, message):

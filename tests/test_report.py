@@ -148,6 +148,9 @@ def test_missing_evaluations_are_named(tmp_path):
     save_json({"loss": 1.0}, tmp_path / "base" / "metrics.json")
     with pytest.raises(ValueError, match="holds no eval/"):
         summarise_run(tmp_path)
+    (tmp_path / "base" / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        summarise_run(tmp_path)
 
 
 def recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -157,7 +160,7 @@ def recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_recipe_writes_all_it_promises(run):
-    result = recipe("--run", str(run))
+    result = recipe(str(run))
     assert result.returncode == 0, result.stderr
     summary = json.loads((run / "summary.json").read_text())
     assert summary["emo_r3"]["in_domain"]["accuracy"] == 0.8
@@ -168,10 +171,12 @@ def test_the_recipe_writes_all_it_promises(run):
     assert "EMO-R3#" in result.stdout
     assert "WRONG: picture test-4" in result.stdout
     assert "CHANGED: picture test-1" in (run / "examples.txt").read_text()
+    assert "report.html" in result.stdout
+    assert "EMO-R3#" in (run / "report.html").read_text()
 
 
 def test_the_recipe_names_a_missing_folder_without_a_traceback(tmp_path):
-    result = recipe("--run", str(tmp_path / "nothing"))
+    result = recipe(str(tmp_path / "nothing"))
     assert result.returncode == 2
     assert "There is no folder" in result.stderr
     assert "Traceback" not in result.stderr

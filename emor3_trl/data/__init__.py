@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -234,9 +235,14 @@ def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str,
         if row["emotion"] not in labels:
             meant = spaces[labels].normalise(row["emotion"])
             hint = f"Write it as '{meant}'" if meant else "Map it to one of these, or give the row another label space"
+            outside = Counter(
+                repr(each["emotion"]) for each in rows if each["emotion"] not in (each["label_space"] or ())
+            )
+            counts = ", ".join(f"{emotion} {count}" for emotion, count in outside.most_common(10))
             raise ValueError(
                 f"Unknown emotion {row['emotion']!r} in row {number} (id '{name}') of column 'emotion' in {path}. "
-                f"Expected one of {', '.join(labels)}. {hint}, and prepare the data again."
+                f"Expected one of {', '.join(labels)}. {hint}, and prepare the data again. Outside their label "
+                f"space are {outside.total()} of {len(rows)} rows: {counts}."
             )
 
 

@@ -13,13 +13,31 @@ class EvaluationArguments:
     """An evaluation: which models, on which splits, asked and decoded how."""
 
     models: list[str] = field(
-        metadata={"help": "Checkpoints, each 'path' or 'name=path'; the name is its folder in output_dir."}
+        metadata={
+            "aliases": ["--model"],
+            "help": "Checkpoints, LoRA adapters or Hub names, each 'path' or 'name=path'; the name is its folder in "
+            "output_dir. The others are compared with the first.",
+        }
     )
-    data: str = field(metadata={"help": "Folder of prepared data: <split>.parquet and manifest.json."})
-    output_dir: str = field(metadata={"help": "Folder of evaluations; each model gets a folder in it."})
+    data: list[str] = field(metadata={"help": "Folders of prepared data: <split>.parquet and manifest.json."})
+    output_dir: str = field(
+        default="runs/evaluation", metadata={"help": "Folder of evaluations; each model gets a folder in it."}
+    )
     splits: list[str] = field(
         default_factory=lambda: ["test"],
-        metadata={"help": "Splits of `data`, or 'name=folder/split' for other data, e.g. an out-of-domain set."},
+        metadata={
+            "help": "Splits of each folder of data, or 'name=folder/split' for one more. Data sets are called as the "
+            "splits of one folder, or as the folders of several."
+        },
+    )
+    in_domain: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Data sets that the models were trained on, for the means of the paper's Table 1 (the first)."
+        },
+    )
+    base_model: str | None = field(
+        default=None, metadata={"help": "The model under LoRA adapters, if it is not where training found it."}
     )
     prompt_style: Literal["set", "think", "direct"] = field(
         default="set",
@@ -37,10 +55,14 @@ class EvaluationArguments:
         default=True, metadata={"help": "Ask the model about its own steps: think-answer agreement and consistency."}
     )
     sampled: int = field(
-        default=0, metadata={"help": "Completions per picture at temperature 1, beside the greedy one; 0 for none."}
+        default=0, metadata={"help": "Completions per picture that are drawn, beside the greedy one; 0 for none."}
     )
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of those."})
     sampled_pictures: int | None = field(
         default=None, metadata={"help": "Draw those for at most this many pictures of a split."}
+    )
+    label_probabilities: bool = field(
+        default=True, metadata={"help": "Also store the probability of each label where the answer stands."}
     )
     max_samples: int | None = field(default=None, metadata={"help": "At most this many pictures of each split."})
     seed: int = field(default=1, metadata={"help": "Seed of sampling and of the choice of pictures."})
@@ -57,6 +79,11 @@ class EvaluationArguments:
                 raise ValueError(f"{name} is {value}. Expected 1 or more.")
         if self.sampled < 0:
             raise ValueError(f"sampled is {self.sampled}. Expected 0 (greedy only) or more.")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}. Expected more than 0: a greedy completion is always written, and "
+                "--sampled draws more at this temperature."
+            )
         unknown = set(self.report_to) - {"none", "wandb"}
         if unknown:
             raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb'.")
@@ -64,15 +91,32 @@ class EvaluationArguments:
 
 @dataclass
 class ReportArguments:
-    """A report on the runs of one folder."""
+    """A report on one or more folders of runs."""
 
-    run: str = field(
-        default="runs/demo", metadata={"help": "Folder that holds data/, evaluation/ and the runs of the models."}
+    runs: list[str] = field(
+        default_factory=lambda: ["runs/demo"],
+        metadata={"help": "Folders that hold evaluation/ and the runs of the models; may stand first, without --runs."},
     )
-    data: str | None = field(default=None, metadata={"help": "Folder of prepared data (default: <run>/data)."})
-    in_domain: str = field(default="test", metadata={"help": "The split that the table calls in-domain."})
-    before: str = field(default="base", metadata={"help": "Model whose answers the examples are compared with."})
-    after: str = field(default="emo_r3", metadata={"help": "Model whose completions are shown."})
+    data: list[str] | None = field(
+        default=None,
+        metadata={"help": "Folders of prepared data with the pictures (default: where the evaluation found them)."},
+    )
+    in_domain: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data sets that count as in-domain (default: what the evaluation was told, else test)."},
+    )
+    baseline: str | None = field(
+        default=None, metadata={"help": "Model that the others are compared with (default: base, else the first)."}
+    )
+    trained: str | None = field(
+        default=None, metadata={"help": "Model whose completions are shown (default: emo_r3, else the last)."}
+    )
+    page: str | None = field(default=None, metadata={"help": "The page to write (default: report.html, first folder)."})
+    max_cases: int = field(default=5000, metadata={"help": "Cases on the page; of more, so many are drawn at random."})
+
+    def __post_init__(self) -> None:
+        if self.max_cases < 1:
+            raise ValueError(f"max_cases is {self.max_cases}. Expected 1 or more.")
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
@@ -88,20 +132,45 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
     return _distinct(pairs, "models", "name=path")
 
 
-def named_splits(splits: Sequence[str], data: str) -> dict[str, tuple[str, str]]:
-    """Return {name: (folder, split)} of `splits`; a split without a folder is one of `data`.
+def named_splits(splits: Sequence[str], data: str | Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return {name: (folder, split)}: each split of each folder of data, and those that name their own folder.
+
+    A name is what tells the data sets apart: the split, if there is one folder; the folder, if there is one split of
+    several folders; else both.
 
     Raises:
         ValueError: if there is none, or two have the same name.
 
     >>> named_splits(["test", "webemo=data/webemo/test"], "data/emoset")
     {'test': ('data/emoset', 'test'), 'webemo': ('data/webemo', 'test')}
+    >>> named_splits(["test"], ["data/emoset", "data/emotion6"])
+    {'emoset': ('data/emoset', 'test'), 'emotion6': ('data/emotion6', 'test')}
     """
+    folders = [data] if isinstance(data, str) else list(data)
+    own = [split for split in splits if "=" not in split]
     pairs = []
-    for name, place in map(_split_name, splits):
-        folder, _, split = place.rpartition("/") if name else (data, "", place)
-        pairs.append((name or split, (folder or data, split)))
+    for folder in folders:
+        for split in own:
+            parts = ([Path(folder).name] if len(folders) > 1 else []) + ([split] if len(own) > 1 else [])
+            pairs.append(("-".join(parts) or split, (folder, split)))
+    for name, place in (_split_name(split) for split in splits if "=" in split):
+        folder, _, split = place.rpartition("/")
+        pairs.append((name, (folder or folders[0], split)))
+    if any(name == "mean" for name, _ in pairs):
+        raise ValueError("A data set is called 'mean', as the means over data sets are. Write name=folder/split.")
     return _distinct(pairs, "splits", "name=folder/split")
+
+
+def in_domain_of(datasets: Sequence[str], in_domain: Sequence[str] | None) -> list[str]:
+    """Return the data sets that count as in-domain: those that are named, else the first.
+
+    Raises:
+        ValueError: if one that is named is not evaluated.
+    """
+    unknown = [name for name in in_domain or () if name not in datasets]
+    if unknown:
+        raise ValueError(f"--in_domain names {', '.join(unknown)}. Expected some of {', '.join(datasets)}.")
+    return list(datasets[:1]) if in_domain is None else list(in_domain)
 
 
 def _split_name(item: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Checkpoints to evaluate: whether one is there, what identifies its weights, and LoRA adapters made whole."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,16 +11,20 @@ from typing import Any
 _BLOCK, _BLOCKS = 1 << 16, 256
 
 
-def check_checkpoint(model: str | Path) -> None:
-    """Make sure that `model` is a checkpoint folder with its processor, or looks like the name of a model on the Hub.
+def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
+    """Make sure that `model` is a checkpoint or a LoRA adapter with its processor, or looks like a name on the Hub.
+
+    Args:
+        model: a folder or a Hub name.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
 
     Raises:
-        FileNotFoundError: if it is neither; the message says what is missing.
+        FileNotFoundError: if it is neither, or its base model is not there; the message says what is missing.
     """
     folder = Path(model)
     if folder.is_dir():
-        needed = ["tokenizer_config.json"]
-        needed += [] if (folder / "adapter_config.json").is_file() else ["config.json", "preprocessor_config.json"]
+        adapter = (folder / "adapter_config.json").is_file()
+        needed = [] if adapter else ["tokenizer_config.json", "config.json", "preprocessor_config.json"]
         missing = [name for name in needed if not (folder / name).is_file()]
         if "preprocessor_config.json" in missing and (folder / "processor_config.json").is_file():
             missing.remove("preprocessor_config.json")
@@ -30,12 +35,70 @@ def check_checkpoint(model: str | Path) -> None:
                 f"The model folder '{model}' lacks {', '.join(missing)}. Expected a checkpoint with its processor, as "
                 "the recipes save it. Was its run stopped before the end?"
             )
+        if adapter:
+            base = base_of(model, base_model)
+            try:
+                check_checkpoint(base)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error} It is the base of the adapter '{model}': set --base_model.") from None
         return
     parts = str(model).split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "runs", "~") or Path(parts[0]).is_dir():
         raise FileNotFoundError(
             f"There is no model at '{model}'. Expected a checkpoint folder, or a Hub name such as "
             "Qwen/Qwen2.5-VL-3B-Instruct. Train it first, or correct the path."
+        )
+
+
+def base_of(model: str | Path, base_model: str | None = None) -> str:
+    """Return the model itself, or the one under it if it is a LoRA adapter: `base_model`, else what it recorded."""
+    recorded = Path(model) / "adapter_config.json"
+    if not recorded.is_file():
+        return str(model)
+    return base_model or str(json.loads(recorded.read_text()).get("base_model_name_or_path"))
+
+
+def check_fit(model: str | Path, base_model: str | None = None) -> None:
+    """Make sure that a model and its processor belong together, from their configurations alone.
+
+    Args:
+        model: what `check_checkpoint` accepts.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
+
+    Raises:
+        ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, or
+            a missing chat template or image processor.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    config: Any = AutoConfig.from_pretrained(base_of(model, base_model))
+    processor: Any = AutoProcessor.from_pretrained(_processor_of(model, base_model))
+    tokenizer, images = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
+    if images is None or not hasattr(config, "vision_config"):
+        what = "its processor has no image processor" if images is None else "its configuration has no vision tower"
+        raise ValueError(
+            f"The model '{model}' cannot see: {what}. Expected a vision-language model such as Qwen2.5-VL."
+        )
+    vision = config.vision_config
+    pairs = {
+        "image token id": (getattr(config, "image_token_id", None), getattr(processor, "image_token_id", None)),
+        "patch size": (getattr(vision, "patch_size", None), getattr(images, "patch_size", None)),
+        "merge size": (getattr(vision, "spatial_merge_size", None), getattr(images, "merge_size", None)),
+    }
+    faults = [
+        f"{name} {of_model} in the model and {of_processor} in the processor"
+        for name, (of_model, of_processor) in pairs.items()
+        if None not in (of_model, of_processor) and of_model != of_processor
+    ]
+    size = config.get_text_config().vocab_size
+    if len(tokenizer) > size:
+        faults.append(f"{len(tokenizer)} tokens in the tokenizer, but {size} rows in the model's embedding")
+    if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
+        faults.append("no chat template")
+    if faults:
+        raise ValueError(
+            f"The model and the processor in '{model}' do not fit: {'; '.join(faults)}. Copy the processor's files "
+            "(tokenizer, preprocessor_config.json, chat_template) from the model that it was trained from."
         )
 
 
@@ -63,19 +126,44 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def room_for(models: Iterable[str], base_model: str | None, datasets: Iterable[Sized]) -> int:
+    """Return the bytes that an evaluation may write: 16 KiB a prediction, and the largest adapter's base once, merged.
+
+    Args:
+        models: the models.
+        base_model: the model under adapters; by default, the one that each recorded.
+        datasets: the data sets of each.
+    """
+    models = list(models)
+    bases = [Path(base_of(model, base_model)) for model in models if base_of(model, base_model) != str(model)]
+    merged = max((sum(file.stat().st_size for file in base.glob("*.safetensors")) for base in bases), default=0)
+    return merged + len(models) * sum(map(len, datasets)) * 16_384
+
+
 @contextmanager
-def whole_checkpoint(model: str | Path) -> Iterator[str]:
-    """Give the path of a checkpoint that any engine loads: `model` itself, or a LoRA adapter merged into its base."""
-    if not (Path(model) / "adapter_config.json").is_file():
+def whole_checkpoint(model: str | Path, base_model: str | None = None) -> Iterator[str]:
+    """Give the path of a checkpoint that any engine loads: `model` itself, or a LoRA adapter merged into its base.
+
+    Args:
+        model: what `check_checkpoint` accepts.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
+    """
+    base = base_of(model, base_model)
+    if base == str(model):
         yield str(model)
         return
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    base = PeftConfig.from_pretrained(str(model)).base_model_name_or_path
     whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
     with TemporaryDirectory(prefix="emor3-merged-") as folder:
         PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
-        source = model if (Path(model) / "tokenizer_config.json").is_file() else base
-        AutoProcessor.from_pretrained(source).save_pretrained(folder)
+        AutoProcessor.from_pretrained(_processor_of(model, base_model)).save_pretrained(folder)
+        del whole
         yield folder
+
+
+def _processor_of(model: str | Path, base_model: str | None) -> str:
+    """Return where the processor is: an adapter may come without one of its own."""
+    own = (Path(model) / "tokenizer_config.json").is_file()
+    return str(model) if own else base_of(model, base_model)

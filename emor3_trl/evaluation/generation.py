@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,22 +14,58 @@ import torch
 from emor3_trl.evaluation.checkpoint import whole_checkpoint
 from emor3_trl.policy import image_token_ids
 from emor3_trl.prompts import messages
-from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine
+from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine, padded_inputs
 
 ENGINES = ("auto", "vllm", "transformers")
 # Room for the prompt next to the completion: the reference's limit of 2,048 tokens
 MAX_PROMPT_TOKENS = 2048
 
 
-class Generator(Protocol):
-    """Writes completions, and answers reflection questions with the same weights."""
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote.
 
+    Args:
+        text: without special tokens.
+        tokens: how many it wrote, the one that ends a completion included.
+        finished: whether it ended by itself, not at the limit.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The beginning of a completion, of which the next token is asked for.
+
+    Args:
+        text: the text of the prompt.
+        image: its image.
+        written: tokens of the completion so far.
+        candidates: tokens that may come next.
+    """
+
+    text: str
+    image: Any
+    written: tuple[int, ...]
+    candidates: tuple[int, ...]
+
+
+class Generator(Protocol):
+    """Writes completions, scores tokens, and answers reflection questions with the same weights."""
+
+    processor: Any
     reflection_engine: ReflectionEngine
 
     def generate(
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
-    ) -> list[list[str]]:
+    ) -> list[list[Completion]]:
         """Return `n` completions for each question about an image; greedy at temperature 0."""
+
+    def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
+        """Return the natural log-probability of each candidate of each continuation, at temperature 1."""
 
 
 class VLLMGenerator:
@@ -45,12 +82,14 @@ class VLLMGenerator:
 
     def generate(
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
-    ) -> list[list[str]]:
+    ) -> list[list[Completion]]:
         """See `Generator.generate`."""
         from vllm import SamplingParams
 
         from emor3_trl.rollout import image_token_bias  # only here: it imports vLLM, which takes seconds
 
+        # What a batch finds in the cache must not depend on the batches before it: a resumed run has not seen them.
+        self.llm.reset_prefix_cache()
         prompts = [
             {"prompt": _render(self.processor, text), "multi_modal_data": {"image": image}}
             for text, image in zip(texts, images, strict=True)
@@ -68,7 +107,34 @@ class VLLMGenerator:
             for row in range(len(prompts))
         ]
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        return [[completion.text for completion in output.outputs] for output in outputs]
+        return [
+            [
+                Completion(written.text, len(written.token_ids), written.finish_reason == "stop")
+                for written in row.outputs
+            ]
+            for row in outputs
+        ]
+
+    def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
+        """See `Generator.log_probabilities`; prompts come from the prefix cache where they were just completed."""
+        from vllm import SamplingParams
+
+        prompts = [
+            {
+                "prompt_token_ids": [*_prompt_ids(self.processor, asked.text), *asked.written],
+                "multi_modal_data": {"image": asked.image},
+            }
+            for asked in continuations
+        ]
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(asked.candidates), detokenize=False)
+            for asked in continuations
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [
+            [output.outputs[0].logprobs[0][token].logprob for token in asked.candidates]
+            for output, asked in zip(outputs, continuations, strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of the engine."""
@@ -81,16 +147,17 @@ class TransformersGenerator:
     Args:
         model: the model, on any device.
         processor: its processor.
+        batch_size: continuations per forward.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
-        self.reflection_engine: ReflectionEngine = TransformersEngine(model, processor)
+    def __init__(self, model: Any, processor: Any, batch_size: int = 32) -> None:
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.reflection_engine: ReflectionEngine = TransformersEngine(model, processor, batch_size)
 
     @torch.no_grad()
     def generate(
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
-    ) -> list[list[str]]:
+    ) -> list[list[Completion]]:
         """See `Generator.generate`."""
         prompts = [_render(self.processor, text) for text in texts]
         inputs = self.processor(
@@ -114,18 +181,45 @@ class TransformersGenerator:
             )
         self.model.train(was_training)
         written = output[:, inputs["input_ids"].shape[1] :]
-        completions = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        ends = torch.isin(written, torch.tensor(_end_token_ids(self.model), device=written.device))
+        finished = ends.any(dim=1).tolist()
+        counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, written.shape[1]).tolist()
+        completions = [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
         return [completions[row : row + n] for row in range(0, len(completions), n)]
+
+    @torch.no_grad()
+    def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
+        """See `Generator.log_probabilities`."""
+        was_training = self.model.training
+        self.model.eval()
+        found = []
+        for start in range(0, len(continuations), self.batch_size):
+            asked = continuations[start : start + self.batch_size]
+            prompts = [[*_prompt_ids(self.processor, each.text), *each.written] for each in asked]
+            inputs = padded_inputs(self.processor, prompts, [each.image for each in asked])
+            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+            last = self.model(**inputs, logits_to_keep=1).logits[:, -1].float().log_softmax(dim=-1)  # (B, vocabulary)
+            found += [row[list(each.candidates)].tolist() for row, each in zip(last, asked, strict=True)]
+        self.model.train(was_training)
+        return found
 
 
 @contextmanager
 def open_generator(
-    model_path: str | Path, *, engine: str = "auto", dtype: str = "auto", max_tokens: int = 2048, seed: int = 0
+    model_path: str | Path,
+    *,
+    base_model: str | None = None,
+    engine: str = "auto",
+    dtype: str = "auto",
+    max_tokens: int = 2048,
+    seed: int = 0,
 ) -> Iterator[Generator]:
     """Load a checkpoint for evaluation, and free what it held at the end.
 
     Args:
         model_path: a checkpoint with its processor; a LoRA adapter is merged into its base.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
         engine: "vllm", "transformers", or "auto": vLLM if it is installed.
         dtype: compute type, or "auto": bfloat16 on a GPU that has it, else float32.
         max_tokens: longest completion.
@@ -134,7 +228,7 @@ def open_generator(
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     resolved = compute_dtype(dtype)
-    with whole_checkpoint(model_path) as path:
+    with whole_checkpoint(model_path, base_model) as path:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
         if resolve_engine(engine) == "transformers":
             model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved)
@@ -189,6 +283,16 @@ def compute_dtype(dtype: str) -> torch.dtype:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"Unknown dtype '{dtype}'. Expected auto, float32, bfloat16 or float16.")
     return getattr(torch, dtype)
+
+
+def _end_token_ids(model: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _prompt_ids(processor: Any, text: str) -> list[int]:
+    """Return a prompt's tokens, with one image token."""
+    return processor.tokenizer(_render(processor, text), add_special_tokens=False)["input_ids"]
 
 
 def _render(processor: Any, text: str) -> str:

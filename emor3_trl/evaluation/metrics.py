@@ -1,12 +1,13 @@
-"""Metrics of an evaluation: accuracy with its interval, confusion, macro F1, and rates over predictions."""
+"""Metrics of an evaluation, each with its 95% interval: from predictions to flat numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emor3_trl.diagnostics import names_valence
+from emor3_trl.emotions import AROUSAL, VALENCE
 
 if TYPE_CHECKING:
     from emor3_trl.evaluation.prediction import Prediction
@@ -64,10 +65,62 @@ def macro_f1(confusion: np.ndarray) -> float:
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
     """
-    hits = np.diag(confusion).astype(float)
-    support = confusion.sum(axis=1) + confusion[:, :-1].sum(axis=0)  # (L,) = 2 TP + FN + FP
-    seen = support > 0
-    return float(np.mean(2 * hits[seen] / support[seen])) if seen.any() else 0.0
+    return float(_macro_f1(confusion))
+
+
+def uar(confusion: np.ndarray) -> float:
+    """Return the unweighted average recall (balanced accuracy) over the emotions that occur as label.
+
+    Args:
+        confusion: counts of shape (L, L + 1), see `confusion_matrix`.
+    """
+    return float(_uar(confusion))
+
+
+def bootstrap_intervals(confusion: np.ndarray, seed: int = 0, resamples: int = 10_000) -> dict[str, float]:
+    """Return 95% percentile intervals of `macro_f1` and `uar` over resampled pictures.
+
+    Drawing n pictures with replacement is drawing n cells of their confusion matrix.
+
+    Args:
+        confusion: counts of shape (L, L + 1), see `confusion_matrix`.
+        seed: seed of the draws.
+        resamples: how many.
+
+    Returns:
+        `macro_f1_low`, `macro_f1_high`, `uar_low`, `uar_high`.
+    """
+    n = int(confusion.sum())
+    draws = np.random.default_rng(seed).multinomial(n, confusion.ravel() / n, size=resamples)
+    drawn = draws.reshape(resamples, *confusion.shape)
+    bounds = {"macro_f1": np.percentile(_macro_f1(drawn), [2.5, 97.5]), "uar": np.percentile(_uar(drawn), [2.5, 97.5])}
+    return {
+        f"{name}_{end}": float(values[i]) for name, values in bounds.items() for i, end in enumerate(("low", "high"))
+    }
+
+
+def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return `support`, `precision`, `recall` (with its 95% Wilson interval) and `f1` of each emotion that occurs.
+
+    Args:
+        confusion: counts of shape (L, L + 1), see `confusion_matrix`.
+        labels: its L labels.
+    """
+    found: dict[str, dict[str, float | int]] = {}
+    for index, label in enumerate(labels):
+        hits, support, answered = int(confusion[index, index]), int(confusion[index].sum()), confusion[:, index].sum()
+        if support + answered == 0:
+            continue
+        low, high = wilson_interval(hits, support)
+        found[label] = {
+            "support": support,
+            "precision": hits / int(answered) if answered else 0.0,
+            "recall": hits / support if support else 0.0,
+            "recall_low": low,
+            "recall_high": high,
+            "f1": 2 * hits / int(support + answered),
+        }
+    return found
 
 
 def rate(values: Sequence[bool]) -> float:
@@ -80,13 +133,21 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
 
     Args:
         greedy: one greedy prediction per picture, all of one data set.
-        sampled: completions drawn at temperature 1 from pictures of the same data set.
+        sampled: completions drawn at a temperature from pictures of the same data set.
 
     Returns:
-        `eval/<dataset>/…` with: `n`, `accuracy`, `accuracy_low`, `accuracy_high` (95% Wilson), `macro_f1`,
-        `format_rate`, and over the well-formed completions of `n_reflected` pictures: `agreement` (what the model reads
-        from its own steps 1 and 2 is its answer), `consistency` (it says Yes to its own step 1) and, of all well-formed
-        ones, `names_valence`. With `sampled` also `sampled_n`, `sampled_accuracy`, `sampled_format_rate`.
+        `eval/<dataset>/…`; beside most stands a 95% interval, `_low` and `_high` (Wilson for shares, bootstrap for
+        `macro_f1` and `uar`, normal for `completion_tokens`):
+
+        - of all `n` pictures: `accuracy`, `macro_f1`, `uar` (unweighted average recall), `format_rate`,
+          `completion_tokens` (mean) and `class/<label>/` `support`, `precision`, `recall`, `f1`;
+        - of the `n_valence` pictures whose emotion has a known valence and arousal: `valence_agreement` and
+          `arousal_agreement`, the share whose answer has the same; no answer has none;
+        - of the well-formed completions: `names_valence` (step 3 does);
+        - of the `n_reflected` of them that the model was asked about: `agreement` (the emotion that it reads from its
+          own steps 1 and 2 is the one that it answered, the paper's Fig. 1b), `coherence` (… is the true one, Eq. 4)
+          and `consistency` (it says Yes to its own step 1, Eq. 3);
+        - with `sampled`: `sampled_n`, `sampled_accuracy` and `sampled_format_rate`.
 
     Raises:
         ValueError: if there are no predictions, or they are of several data sets.
@@ -94,30 +155,101 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
     datasets = {prediction.dataset for prediction in (*greedy, *sampled)}
     if not greedy or len(datasets) != 1:
         raise ValueError(f"summarise was given {len(greedy)} predictions of {sorted(datasets)}. Expected one data set.")
-    confusion = confusion_of(greedy)
-    correct = sum(prediction.correct for prediction in greedy)
-    low, high = wilson_interval(correct, len(greedy))
+    confusion, labels = confusion_of(greedy), all_labels(greedy)
     well_formed = [prediction for prediction in greedy if prediction.well_formed]
     reflected = [prediction for prediction in well_formed if prediction.coherence_answer is not None]
+    known = [prediction for prediction in greedy if prediction.emotion in VALENCE]
     metrics: dict[str, float | int] = {
         "n": len(greedy),
-        "accuracy": correct / len(greedy),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **_share("accuracy", [prediction.correct for prediction in greedy]),
         "macro_f1": macro_f1(confusion),
-        "format_rate": rate([prediction.well_formed for prediction in greedy]),
+        "uar": uar(confusion),
+        **bootstrap_intervals(confusion),
+        **_share("format_rate", [prediction.well_formed for prediction in greedy]),
+        **_mean("completion_tokens", [p.completion_tokens for p in greedy if p.completion_tokens is not None]),
     }
+    if known:
+        metrics["n_valence"] = len(known)
+        metrics |= _share("valence_agreement", [VALENCE.get(p.answer or "") == VALENCE[p.emotion] for p in known])
+        metrics |= _share("arousal_agreement", [AROUSAL.get(p.answer or "") == AROUSAL[p.emotion] for p in known])
     if well_formed and well_formed[0].conclusion is not None:
         metrics["names_valence"] = rate([names_valence(prediction.conclusion or "") for prediction in well_formed])
     if reflected:
         metrics["n_reflected"] = len(reflected)
-        metrics["agreement"] = rate([prediction.coherence_answer == prediction.answer for prediction in reflected])
-        metrics["consistency"] = rate([prediction.consistency_answer == "Yes" for prediction in reflected])
+        metrics |= _share("agreement", [prediction.coherence_answer == prediction.answer for prediction in reflected])
+        metrics |= _share("coherence", [prediction.coherence_answer == prediction.emotion for prediction in reflected])
+        metrics |= _share("consistency", [prediction.consistency_answer == "Yes" for prediction in reflected])
     if sampled:
         metrics["sampled_n"] = len(sampled)
         metrics["sampled_accuracy"] = rate([prediction.correct for prediction in sampled])
         metrics["sampled_format_rate"] = rate([prediction.well_formed for prediction in sampled])
+    for label, values in per_class(confusion, labels).items():
+        metrics |= {f"class/{label}/{name}": value for name, value in values.items()}
     return {f"eval/{greedy[0].dataset}/{name}": value for name, value in metrics.items()}
+
+
+def averages(
+    right: Mapping[str, tuple[int, int]], in_domain: Sequence[str], seed: int = 0, resamples: int = 10_000
+) -> dict[str, float]:
+    """Return the paper's averages over data sets (Table 1): A^I in-domain, A^O out of domain, A overall.
+
+    Each data set counts the same, however many pictures it has.
+
+    Args:
+        right: (pictures answered rightly, pictures) by data set.
+        in_domain: the data sets that the model was trained on; those that are not in `right` are left out.
+        seed: seed of the bootstrap.
+        resamples: its draws.
+
+    Returns:
+        `eval/mean/in_domain`, `out_of_domain` and `overall`, each with `_low` and `_high`, its 95% percentile interval
+        over resampled pictures; a mean over no data set is left out.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = {name: generator.binomial(n, hits / n, size=resamples) / n for name, (hits, n) in right.items()}
+    groups = {
+        "in_domain": [name for name in right if name in in_domain],
+        "out_of_domain": [name for name in right if name not in in_domain],
+        "overall": list(right),
+    }
+    found: dict[str, float] = {}
+    for group, names in groups.items():
+        if names:
+            low, high = np.percentile(np.mean([drawn[name] for name in names], axis=0), [2.5, 97.5])
+            found[f"eval/mean/{group}"] = float(np.mean([right[name][0] / right[name][1] for name in names]))
+            found |= {f"eval/mean/{group}_low": float(low), f"eval/mean/{group}_high": float(high)}
+    return found
+
+
+def _share(name: str, values: Sequence[bool]) -> dict[str, float]:
+    low, high = wilson_interval(sum(values), len(values))
+    return {name: rate(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def _mean(name: str, values: Sequence[int]) -> dict[str, float]:
+    if not values:
+        return {}
+    mean = float(np.mean(values))
+    margin = Z_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {name: mean, f"{name}_low": mean - margin, f"{name}_high": mean + margin}
+
+
+def _macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Of confusion matrices of shape (…, L, L + 1)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)  # (…, L)
+    support = confusion.sum(axis=-1) + confusion[..., :-1].sum(axis=-2)  # (…, L) = 2 TP + FN + FP
+    return _mean_where(2 * hits, support)
+
+
+def _uar(confusion: np.ndarray) -> np.ndarray:
+    """Of confusion matrices of shape (…, L, L + 1)."""
+    return _mean_where(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
+
+
+def _mean_where(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return the mean of counts / of over the last axis, where `of` is positive; 0 where nowhere."""
+    shares = np.divide(counts, of, out=np.zeros(of.shape), where=of > 0)
+    return shares.sum(axis=-1) / np.maximum((of > 0).sum(axis=-1), 1)
 
 
 def confusion_of(predictions: Sequence["Prediction"]) -> np.ndarray:

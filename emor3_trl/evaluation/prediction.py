@@ -4,9 +4,10 @@
 a malformed one is a wrong prediction, never an error.
 """
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from emor3_trl.emotions import label_space
 from emor3_trl.evaluation.generation import Generator
+from emor3_trl.evaluation.label_probabilities import label_probabilities
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.thinking import boxed_answer, is_plain_think, parse
@@ -39,6 +41,9 @@ class Prediction:
         consistency_answer, coherence_answer: the model's reflection about its own steps, None where it was not asked.
         temperature: 0 for greedy.
         sample: index among the completions of this picture.
+        completion_tokens: its length in tokens.
+        finished: whether it ended by itself, not at the limit.
+        label_probabilities: of the labels, in their order, where it wrote one (see `label_probabilities`).
     """
 
     id: str
@@ -56,6 +61,9 @@ class Prediction:
     coherence_answer: str | None = None
     temperature: float = 0.0
     sample: int = 0
+    completion_tokens: int | None = None
+    finished: bool | None = None
+    label_probabilities: list[float] | None = None
 
 
 def predict(
@@ -69,8 +77,10 @@ def predict(
     max_tokens: int = 2048,
     batch_size: int = 64,
     reflect: bool = True,
+    score_labels: bool = False,
     seed: int = 0,
     progress: bool = True,
+    journal: Path | None = None,
 ) -> list[Prediction]:
     """Ask for the emotion of every picture of a data set.
 
@@ -84,40 +94,47 @@ def predict(
         max_tokens: longest completion.
         batch_size: pictures per call of the engine.
         reflect: ask the model about its own steps ("set" only).
+        score_labels: also ask for the probability of each label where an answer stands.
         seed: sampling seed.
         progress: show a bar with the accuracy so far.
+        journal: file that keeps each finished batch; the batches that it holds already are not asked again. A batch
+            depends on nothing but its rows, so a stopped evaluation that goes on equals one that was not stopped.
 
     Returns:
         One prediction per completion, in the order of the rows.
     """
-    predictions: list[Prediction] = []
     reflector = Reflector(generator.reflection_engine)
-    bar = tqdm(total=len(dataset), desc=name, unit="picture", disable=not progress)
-    for start in range(0, len(dataset), batch_size):
+    predictions = _finished(journal) if journal else []
+    bar = tqdm(total=len(dataset), initial=len(predictions) // n, desc=name, unit="picture", disable=not progress)
+    for start in range(len(predictions) // n, len(dataset), batch_size):
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
         texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
+        images = [row["image"] for row in rows]
         completions = generator.generate(
-            texts,
-            [row["image"] for row in rows],
-            n=n,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=seed + start,
+            texts, images, n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + start
         )
-        flat = [
-            (row, sample, text)
-            for row, texts in zip(rows, completions, strict=True)
-            for sample, text in enumerate(texts)
-        ]
+        flat = [(row, sample, each) for row in range(len(rows)) for sample, each in enumerate(completions[row])]
+        about = [images[row] for row, *_ in flat], [each.text for *_, each in flat]
+        spaces = [rows[row]["label_space"] for row, *_ in flat]
+        probabilities: Sequence[list[float] | None] = [None] * len(flat)
+        if score_labels:
+            labels = [label_space(space).labels for space in spaces]
+            probabilities = label_probabilities(generator, [texts[row] for row, *_ in flat], *about, labels)
         reflections = [Reflection()] * len(flat)
         if reflect and prompt_style == "set":
-            reflections = reflector.reflect(
-                [row["image"] for row, _, _ in flat],
-                [text for *_, text in flat],
-                [row["label_space"] for row, _, _ in flat],
+            reflections = reflector.reflect(*about, spaces)
+        batch = [
+            replace(
+                read(rows[row], name, each.text, prompt_style, reflection, temperature, sample),
+                completion_tokens=each.tokens,
+                finished=each.finished,
+                label_probabilities=probability,
             )
-        for (row, sample, text), reflection in zip(flat, reflections, strict=True):
-            predictions.append(read(row, name, text, prompt_style, reflection, temperature, sample))
+            for (row, sample, each), reflection, probability in zip(flat, reflections, probabilities, strict=True)
+        ]
+        if journal:
+            _append(journal, batch)
+        predictions += batch
         bar.update(len(rows))
         bar.set_postfix(
             accuracy=f"{sum(p.correct for p in predictions) / len(predictions):.3f}",
@@ -125,6 +142,25 @@ def predict(
         )
     bar.close()
     return predictions
+
+
+def _append(journal: Path, batch: Sequence[Prediction]) -> None:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps([asdict(prediction) for prediction in batch]) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _finished(journal: Path) -> list[Prediction]:
+    """Return the predictions of a journal's whole batches, and cut off what a stop left of the next one."""
+    if not journal.is_file():
+        return []
+    whole, _, torn = journal.read_bytes().rpartition(b"\n")
+    if torn:
+        with journal.open("r+b") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+    return [Prediction(**row) for line in whole.splitlines() for row in json.loads(line)]
 
 
 def read(
@@ -167,7 +203,8 @@ def save_predictions(predictions: Sequence[Prediction], path: str | Path) -> Non
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     types = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
-    types |= {"temperature": pa.float64(), "sample": pa.int64()}
+    types |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
+    types |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
     schema = pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(Prediction)])
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=schema), partial)

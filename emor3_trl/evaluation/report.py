@@ -1,5 +1,6 @@
 """The report of a run folder: a table of models by data sets, the reward curves, and completions to read."""
 
+import io
 import json
 import os
 import textwrap
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from PIL import Image
 
-from emor3_trl.evaluation.prediction import Prediction, load_predictions
+from emor3_trl.evaluation.pictures import read_pictures
+from emor3_trl.evaluation.prediction import Prediction
 
 # Folders of a comparison, in the order of its table, and what they are called there. EMO-R3# is the paper's name for
 # EMO-R3 after Cold-Start-Emo (Sec. 4.2).
@@ -63,16 +65,27 @@ def summarise_run(evaluation: str | Path, in_domain: str = "test") -> Summary:
         FileNotFoundError: if no model has been evaluated.
         ValueError: if a metrics.json holds no evaluation.
     """
-    evaluation = Path(evaluation)
-    found = {path.parent.name: path for path in sorted(evaluation.glob("*/metrics.json"))}
+    return {name: _summarise_model(path, in_domain) for name, path in evaluated_models(evaluation).items()}
+
+
+def evaluated_models(evaluation: str | Path) -> dict[str, Path]:
+    """Return the metrics.json of each evaluated model by name, known models first.
+
+    Raises:
+        FileNotFoundError: if no model has been evaluated.
+    """
+    found = {path.parent.name: path for path in sorted(Path(evaluation).glob("*/metrics.json"))}
     if not found:
         raise FileNotFoundError(f"There is no evaluation in '{evaluation}'. Run recipes/evaluate.py first.")
     names = [name for name in MODELS if name in found] + [name for name in found if name not in MODELS]
-    return {name: _summarise_model(found[name], in_domain) for name in names}
+    return {name: found[name] for name in names}
 
 
 def _summarise_model(path: Path, in_domain: str) -> dict[str, dict[str, float]]:
-    metrics = json.loads(path.read_text())
+    try:
+        metrics = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no JSON ({error}). Evaluate the model again with --overwrite.") from error
     datasets = [key.split("/")[1] for key in metrics if key.startswith("eval/") and key.endswith("/n")]
     if not datasets:
         raise ValueError(f"'{path}' holds no eval/<dataset>/n. Evaluate the model again with --overwrite.")
@@ -203,35 +216,22 @@ def show_example(example: Example, width: int = 96) -> str:
     return "\n".join([headline, *lines])
 
 
-def save_example_pictures(
-    examples: Sequence[Example], datasets: Mapping[str, Dataset], folder: str | Path
-) -> list[Path]:
+def save_example_pictures(examples: Sequence[Example], files: Mapping[str, Path], folder: str | Path) -> list[Path]:
     """Save the pictures of examples as `example_<kind>.png`.
 
     Args:
         examples: see `choose_examples`.
-        datasets: rows with `id` and `image` by data set name; an example whose picture is not there is left out.
+        files: Parquet file of each data set's pictures; an example whose picture is not there is left out.
         folder: where to write.
     """
     paths = []
     for example in examples:
-        dataset = datasets.get(example.prediction.dataset)
-        ids = list(dataset["id"]) if dataset is not None else []
-        if dataset is None or example.prediction.id not in ids:
-            continue
-        path = Path(folder) / f"example_{example.kind}.png"
-        dataset[ids.index(example.prediction.id)]["image"].save(path)
-        paths.append(path)
+        file = files.get(example.prediction.dataset, Path())
+        for _, picture in read_pictures(file, {example.prediction.id}):
+            path = Path(folder) / f"example_{example.kind}.png"
+            Image.open(io.BytesIO(picture)).save(path)
+            paths.append(path)
     return paths
-
-
-def load_examples(evaluation: str | Path, before: str, after: str, dataset: str = "test") -> list[Example]:
-    """Choose examples of one data set from the predictions of two evaluated models (see `choose_examples`)."""
-    first, second = (
-        [row for row in load_predictions(Path(evaluation) / name / "predictions.parquet") if row.dataset == dataset]
-        for name in (before, after)
-    )
-    return choose_examples(first, second)
 
 
 def save_json(content: Any, path: str | Path) -> None:

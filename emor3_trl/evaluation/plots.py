@@ -1,0 +1,55 @@
+"""Plots of one evaluated model: who was taken for whom, and what each emotion reaches."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from emor3_trl.evaluation.metrics import per_class
+
+
+def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, path: str | Path) -> None:
+    """Draw a confusion matrix, each row as shares of its emotion, beside the recall of each emotion with its interval.
+
+    Args:
+        confusion: counts of shape (L, L + 1), see `metrics.confusion_matrix`.
+        labels: its L labels.
+        title: what stands above.
+        path: the PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(labels)
+    figure = Figure(figsize=(4.5 + 0.8 * count, 2 + 0.45 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    left.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*confusion.shape):
+        if confusion[row, column]:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            left.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    left.set_xticks(range(count + 1), [*labels, "no answer"], rotation=45, ha="right")
+    left.set_yticks(range(count), list(labels))
+    left.set_xlabel("answer")
+    left.set_ylabel("emotion")
+
+    found = per_class(confusion, labels)
+    for row, label in enumerate(labels):
+        if label in found and found[label]["support"]:
+            recall, low, high = (found[label][name] for name in ("recall", "recall_low", "recall_high"))
+            right.barh(row, recall, color="#4477aa", height=0.6)
+            right.plot([low, high], [row, row], color="black", linewidth=1)
+    right.set_ylim(count - 0.5, -0.5)
+    right.set_xlim(0, 1)
+    right.set_yticks(range(count), [""] * count)
+    right.set_xlabel("recall, 95% interval")
+    right.grid(axis="x", alpha=0.3)
+    figure.suptitle(title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, path)
