@@ -254,7 +254,9 @@ def main() -> None:
     args = parser.parse_args()
     sys.path.insert(0, str(REPOSITORY / "tests"))
     from tiny_model import build_tiny_model
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         root, outside = folder / "root", folder / "outside"
@@ -287,6 +289,7 @@ def main() -> None:
     report = {
         "images": len(results),
         "outcomes": dict(Counter(result["outcome"] for result in results)),
+        "compared": sum("difference" in result for result in results),
         "wrong": sum(result["verdict"] != "right" for result in results),
         "opened_outside": sum(bool(result.get("opened_outside")) for result in results),
         "all_at_once": {**together, "other_outcomes": differing},

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import struct
 import time
 
 import numpy as np
@@ -122,6 +123,16 @@ def test_16_bits_keep_their_greys(kind):
     taken = Image.open(io.BytesIO(take(buffer.getvalue(), SMALL).data))
     grey = Image.fromarray((ramp >> 8).astype(np.uint8)).convert("RGB").resize(taken.size, Image.Resampling.BICUBIC)
     assert difference(taken, grey) < 2
+
+
+def test_12_bits_keep_their_greys():
+    width, height = 60, 40
+    pixels = (0x800_800).to_bytes(3, "big") * (width * height // 2)  # two pixels of middle grey
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+    file = head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert Image.open(io.BytesIO(take(file, SMALL).data)).getpixel((9, 9)) == (128, 128, 128)
 
 
 def test_what_is_transparent_in_16_bits_is_white():

@@ -72,7 +72,8 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # of which a plain conversion would clip all but the darkest
         values = np.asarray(image)
-        grey = (values >> 8).astype(np.uint8)
+        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in some TIFFs
+        grey = (values >> (bits - 8)).astype(np.uint8)
         if isinstance(image.info.get("transparency"), int):
             grey[values == image.info["transparency"]] = 255
         return Image.fromarray(grey).convert("RGB")
