@@ -1,10 +1,11 @@
 """How fast is data prepared, and how much memory does a large data set take?
 
-    python benchmarks/prepare_data.py                  # both parts, about four minutes on two cores
+    python benchmarks/prepare_data.py                  # both parts, about six minutes on two cores
 
 Throughput: `prepare` against a bare loop that decodes and resizes the same photos on as many threads, in turn, as a
-ratio. Scale: a synthetic EmoSet of 118,000 rows whose files are links to 400 photos, from which 2,000 and 2,000 are
-drawn in a process of its own; its peak memory and time. Figures: runs/benchmarks/prepare_data.json.
+ratio. Scale: a synthetic EmoSet of 118,000 rows, from which 2,000 and 2,000 are drawn in a process of its own; its peak
+memory and time. Of the 118,000 photos only the 4,000 exist that the seed draws, each of them another one: if any other
+file were opened, it would be missing. Figures: runs/benchmarks/prepare_data.json.
 """
 
 import argparse
@@ -26,36 +27,37 @@ from emor3_trl.data import emoset
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.resizing import to_pixel_budget
-from emor3_trl.data.sampling import Sampling
+from emor3_trl.data.sampling import Draw, Sampling
 from emor3_trl.emotions import EMOSET_8
 
-ROWS, PHOTOS = 118_000, 400
+ROWS, DRAWN = 118_000, 2_000
 SIZES = ((1024, 768), (800, 1200), (640, 480), (1600, 1067), (2400, 1600))  # pixels, as web photos come
 
 
-def write_photo(path: Path, seed: int) -> None:
+def write_photo(path: Path, seed: int, size: tuple[int, int]) -> None:
     """Save a JPEG that looks like no other: smooth areas, edges and grain."""
     generator = np.random.default_rng(seed)
-    width, height = SIZES[seed % len(SIZES)]
     smooth = Image.fromarray(generator.integers(0, 255, (9, 12, 3), dtype=np.uint8))
-    picture = np.asarray(smooth.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
-    grain = generator.normal(0, 5, (height, width, 1)).astype(np.int16)
+    picture = np.asarray(smooth.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = generator.normal(0, 5, (*size[::-1], 1)).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((picture + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
 
 
-def write_emoset(root: Path, rows: int, photos: int) -> None:
-    """Write a synthetic EmoSet: `photos` distinct files, and links with a few bytes of their own behind the picture."""
-    for seed in range(photos):
-        write_photo(root / "photos" / f"{seed}.jpg", seed)
+def write_emoset(root: Path) -> None:
+    """Write the lists of a synthetic EmoSet, and the photos that are drawn from them."""
+    root.mkdir(parents=True)
     for split, share in (("train", 0.8), ("val", 0.05), ("test", 0.15)):
-        entries = []
-        for number in range(round(rows * share)):
+        rows = []
+        for number in range(round(ROWS * share)):
             label = EMOSET_8.labels[number % 8]
-            entries.append(
-                [label, f"image/{label}/{label}_{split}{number:06d}.jpg", f"annotation/{label}/{number}.json"]
-            )
-        (root / f"{split}.json").write_text(json.dumps(entries))
+            place = f"image/{label}/{label}_{split}{number:06d}.jpg"
+            rows.append([label, place, f"annotation/{label}/{label}_{split}{number:06d}.json"])
+        (root / f"{split}.json").write_text(json.dumps(rows))
+    source = emoset.read(root)
+    drawn = [one for split in ("test", "train") for one in next(Draw(source.pools[split], DRAWN, Sampling()).waves())]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda seed: write_photo(root / drawn[seed].place, seed, SIZES[2]), range(len(drawn))))
 
 
 def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
@@ -64,7 +66,7 @@ def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
     rows = []
     for seed in range(photos):
         label = EMOSET_8.labels[seed % 8]
-        write_photo(root / "image" / label / f"{seed}.jpg", seed)
+        write_photo(root / "image" / label / f"{seed}.jpg", seed, SIZES[seed % len(SIZES)])
         rows.append([label, f"image/{label}/{seed}.jpg", ""])
     for split in ("train", "test"):
         (root / f"{split}.json").write_text(json.dumps(rows))
@@ -99,21 +101,9 @@ def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
     }
 
 
-class Linked:
-    """The pictures of the synthetic EmoSet: a photo, and the name behind its last byte, so that no two are equal."""
-
-    def __init__(self, root: Path, photos: int) -> None:
-        self.root, self.photos, self.opened = root, photos, 0
-
-    def read(self, place: str) -> bytes:
-        self.opened += 1
-        return (self.root / "photos" / f"{hash(place) % self.photos}.jpg").read_bytes() + place.encode()
-
-
 def scale(folder: Path) -> dict[str, float]:
     """Draw from 118,000 rows in a process of its own, and return its figures."""
-    command = [sys.executable, __file__, "--worker", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+    done = subprocess.run([sys.executable, __file__, "--worker", str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -124,14 +114,12 @@ def work(root: Path) -> None:
     begin = time.perf_counter()
     source = emoset.read(root)
     listed = time.perf_counter() - begin
-    source.pictures = Linked(root, PHOTOS)
-    # Two splits that share photos would lose nearly all of one as near duplicates: test is natural noise of its own
-    manifest = prepare(source, root / "out", Sampling(2000, 0), progress=False)
+    manifest = prepare(source, root / "out", Sampling(DRAWN, DRAWN), progress=False)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     figures = {
         "rows": sum(len(pool) for pool in source.pools.values()),
-        "drawn": sum(sum(counts.values()) for counts in manifest["counts"].values()),
-        "opened": source.pictures.opened,
+        **{split: sum(counts.values()) for split, counts in manifest["counts"].items()},
+        "dropped": sum(map(len, manifest["dropped"].values())),
         "seconds": round(time.perf_counter() - begin, 1),
         "seconds_to_list": round(listed, 1),
         "peak_memory_mib": round(int(peak.split()[1]) / 1024),
@@ -155,7 +143,7 @@ def main() -> None:
         folder = Path(temporary)
         result = {"throughput": throughput(folder, args.photos, args.pairs)}
         print(json.dumps(result["throughput"], indent=1), flush=True)
-        write_emoset(folder / "large", ROWS, PHOTOS)
+        write_emoset(folder / "large")
         result["scale"] = scale(folder / "large")
         print(json.dumps(result["scale"], indent=1))
     (args.output_dir / "prepare_data.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -41,7 +41,8 @@ def main() -> None:
         short = f" of {wanted:,} wanted: there are no more" if sum(counts.values()) < wanted else ""
         print(f"{split}: {sum(counts.values()):,} pictures{short}, {dropped:,} dropped on the way")
         print("  " + ", ".join(f"{label} {count}" for label, count in counts.items()))
-    print(f"Written to {args.output_dir}: train.parquet and test.parquet, manifest.json, contact_sheet.png")
+    written = ", ".join(f"{split}.parquet" for split in manifest["counts"])
+    print(f"Written to {args.output_dir}: {written}, manifest.json, contact_sheet.png")
 
 
 def prepare_demo(output_dir: Path, seed: int) -> None:

@@ -2,12 +2,24 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from downloads import photo, save, write_emoset, write_emotion6, write_webemo
+from downloads import (
+    EMOSET_ORDER,
+    photo,
+    save,
+    write_emoset,
+    write_emotion6,
+    write_hub_emoset,
+    write_own_folders,
+    write_own_tables,
+    write_webemo,
+)
 
 from emor3_trl.data import emoset, emotion6, hub, own, webemo
+from emor3_trl.data.candidates import Unusable
 from emor3_trl.emotions import EMOSET_8
 
 
@@ -56,39 +68,101 @@ def test_webemo_takes_25_labels_to_seven_groups_and_leaves_out_dead_links(tmp_pa
     assert all(source.pictures.read(one.place) for one in test)
     reasons = [item.reason for item in source.dropped]
     assert reasons.count("was not fetched (many links are dead)") == 2 * 5
-    assert sum("shares its file name" in reason for reason in reasons) == 3  # the fourth is in images.csv
+    shared = [item.id for item in source.dropped if "shares its file name" in item.reason]
+    assert len(shared) == 3 + 2  # one is in images.csv; and one file cannot be of a URL of each split
+    assert {"train25.txt:53", "test25.txt:53"} <= set(shared)
     zest = [one for one in test if one.place == "elsewhere/b.jpg"]
     assert [one.emotion for one in zest] == ["joy"]  # label 24, two digits
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("http://a.org/p.jpg 24", "images/p.jpg"),
+        ("http://a.org/p.jpg\t24", "images/p.jpg"),
+        ("http://a.org/p.jpg?x=1#here 24 ", "images/p.jpg"),
+        ("http://[a.org/x/p.jpg 24", "images/p.jpg"),
+        ("http://a.org/%70.jpg 24", "images/p.jpg"),
+        ("http://a.org/" + "x" * 5000 + ".jpg 24", None),
+        ("http://a.org/.. 24", None),
+        ("http://a.org/..%2f..%2fsecret.jpg 24", None),
+        ("http://a.org/a%00b.jpg 24", None),
+        ("http://a.org/ 24", None),
+    ],
+)
+def test_webemo_finds_a_picture_by_the_last_part_of_its_url(tmp_path, line, place):
+    write_webemo(tmp_path, per_label=1)
+    save(tmp_path / "images" / "p.jpg", 1)
+    save(tmp_path.parent / "secret.jpg", 1)
+    (tmp_path / "test25.txt").write_text("\n" + line + "\n" + line + "\n")  # a URL may come twice
+    source = webemo.read(tmp_path)
+    assert [one.place for one in source.pools["test"]] == ([place] * 2 if place else [])
+    if place is None:
+        assert {item.id for item in source.dropped} > {"test25.txt:2", "test25.txt:3"}
+
+
+@pytest.mark.parametrize(
+    "line", ["{name} {group}", "{group} {name}", "{index} {name},{group}", "{index}: {name} ({group})"]
+)
+def test_webemo_reads_the_categories_however_they_are_set(tmp_path, line):
+    write_webemo(tmp_path, per_label=1)
+    before = webemo.read(tmp_path).pools
+    pairs = [row.split() for row in (tmp_path / "category.txt").read_text().splitlines()]
+    written = [line.format(index=index, name=name.title(), group=group) for index, (name, group) in enumerate(pairs)]
+    (tmp_path / "category.txt").write_text("\n".join(written))
+    assert webemo.read(tmp_path).pools == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("category.txt", "boredom joyless\n", "Line 1 of .*category.txt.*one of the 25 labels"),
+        ("test25.txt", "http://a.org/p.jpg 25\n", "Line 1 of .*test25.txt.*label of 0 to 24"),
+        ("test25.txt", "http://a.org/p.jpg\n", "Line 1 of .*test25.txt.*label of 0 to 24"),
+        ("images.csv", "a,b\n1,2\n", "images.csv.*Expected url and path"),
+    ],
+)
+def test_a_line_of_webemo_that_cannot_be_read_is_shown(tmp_path, name, content, words):
+    write_webemo(tmp_path, per_label=1)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=words):
+        webemo.read(tmp_path)
+
+
 def test_own_pictures_in_a_folder_of_folders(tmp_path):
-    for number, label in enumerate(["Happy", "Happy", "sad"]):
-        save(tmp_path / label / f"{number}.png", number)
-    (tmp_path / "notes.txt").write_text("not a picture")
+    source = own.read(write_own_folders(tmp_path, per_label=2))
+    assert source.label_space.labels == ("anger", "joy")
+    assert [one.place for one in source.pools["all"]] == [
+        "Joy/0.JPG",
+        "Joy/more/1.JPG",
+        "anger/0.JPG",
+        "anger/more/1.JPG",
+    ]
+    assert [(item.id, item.reason[:26]) for item in source.dropped] == [("Joy/notes.txt", "is not named like a pictur")]
+
+
+def test_own_pictures_in_folders_of_splits(tmp_path):
+    for number, place in enumerate(["train/joy", "Test/joy", "val/joy", "train/fear"]):
+        save(tmp_path / place / "a.jpg", number)
     source = own.read(tmp_path)
-    assert source.label_space.labels == ("happy", "sad")
-    assert [one.emotion for one in source.pools["all"]] == ["happy", "happy", "sad"]
+    assert source.label_space.labels == ("fear", "joy")
+    assert {split: [one.id for one in pool] for split, pool in source.pools.items()} == {
+        "train": ["train/fear/a.jpg", "train/joy/a.jpg"], "test": ["Test/joy/a.jpg"],
+    }  # fmt: skip
+    assert [(item.id, item.reason) for item in source.dropped] == [("val/joy/a.jpg", "is of split 'val'")]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_own_pictures_in_a_table_with_a_label_space_in_yaml(tmp_path, kind):
-    (tmp_path / "space.yaml").write_text(
-        "name: mine\nlabels: [joy, anger]\nmap:\n  happy: joy\n  ANGRY: anger\n  unsure: null\n"
-    )
-    rows = [("a.jpg", "happy"), ("b.jpg", "angry"), ("c.jpg", "Joy"), ("d.jpg", "unsure"), ("", "joy")]
-    if kind == "csv":
-        (tmp_path / "t.csv").write_text("pic,mood\n" + "\n".join(",".join(row) for row in rows) + "\n")
-    else:
-        lines = [json.dumps({"pic": image, "mood": mood}) for image, mood in rows]
-        (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
-    source = own.read(tmp_path / f"t.{kind}", str(tmp_path / "space.yaml"), "pic", "mood")
-    assert [(one.place, one.emotion) for one in source.pools["all"]] == [
-        ("a.jpg", "joy"), ("b.jpg", "anger"), ("c.jpg", "joy"),
+    write_own_tables(tmp_path, per_label=2)
+    source = own.read(tmp_path / f"photos.{kind}", tmp_path / "space.yaml", "file", "mood")
+    taken = [(one.place, one.emotion) for one in source.pools["all"]]
+    assert taken[:4] == [
+        ("photos/00.jpg", "joy"), ("photos/01.jpg", "joy"), ("photos/10.jpg", "anger"), ("photos/11.jpg", "anger"),
     ]  # fmt: skip
-    assert sorted(item.reason for item in source.dropped) == [
-        "'unsure' is mapped to null",
-        "has no image or no emotion",
-    ]
+    reasons = [item.reason for item in source.dropped]
+    assert reasons.count("'unsure' is mapped to null") == 2
+    assert reasons.count("has no image or no emotion") == (kind == "csv")
 
 
 def test_own_pictures_with_splits_of_their_own(tmp_path):
@@ -99,17 +173,89 @@ def test_own_pictures_with_splits_of_their_own(tmp_path):
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_columns(tmp_path):
-    order = ["amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness"]
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=order), "image_id": Value("string")})
-    rows = [{"image": photo(number), "label": number % 8, "image_id": str(number)} for number in range(16)]
-    splits = DatasetDict({name: Dataset.from_list(rows, features=features) for name in ("train", "validation", "test")})
-    for name, split in splits.items():
-        (tmp_path / "data").mkdir(exist_ok=True)
-        split.to_parquet(tmp_path / "data" / f"{name}-00000-of-00001.parquet")
-    source = hub.read(str(tmp_path), EMOSET_8)
+    source = hub.read(str(write_hub_emoset(tmp_path)), EMOSET_8)
     assert {name: len(pool) for name, pool in source.pools.items()} == {"train": 16, "val": 16, "test": 16}
     assert source.pools["train"][1].emotion == "awe"  # info.json's order, not the alphabet's
     assert source.pictures.read("test/3")[:4] == b"\x89PNG"
+
+
+def test_a_data_set_of_the_hub_with_one_split_words_of_its_own_and_rows_without_labels(tmp_path):
+    features = Features({"picture": ImageFeature(), "mood": Value("string"), "mask": ImageFeature()})
+    moods = ["happy", "ANGRY", None, "unsure"]
+    broken = {"bytes": b"no picture", "path": None}  # of a column that nobody asks for
+    rows = [{"picture": photo(number), "mood": mood, "mask": broken} for number, mood in enumerate(moods)]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    space, spelled = own.read_label_space(write_own_tables(tmp_path / "tables") / "space.yaml")
+    source = hub.read(
+        str(tmp_path / "train.parquet").removesuffix("/train.parquet"), space, "picture", "mood", spelled=spelled
+    )
+    assert [(one.id, one.emotion) for one in source.pools["all"]] == [("train/0", "joy"), ("train/1", "anger")]
+    assert [(item.id, item.reason) for item in source.dropped] == [
+        ("train/2", "has no label"), ("train/3", "'unsure' is mapped to null"),
+    ]  # fmt: skip
+    assert source.pictures.read("train/1")[:4] == b"\x89PNG"
+
+
+def test_a_label_that_was_kept_back_is_not_one(tmp_path):
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(EMOSET_ORDER))})
+    rows = [{"image": photo(number), "label": label} for number, label in enumerate([3, -1])]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "test.parquet")
+    source = hub.read(str(tmp_path), EMOSET_8)
+    assert [one.emotion for one in source.pools["all"]] == ["excitement"]
+    assert [item.reason for item in source.dropped] == ["has no label"]
+
+
+def test_a_path_in_a_row_of_the_hub_is_not_followed(tmp_path):
+    save(tmp_path / "secret.jpg", 1)
+    picture = {"bytes": None, "path": str(tmp_path / "secret.jpg")}
+    features = Features({"image": ImageFeature(decode=False), "label": ClassLabel(names=list(EMOSET_ORDER))})
+    (tmp_path / "data").mkdir()
+    table = Dataset.from_list([{"image": picture, "label": 0}], features=features)
+    pq.write_table(table.data.table, tmp_path / "data" / "train.parquet")
+    source = hub.read(str(tmp_path / "data"), EMOSET_8)
+    with pytest.raises(Unusable, match="holds no picture"):
+        source.pictures.read("train/0")
+
+
+def test_columns_that_are_none_or_hold_no_pictures_are_named(tmp_path):
+    write_hub_emoset(tmp_path, rows=1)
+    with pytest.raises(ValueError, match=r"columns image, label, image_id, not mood.*--emotion_column"):
+        hub.read(str(tmp_path), EMOSET_8, label_column="mood")
+    with pytest.raises(ValueError, match=r"'image_id' of .* holds no pictures"):
+        hub.read(str(tmp_path), EMOSET_8, "image_id")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("labels: [joy, anger", "is not YAML"),
+        ("joy, anger", "is not a label space"),
+        ("labels: [joy]", "two or more labels"),
+        ("labels: [joy, anger]\nmap: [happy]", "`map` of"),
+        ("labels: [joy, anger]\nmap: {happy: glad}", "maps 'happy' to 'glad', which is none of joy, anger"),
+    ],
+)
+def test_a_label_space_that_is_none_is_shown(tmp_path, content, words):
+    (tmp_path / "space.yaml").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        own.read_label_space(tmp_path / "space.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "image,emotion\né.jpg,joy\n".encode("cp1252"), "t.csv is no such table in UTF-8"),
+        ("t.csv", b"image,emotion\n" + b"x" * 200_000 + b",joy\n", "t.csv is no such table"),
+        ("t.jsonl", b"[1]\n", "Line 1 of .*t.jsonl"),
+        ("t.jsonl", b"[" * 100_000, "Line 1 of .*t.jsonl"),
+        ("t.jsonl", b"", "offers no labelled picture"),
+        ("t.txt", b"a.jpg joy", "Expected a folder, or a .csv"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        own.read(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ _STORED = Features(
     }
 )
 _PROMPT = List({"role": Value("string"), "content": Value("string")})
-_ROW_GROUP = 256
+_ROW_GROUP, _ROW_GROUP_BYTES = 256, 32 * 2**20  # what is held in memory when a split is written, whichever comes first
+_ROWS_READ = 32  # at a time
 
 
 def load_split(
@@ -136,6 +137,7 @@ class SplitWriter:
         self.path = Path(data_dir) / f"{split}.parquet"
         self._temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
         self._seen: dict[str, int] = {}
         self._file: pq.ParquetWriter | None = None
 
@@ -146,9 +148,11 @@ class SplitWriter:
             ValueError: at the latest when the writer is left, if an id comes twice, or a label is unknown.
         """
         stored = {name: row[name] for name in COLUMNS}
-        stored |= {"label_space": list(row["label_space"]), "image": {"bytes": _png(row["image"]), "path": None}}
+        picture = _png(row["image"])
+        stored |= {"label_space": list(row["label_space"]), "image": {"bytes": picture, "path": None}}
         self._rows.append(stored)
-        if len(self._rows) == _ROW_GROUP:
+        self._bytes += len(picture)
+        if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
 
     def __enter__(self) -> "SplitWriter":
@@ -174,14 +178,14 @@ class SplitWriter:
             # Pictures are compressed already
             self._file = pq.ParquetWriter(self._temporary, _STORED.arrow_schema, compression="none")
         self._file.write_table(pa.Table.from_pylist(self._rows, schema=_STORED.arrow_schema))
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 def content_hash(data_dir: str | Path, split: str) -> str:
     """Return a SHA-256 of what a split holds, the same however its Parquet file was compressed."""
     digest = hashlib.sha256()
     with pq.ParquetFile(_split_path(Path(data_dir), split)) as file:
-        for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=list(COLUMNS)):
+        for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 parts = [row["id"], row["emotion"], *row["label_space"], row["source"]]
                 for part in (*(part.encode() for part in parts), row["image"]["bytes"]):
@@ -251,7 +255,7 @@ def _choose(rows: int, max_samples: int | None, seed: int) -> list[int]:
 def _read_images(file: pq.ParquetFile, chosen: Sequence[int]) -> pa.ChunkedArray:
     """Return the images of the chosen rows (ascending), one batch of the file in memory at a time."""
     chunks, first, position = [], 0, 0
-    for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=["image"]):
+    for batch in file.iter_batches(batch_size=_ROWS_READ, columns=["image"]):
         end = position
         while end < len(chosen) and chosen[end] < first + batch.num_rows:
             end += 1

@@ -1,6 +1,7 @@
 """What `recipes/prepare_data.py` can be told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from emor3_trl.data.candidates import Source
@@ -8,6 +9,14 @@ from emor3_trl.data.pictures import Budget
 from emor3_trl.data.sampling import Sampling
 
 DEMO_DIR = "runs/demo"
+DOWNLOADS = ("emoset", "emotion6", "webemo", "own")
+# Which data sets an option is for; one that is not listed is for all that are downloaded
+_TAKEN_BY = {
+    **dict.fromkeys(("dataset", "output_dir", "seed"), ("demo", *DOWNLOADS)),
+    **dict.fromkeys(("hub_id", "image_column", "emotion_column"), ("emoset", "own")),
+    "label_from": ("emotion6",),
+    "label_space": ("own",),
+}
 
 
 @dataclass
@@ -49,22 +58,27 @@ class PreparationArguments:
         default=None,
         metadata={"help": "Own pictures: emoset_8, emotion6, webemo_7, or a YAML file with name, labels and map."},
     )
-    image_column: str = field(default="image", metadata={"help": "Column of a table."})
-    emotion_column: str = field(default="emotion", metadata={"help": "Column of a table."})
+    image_column: str = field(default="image", metadata={"help": "Column of a table, or of a data set on the Hub."})
+    emotion_column: str | None = field(
+        default=None, metadata={"help": "The same (default: 'emotion' of a table, 'label' of a data set on the Hub)."}
+    )
     workers: int | None = field(default=None, metadata={"help": "Threads (default: all cores)."})
     overwrite: bool = field(default=False, metadata={"help": "Prepare again what is there."})
 
     def __post_init__(self) -> None:
         demo = self.dataset == "demo"
         self.output_dir = self.output_dir or (DEMO_DIR if demo else f"data/{self.dataset}")
-        if demo and (self.source or self.hub_id):
-            raise ValueError(
-                "source is set, but dataset is 'demo'. Say what it is: --dataset emoset, emotion6, webemo or own."
-            )
+        for option in fields(self):
+            takers = _TAKEN_BY.get(option.name, DOWNLOADS)
+            if self.dataset not in takers and getattr(self, option.name) != option.default:
+                raise ValueError(
+                    f"{option.name} is set, but dataset is '{self.dataset}', which has no use for it. "
+                    f"It goes with --dataset {' or '.join(takers)}."
+                )
         if not demo and bool(self.source) == bool(self.hub_id):
-            raise ValueError(f"dataset '{self.dataset}' needs --source, the folder that you downloaded, or --hub_id.")
-        if self.hub_id and self.dataset not in ("emoset", "own"):
-            raise ValueError(f"hub_id is set, but {self.dataset} is read from its download only: give --source.")
+            folder = "--source, the folder that you downloaded"
+            other = f"either {folder}, or --hub_id" if self.dataset in _TAKEN_BY["hub_id"] else folder
+            raise ValueError(f"dataset '{self.dataset}' needs {other}.")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}. Expected 1 or more.")
         if not 28 * 28 <= self.min_pixels <= self.max_pixels:
@@ -84,7 +98,12 @@ class PreparationArguments:
 
     def recorded(self) -> dict[str, Any]:
         """Return what else decides the result; it stands in the manifest."""
-        return {"from": self.source or self.hub_id, "label_from": self.label_from, "labels_from": self.label_space}
+        return {
+            "from": self.hub_id or str(Path(self.source or "")),
+            "label_from": self.label_from,
+            "labels_from": self.label_space,
+            "columns": [self.image_column, self.emotion_column],
+        }
 
 
 def open_source(args: PreparationArguments) -> Source:
@@ -95,24 +114,18 @@ def open_source(args: PreparationArguments) -> Source:
         ValueError: if one cannot be read, or a label is outside the label space.
     """
     from emor3_trl.data import emoset, emotion6, hub, own, webemo
-    from emor3_trl.emotions import EMOSET_8, label_space
+    from emor3_trl.emotions import EMOSET_8
 
     if args.hub_id:
-        if args.dataset == "own" and args.label_space is None:
+        columns = args.image_column, args.emotion_column or "label"
+        if args.dataset == "emoset":
+            return hub.read(args.hub_id, EMOSET_8, *columns, "emoset", emoset.SIZES)
+        if args.label_space is None:
             raise ValueError(
                 "hub_id of your own data needs --label_space: emoset_8, emotion6, webemo_7 or a YAML file."
             )
-        space = EMOSET_8
-        if args.label_space:
-            yaml = args.label_space.endswith((".yaml", ".yml"))
-            space = own.read_label_space(args.label_space)[0] if yaml else label_space(args.label_space)
-        return hub.read(
-            args.hub_id,
-            space,
-            args.image_column,
-            "label" if args.emotion_column == "emotion" else args.emotion_column,
-            args.dataset,
-        )
+        space, spelled = own.read_label_space(args.label_space)
+        return hub.read(args.hub_id, space, *columns, spelled=spelled)
     assert args.source is not None
     if args.dataset == "emoset":
         return emoset.read(args.source)
@@ -120,4 +133,4 @@ def open_source(args: PreparationArguments) -> Source:
         return emotion6.read(args.source, args.label_from)
     if args.dataset == "webemo":
         return webemo.read(args.source)
-    return own.read(args.source, args.label_space, args.image_column, args.emotion_column)
+    return own.read(args.source, args.label_space, args.image_column, args.emotion_column or "emotion")

@@ -7,15 +7,15 @@ as a `Source`; `preparation` draws among them.
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from emor3_trl.emotions import LabelSpace
+from emor3_trl.emotions import LabelSpace, canonical
 
 MAX_FILE_BYTES = 200 * 2**20
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +79,27 @@ class Unusable(Exception):  # noqa: N818 - data, not a fault of the program
 
 @dataclass(frozen=True)
 class FolderPictures:
-    """Pictures in files below a folder; nothing outside of it is ever read, and nothing that is no file."""
+    """Pictures in files below a folder; nothing outside of it is ever opened, and nothing that is no file."""
 
     root: Path
 
     def read(self, place: str) -> bytes:
         """Return a file's bytes.
 
+        Args:
+            place: a path relative to the folder, or an absolute one that lies in it.
+
         Raises:
             Unusable: if the path or a symbolic link leads out of the folder, or it is not a readable file.
         """
         root = os.path.realpath(self.root)
-        if "\0" in place or os.path.isabs(place):
-            raise Unusable("its path is absolute, so it leaves the folder" if "\0" not in place else "a broken path")
-        lexical = os.path.normpath(place)
-        if lexical == ".." or lexical.startswith("../"):
-            raise Unusable("its path leaves the folder")
-        path = os.path.realpath(os.path.join(root, place))
-        if os.path.commonpath([root, path]) != root:
-            raise Unusable("a symbolic link leads out of the folder")
+        try:
+            path = os.path.realpath(os.path.join(root, place))
+        except ValueError:  # a null byte, or half a surrogate pair
+            raise Unusable("its path is broken") from None
+        if not _within(path, root):
+            written_inside = _within(os.path.normpath(os.path.join(root, place)), root)
+            raise Unusable(f"{'a symbolic link leads' if written_inside else 'its path leads'} out of the folder")
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe nobody writes to must not stop us
         except FileNotFoundError:
@@ -111,36 +113,55 @@ class FolderPictures:
             if status.st_size > MAX_FILE_BYTES:
                 raise Unusable(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read()
+                return file.read(MAX_FILE_BYTES)
         except OSError as error:
             raise Unusable(f"cannot be read: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
 
-def labelled(rows: Sequence[tuple[str, str, str]], space: LabelSpace, where: str) -> list[Candidate]:
-    """Return rows of (id, place, written label) as candidates.
+def _within(path: str, root: str) -> bool:
+    return os.path.commonpath([root, path]) == root
+
+
+def labelled(
+    rows: Sequence[tuple[str, str, str]],
+    space: LabelSpace,
+    where: str,
+    spelled: Mapping[str, str | None] | None = None,
+) -> tuple[list[Candidate], list[Dropped]]:
+    """Return rows of (id, place, written label) as candidates, and those whose label is mapped to None.
+
+    Args:
+        rows: id, place and written label.
+        space: the labels.
+        where: what the rows are of, for the error.
+        spelled: labels of other spellings, in canonical form, or None for what shall be left out.
 
     Raises:
         ValueError: if a label is outside the label space, with the count of each.
     """
-    candidates, unknown = [], Counter[str]()
+    candidates, dropped, unknown = [], [], Counter[str]()
     meant: dict[str, str | None] = {}
     for name, place, written in rows:
         if written not in meant:
-            meant[written] = space.normalise(written)
+            key = canonical(written)
+            meant[written] = spelled[key] if spelled and key in spelled else space.normalise(written)
         emotion = meant[written]
-        if emotion is None:
-            unknown[written] += 1
-        else:
+        if emotion is not None:
             candidates.append(Candidate(name, place, emotion))
+        elif spelled and canonical(written) in spelled:
+            dropped.append(Dropped(name, f"'{written}' is mapped to null"))
+        else:
+            unknown[written] += 1
     if unknown:
         counts = ", ".join(f"'{label}' {count}" for label, count in unknown.most_common(12))
         raise ValueError(
             f"{where} holds labels outside the label space '{space.name}' ({', '.join(space.labels)}): {counts}. "
-            "Give another --label_space, or a YAML with `map:` from these to its labels (map one to null to drop it)."
+            "With --dataset own, --label_space takes a YAML whose `map:` leads from these to labels, or to null to "
+            "drop them."
         )
-    return candidates
+    return candidates, dropped
 
 
 def need(path: Path, what: str) -> Path:

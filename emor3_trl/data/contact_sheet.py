@@ -1,14 +1,14 @@
 """A contact sheet: a few of the pictures that were taken, by split and emotion, to look at before training."""
 
 import io
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-PER_LABEL, SIDE, GAP, MARGIN = 10, 112, 6, 110
+PER_LABEL, SIDE, GAP, HEADING = 10, 112, 6, 30  # pictures, then pixels
+MAX_ROWS = 40  # labels of each split that are shown, the first ones
 
 
 class ContactSheet:
@@ -19,13 +19,13 @@ class ContactSheet:
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = list(labels)
+        self.labels = list(labels[:MAX_ROWS])
         self._thumbnails: dict[tuple[str, str], list[Image.Image]] = defaultdict(list)
 
     def add(self, split: str, emotion: str, data: bytes) -> None:
         """Take a picture file, if there is room in its row."""
         row = self._thumbnails[split, emotion]
-        if len(row) < PER_LABEL:
+        if emotion in self.labels and len(row) < PER_LABEL:
             with Image.open(io.BytesIO(data)) as image:
                 image.thumbnail((SIDE, SIDE))
                 row.append(image.convert("RGB"))
@@ -33,19 +33,19 @@ class ContactSheet:
     def save(self, path: Path) -> None:
         """Draw the sheet as a PNG."""
         splits = list(dict.fromkeys(split for split, _ in self._thumbnails))
-        rows = [(split, label) for split in splits for label in self.labels]
-        step = SIDE + GAP
-        sheet = Image.new("RGB", (MARGIN + PER_LABEL * step, 30 * len(splits) + len(rows) * step), "white")
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+        step, font = SIDE + GAP, ImageFont.load_default(13)
+        margin = 2 * GAP + round(max(font.getlength(label) for label in self.labels))
+        height = len(splits) * (HEADING + len(self.labels) * step)
+        sheet = Image.new("RGB", (margin + PER_LABEL * step, height), "white")
+        draw = ImageDraw.Draw(sheet)
         top = 0
         for split in splits:
             draw.text((GAP, top + 8), split, "black", font)
-            top += 30
+            top += HEADING
             for label in self.labels:
                 draw.text((GAP, top + SIDE // 2 - 8), label, "black", font)
                 for column, thumbnail in enumerate(self._thumbnails[split, label]):
-                    sheet.paste(thumbnail, (MARGIN + column * step, top + (SIDE - thumbnail.height) // 2))
+                    left = margin + column * step + (SIDE - thumbnail.width) // 2
+                    sheet.paste(thumbnail, (left, top + (SIDE - thumbnail.height) // 2))
                 top += step
-        temporary = path.with_name(f"{path.name}.tmp")
-        sheet.save(temporary, "PNG")
-        os.replace(temporary, path)
+        sheet.save(path, "PNG")

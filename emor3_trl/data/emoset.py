@@ -38,14 +38,14 @@ def read(folder: str | Path) -> Source:
                 dropped.append(Dropped(f"{split}.json row {number}", "names no picture"))
             else:
                 rows.append((f"{split}/{Path(image).stem}-{number}", image, str(row[0])))
-        pools[split] = labelled(rows, EMOSET_8, str(path))
+        pools[split], _ = labelled(rows, EMOSET_8, str(path))
     return Source("emoset", EMOSET_8, pools, FolderPictures(folder), dict(SIZES), dropped)
 
 
 def _rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Download it again.") from error
     if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):
         raise ValueError(f'{path} is not a list of rows such as ["awe", "image/awe/awe_1.jpg", "annotation/…"].')
@@ -53,6 +53,6 @@ def _rows(path: Path) -> list[Any]:
 
 
 def _image(row: list[Any]) -> str | None:
-    """Return the path of the picture, whether or not an id stands before it."""
+    """Return the path of the picture; an id before it may look like one."""
     paths = [item for item in row[1:] if isinstance(item, str) and item.lower().endswith(SUFFIXES)]
-    return paths[0] if paths else None
+    return paths[-1] if paths else None

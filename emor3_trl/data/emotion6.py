@@ -31,7 +31,7 @@ def read(folder: str | Path, label_from: str = "folder") -> Source:
     dropped = []
     for label in EMOTION6.labels:
         images = need(folder / "images" / label, "Emotion6's folder with images/<emotion>/N.jpg as --source")
-        names = [name.name for name in images.iterdir() if name.name.lower().endswith(SUFFIXES)]
+        names = [name.name for name in images.iterdir() if name.name.lower().endswith(SUFFIXES) and name.name[0] != "."]
         for name in sorted(names, key=lambda name: (len(name), name)):
             key = f"{label}/{name}"
             emotion = label

@@ -6,16 +6,23 @@ bounded, so that a worker's memory is.
 
 import hashlib
 import io
-import warnings
+import math
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from emor3_trl.data.candidates import Unusable
+from emor3_trl.data.duplicates import Look, look_of
 from emor3_trl.data.resizing import to_pixel_budget
 
+# What people have. Pillow knows more, among it formats that start a program (EPS: Ghostscript) or name other files.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 MAX_DECODED_PIXELS = 60_000_000  # of what a decoder is asked for; a larger JPEG is decoded at a fraction of its size
+LARGE_PIXELS = 12_000_000  # larger ones are decoded one at a time, so that memory does not grow with the cores
+MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs as much time as a whole picture
 MAX_ASPECT_RATIO = 200  # of what is stored: Qwen-VL's image processor refuses more
 JPEG_QUALITY = 95
 
@@ -39,15 +46,15 @@ class Picture:
     """A picture as it is stored.
 
     Args:
-        data: the bytes of a JPEG file (quality 95, full colour resolution) or, of a lossless source, of a PNG file.
+        data: the bytes of a JPEG file (quality 95, full colour resolution) or, of PNG, GIF, BMP and TIFF, a PNG file.
         content: SHA-256 of the file that it came from.
-        fingerprint: 64 bits that nearly equal pictures share but for a few (difference hash).
+        look: what nearly equal pictures share.
         size: width and height.
     """
 
     data: bytes
     content: bytes
-    fingerprint: int
+    look: Look
     size: tuple[int, int]
 
 
@@ -62,44 +69,54 @@ def take(file: bytes, budget: Budget) -> Picture:
         Unusable: with the reason.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's warnings, the limit below is stricter
-            return _take(file, budget)
+        return _take(file, budget)
     except Unusable:
         raise
     except Image.DecompressionBombError:
         raise Unusable("is a decompression bomb: far more pixels than a picture has") from None
     except Image.UnidentifiedImageError:
-        raise Unusable("is no picture that Pillow knows") from None
+        raise Unusable(f"is no picture that can be read ({', '.join(FORMATS)})") from None
     except (Exception, MemoryError) as error:  # Pillow's plug-ins raise almost anything for a broken file
         raise Unusable(f"cannot be decoded: {type(error).__name__}: {str(error)[:120]}") from None
 
 
 def _take(file: bytes, budget: Budget) -> Picture:
-    with Image.open(io.BytesIO(file)) as image:
-        lossless = image.format not in ("JPEG", "MPO")
-        if not lossless:
-            scale = (budget.max_pixels / max(image.width * image.height, 1)) ** 0.5
+    with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+        pixels = image.width * image.height  # that the decoder works on
+        if image.format in ("JPEG", "MPO"):
+            if file.count(b"\xff\xda") > MAX_SCANS:
+                raise Unusable(f"is a JPEG of more than {MAX_SCANS} scans, which take very long")
+            scale = math.sqrt(budget.max_pixels / max(pixels, 1))
             # No effect unless the picture has four times the wanted width, so that resizing still has enough to average
             image.draft("RGB", (round(2 * scale * image.width), round(2 * scale * image.height)))
-        if image.width * image.height > MAX_DECODED_PIXELS:
+            if not image.info.get("progressive"):  # which is held whole in memory at any scale
+                pixels = image.width * image.height
+        if pixels > MAX_DECODED_PIXELS:
             raise Unusable(
                 f"has {image.width} x {image.height} pixels, more than {MAX_DECODED_PIXELS // 10**6} million"
             )
-        image.load()
-        resized = to_pixel_budget(image, budget.min_pixels, budget.max_pixels, budget.multiple_of)
-    long, short = max(resized.size), min(resized.size)
-    if long > MAX_ASPECT_RATIO * short:
-        raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
-    buffer = io.BytesIO()
-    if lossless:
-        resized.save(buffer, "PNG", compress_level=1)
-    else:
-        resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return Picture(buffer.getvalue(), hashlib.sha256(file).digest(), _difference_hash(resized), resized.size)
+        with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
+            image.load()
+            smaller = _averaged(image, budget.max_pixels)
+            resized = to_pixel_budget(smaller, budget.min_pixels, budget.max_pixels, budget.multiple_of)
+        long, short = max(resized.size), min(resized.size)
+        if long > MAX_ASPECT_RATIO * short:
+            raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
+        buffer = io.BytesIO()
+        if image.format in LOSSY:
+            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        else:
+            resized.save(buffer, "PNG", compress_level=1)
+    return Picture(buffer.getvalue(), hashlib.sha256(file).digest(), look_of(resized), resized.size)
 
 
-def _difference_hash(image: Image.Image) -> int:
-    """Return 64 bits: whether each cell of an 8 x 9 grid is darker than its right neighbour."""
-    cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
+_one_at_a_time = threading.Lock()
+
+
+def _averaged(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Return a very large picture at a fraction of its size, before it is copied to be turned and converted."""
+    factor = math.isqrt(image.width * image.height // (4 * max_pixels))
+    if factor < 2 or image.mode.startswith(("I", "F")):
+        return image
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return (image if image.mode == mode else image.convert(mode)).reduce(factor)

@@ -2,7 +2,18 @@
 
 import math
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import ExifTags, Image
+
+_TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where the EXIF cannot be written anew
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
@@ -18,16 +29,25 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
         multiple_of: width and height are multiples of this (28 for Qwen2.5-VL: patches of 14, merged 2 x 2).
 
     Raises:
-        ValueError: if the bounds leave no picture.
+        ValueError: if the bounds leave no picture, or it holds 32-bit values, whose range is not known.
     """
     if multiple_of < 1 or not 1 <= min_pixels <= max_pixels or multiple_of**2 > max_pixels:
         raise ValueError(
             f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
             "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
         )
-    upright = _to_rgb(ImageOps.exif_transpose(image))
+    upright = _to_rgb(_upright(image))
     size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
     return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # which turns a TIFF, and takes its orientation away
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF, of which Pillow raises almost anything, says nothing
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
@@ -36,7 +56,7 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
     width, height = (max(1, round(side / unit)) for side in size)
     if width * height > largest:
         scale = math.sqrt(max_pixels / (size[0] * size[1])) / unit
-        width, height = (max(1, math.floor(side * scale)) for side in size)
+        width, height = (max(1, math.floor(side * scale + 1e-9)) for side in size)
     elif width * height * unit**2 < min_pixels:
         scale = math.sqrt(min_pixels / (size[0] * size[1])) / unit
         width, height = (math.ceil(side * scale) for side in size)
@@ -50,9 +70,16 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # of which a plain conversion would clip all but the darkest
+        values = np.asarray(image)
+        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in some TIFFs
+        grey = (values >> (bits - 8)).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it holds 32-bit values (mode {image.mode}), and does not say which are black and white")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits per pixel, of which a plain conversion would clip all but the darkest
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
     return image.convert("RGB")

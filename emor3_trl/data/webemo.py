@@ -6,9 +6,12 @@ and a picture that is not there is left out. Spellings are those of the files.
 """
 
 import csv
+import os
+import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from emor3_trl.data.candidates import Candidate, Dropped, FolderPictures, Source, need
 from emor3_trl.emotions import WEBEMO_7
@@ -40,58 +43,60 @@ def read(folder: str | Path) -> Source:
     what = "WebEmo's folder with train25.txt, test25.txt, category.txt and the fetched pictures in images/ as --source"
     groups = _categories(need(folder / "category.txt", what))
     fetched = _fetched(folder)
-    pools, dropped = {}, []
-    for split in ("train", "test"):
-        path = need(folder / f"{split}25.txt", what)
-        rows = list(_lines(path, len(groups)))
-        twice = {name for name, count in Counter(_name(url) for url, _ in rows).items() if count > 1}
-        candidates = []
-        for number, (url, label) in enumerate(rows, start=1):
+    there = set(os.listdir(folder / "images")) if (folder / "images").is_dir() else set()
+    lines = {split: list(_lines(need(folder / f"{split}25.txt", what), len(groups))) for split in ("train", "test")}
+    # Two URLs that end alike cannot both be in images/ under that name, and it is not known which one is
+    urls = {url for rows in lines.values() for _, url, _ in rows}
+    shared = {name for name, count in Counter(map(_name, urls)).items() if count > 1}
+    pools: dict[str, list[Candidate]] = {}
+    dropped = []
+    for split, rows in lines.items():
+        pools[split] = []
+        for number, url, label in rows:
             row, name = f"{split}25.txt:{number}", _name(url)
             if url in fetched:
-                candidates.append(Candidate(row, fetched[url], groups[label]))
-            elif name in twice:
+                pools[split].append(Candidate(row, fetched[url], groups[label]))
+            elif name in shared:
                 dropped.append(Dropped(row, f"shares its file name {name} with another URL; list it in images.csv"))
-            elif not name or not (folder / "images" / name).exists():
+            elif name not in there:
                 dropped.append(Dropped(row, "was not fetched (many links are dead)"))
             else:
-                candidates.append(Candidate(row, f"images/{name}", groups[label]))
-        pools[split] = candidates
+                pools[split].append(Candidate(row, f"images/{name}", groups[label]))
     return Source("webemo", WEBEMO_7, pools, FolderPictures(folder), dict(SIZES), dropped)
 
 
 def _name(url: str) -> str:
-    return unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    return unquote(re.split("[?#]", url)[0]).rsplit("/", 1)[-1]
 
 
-def _lines(path: Path, labels: int) -> list[tuple[str, int]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        url, _, label = line.strip().rpartition(" ")
-        if not url or not label.isdigit() or int(label) >= labels:
-            raise ValueError(
-                f"Line {number} of {path} is {line[:100]!r}. Expected a URL and a label of 0 to {labels - 1}."
-            )
-        rows.append((url.strip(), int(label)))
-    return rows
+def _lines(path: Path, labels: int) -> Iterator[tuple[int, str, int]]:
+    """Yield number, URL and label of each line."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            url, *label = line.strip().rsplit(maxsplit=1)
+            if not label or not label[0].isdecimal() or int(label[0]) >= labels:
+                raise ValueError(
+                    f"Line {number} of {path} is {line.strip()[:100]!r}. Expected a URL and a label of 0 to "
+                    f"{labels - 1}."
+                )
+            yield number, url, int(label[0])
 
 
 def _categories(path: Path) -> list[str]:
     """Return the group of each of the 25 labels, in order."""
     groups = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        words = [word.strip().lower() for word in line.replace(",", " ").split() if not word.strip(".:").isdigit()]
-        if not words:
-            continue
-        group = words[-1] if words[-1] in WEBEMO_7.labels else GROUP_OF.get(words[0])
-        if group is None:
+        words = [word.lower() for word in re.findall(r"[^\W\d_]+", line)]
+        named = [GROUP_OF[word] for word in words if word in GROUP_OF]
+        named += [word for word in words if word in WEBEMO_7.labels]  # of a label that is spelled otherwise
+        if words and not named:
             raise ValueError(
                 f"Line {number} of {path} is {line[:80]!r}. Expected one of the 25 labels and its group, one of "
                 f"{', '.join(WEBEMO_7.labels)}."
             )
-        groups.append(group)
+        groups += named[:1]
     return groups
 
 
