@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from emor3_trl.checks import check_room
 from emor3_trl.data.candidates import Source
 from emor3_trl.data.pictures import Budget
 
@@ -57,7 +58,7 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
     return found
 
 
-def check_room(output_dir: Path, source: Source, sizes: dict[str, int], budget: Budget) -> None:
+def check_room_for(output_dir: Path, source: Source, sizes: dict[str, int], budget: Budget) -> None:
     """Raise if the disk cannot hold the splits.
 
     Args:
@@ -69,19 +70,14 @@ def check_room(output_dir: Path, source: Source, sizes: dict[str, int], budget: 
     Raises:
         OSError: with what is needed and what there is.
     """
-    folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
     needed, pictures = 0, 0
     for split, size in sizes.items():
         pool = source.pools.get(split, source.pools.get("all", ()))
         count, png = min(size, len(pool)), sum(one.place.lower().endswith(PNG_SUFFIXES) for one in pool)
         pictures += count
         needed += round(count * budget.max_pixels * (PHOTO_BYTES + (PNG_BYTES - PHOTO_BYTES) * png / max(len(pool), 1)))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{pictures:,} pictures of up to {budget.max_pixels:,} pixels may need {needed / 2**30:.1f} GiB, and the "
-            f"disk of '{output_dir}' has {free / 2**30:.1f} GiB. Choose another --output_dir, or lower --max_pixels."
-        )
+    what = f"{pictures:,} pictures of up to {budget.max_pixels:,} pixels (--max_pixels)"
+    check_room(output_dir, needed, what)
 
 
 def publish(folder: Path, output_dir: Path) -> None:

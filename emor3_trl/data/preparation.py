@@ -24,7 +24,7 @@ from emor3_trl.data import SplitWriter, content_hash
 from emor3_trl.data.candidates import Candidate, Dropped, Pictures, Source, Unusable
 from emor3_trl.data.contact_sheet import ContactSheet
 from emor3_trl.data.duplicates import Taken
-from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room, finished, publish
+from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room_for, finished, publish
 from emor3_trl.data.pictures import Budget, Picture, take
 from emor3_trl.data.sampling import Draw, Sampling, split_sizes
 
@@ -69,7 +69,7 @@ def prepare(
         print(f"{output_dir}: already prepared with these arguments, nothing to do (--overwrite prepares it again)")
         return found
     sizes = split_sizes(source, sampling)
-    check_room(output_dir, source, sizes, budget)
+    check_room_for(output_dir, source, sizes, budget)
     folder = output_dir / UNFINISHED
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
