@@ -78,8 +78,8 @@ def loop(model: Any, processor: Any, dataset: Any) -> list[str]:
 def main() -> None:
     """Build, time in turn, compare, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
