@@ -108,6 +108,7 @@ def parse(
             config = _read(parser.source)
             _check_keys(config, dataclass_types, parser.source)
             parser.set_defaults_with_config(**config)
+        _check_repeated(parser, arguments)
         namespace, unknown = parser.parse_known_args(arguments)
         if unknown:
             raise UserError(_unknown_flag(unknown, _fields(dataclass_types)))
@@ -183,6 +184,14 @@ def _take_config(arguments: list[str], default: str | Path | None) -> Path | Non
     path = Path(arguments[index + 1])
     del arguments[index : index + 2]
     return path
+
+
+def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
+    """Refuse a list that is given twice, of which argparse would keep the second only."""
+    for action in parser._actions:
+        given = [flag for flag in arguments if flag.split("=")[0] in action.option_strings]
+        if len(given) > 1 and action.nargs in ("+", "*"):
+            raise UserError(f"{' and '.join(given)} are given. Write the list once: {given[0].split('=')[0]} A B C.")
 
 
 def _read(path: Path) -> dict[str, Any]:

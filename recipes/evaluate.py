@@ -19,17 +19,24 @@ from datasets import Dataset
 
 from emor3_trl.checks import check_room
 from emor3_trl.config import cli, parse, user_errors
+from emor3_trl.context_length import longest_prompt
 from emor3_trl.data import content_hash, load_split
-from emor3_trl.evaluation.arguments import EvaluationArguments, in_domain_of, named_models, named_splits
+from emor3_trl.evaluation.arguments import (
+    EvaluationArguments,
+    check_folders,
+    in_domain_of,
+    named_models,
+    named_splits,
+)
 from emor3_trl.evaluation.checkpoint import base_of, check_checkpoint, check_fit, fingerprint, room_for
 from emor3_trl.evaluation.comparison import against_first
-from emor3_trl.evaluation.generation import open_generator, resolve_engine
-from emor3_trl.evaluation.metrics import all_labels, averages, confusion_of, summarise
-from emor3_trl.evaluation.plots import plot_confusion
+from emor3_trl.evaluation.generation import compute_dtype, open_generator, resolve_engine
+from emor3_trl.evaluation.metrics import averages, summarise
+from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
 from emor3_trl.evaluation.report import save_json
 from emor3_trl.evaluation.tracking import log_to_wandb
-from emor3_trl.runs import RunFolder
+from emor3_trl.runs import NOT_COMPARED, RunFolder
 
 DEMO = Path(__file__).parent / "configs" / "demo" / "evaluate.yaml"
 
@@ -40,46 +47,51 @@ def main() -> None:
     parsed = parse([EvaluationArguments], default_config=None if own else DEMO)
     (args,) = parsed.arguments
     with user_errors():
-        resolve_engine(args.engine)
         models = named_models(args.models)
         splits = named_splits(args.splits, args.data)
-        in_domain = in_domain_of(list(splits), args.in_domain)
+        values = {
+            **parsed.values,
+            "engine": resolve_engine(args.engine),
+            "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
+            "in_domain": in_domain_of(list(splits), args.in_domain),
+        }
         for path in models.values():
             check_checkpoint(path, args.base_model)
+        check_folders(args.output_dir, models)
         datasets = {
             name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
             for name, (folder, split) in splits.items()
         }
         hashes = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
+        same = NOT_COMPARED | {"model", "data", "base_model"}  # of these the fingerprints are compared
         folders = {
             name: RunFolder(
-                Path(args.output_dir) / name, _values(parsed.values, path, args.base_model, hashes), args.overwrite
+                Path(args.output_dir) / name, _values(values, path, hashes), args.overwrite, not_compared=same
             )
             for name, path in models.items()
         }
-        for name, path in models.items():
-            if not folders[name].finished:
-                check_fit(path, args.base_model)
-        check_room(args.output_dir, room_for(models.values(), args.base_model, datasets.values()), "the evaluation")
+        waiting = {name: path for name, path in models.items() if not folders[name].finished}
+        longest = {
+            name: longest_prompt(datasets, *check_fit(path, args.base_model), args.max_tokens)
+            for name, path in waiting.items()
+        }
+        each = sum(map(len, datasets.values())) * (1 + args.sampled)
+        room = room_for(waiting.values(), args.base_model, each, args.max_tokens)
+        check_room(args.output_dir, room, "the evaluation")
     for name, folder in folders.items():
         if folder.finished:
             folder.say_finished()
             continue
         print(f"{name}: {models[name]} on {', '.join(datasets)}", flush=True)
         folder.begin()
-        evaluate(name, models[name], args, datasets, in_domain, folder)
+        evaluate(name, models[name], args, datasets, longest[name], folder)
     if len(models) > 1:
         rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
         save_json(against_first(rows), Path(args.output_dir) / "comparisons.json")
 
 
 def evaluate(
-    name: str,
-    model: str,
-    args: EvaluationArguments,
-    datasets: dict[str, Dataset],
-    in_domain: list[str],
-    folder: RunFolder,
+    name: str, model: str, args: EvaluationArguments, datasets: dict[str, Dataset], longest: int, folder: RunFolder
 ) -> None:
     """Predict on all data sets with one model and write its folder; metrics.json comes last."""
     start = time.perf_counter()
@@ -88,7 +100,7 @@ def evaluate(
     journals = folder.path / "unfinished"
     options: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
     load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
-    with open_generator(model, **load) as generator:
+    with open_generator(model, max_prompt_tokens=longest, scratch=folder.path, **load) as generator:
         for split, dataset in datasets.items():
             greedy[split] = predict(
                 generator, dataset, split, reflect=args.reflect, score_labels=args.label_probabilities,
@@ -104,23 +116,19 @@ def evaluate(
     metrics: dict[str, float] = {}
     for split in datasets:
         metrics |= summarise(greedy[split], sampled.get(split, ()))
-    metrics |= averages({split: (sum(p.correct for p in rows), len(rows)) for split, rows in greedy.items()}, in_domain)
+    right = {split: (sum(prediction.correct for prediction in rows), len(rows)) for split, rows in greedy.items()}
+    metrics |= averages(right, folder.values["in_domain"])
     metrics["eval/seconds"] = round(time.perf_counter() - start, 1)
     predictions = [prediction for rows in greedy.values() for prediction in rows]
     save_predictions(predictions, folder.path / "predictions.parquet")
     if sampled:
         drawn = [prediction for rows in sampled.values() for prediction in rows]
         save_predictions(drawn, folder.path / "sampled_predictions.parquet")
-    confusions = {}
-    for split, rows in greedy.items():
-        labels, confusion = all_labels(rows), confusion_of(rows)
-        confusions[split] = {"labels": labels, "rows_emotion_columns_answer_then_none": confusion.tolist()}
-        plot_confusion(confusion, labels, f"{name} on {split} (n={len(rows)})", folder.path / f"confusion_{split}.png")
-    save_json(confusions, folder.path / "confusion.json")
-    if "wandb" in args.report_to:
-        log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
+    save_confusions(name, greedy, folder.path)
     folder.finish(metrics)
     shutil.rmtree(journals)
+    if "wandb" in args.report_to:
+        log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
     for split in datasets:
         accuracy, low, high, form = (
             metrics[f"eval/{split}/{key}"] for key in ("accuracy", "accuracy_low", "accuracy_high", "format_rate")
@@ -128,13 +136,12 @@ def evaluate(
         print(f"  {split}: accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}], format {form:.3f}", flush=True)
 
 
-def _values(values: dict[str, Any], model: str, base_model: str | None, hashes: dict[str, str]) -> dict[str, Any]:
+def _values(values: dict[str, Any], model: str, hashes: dict[str, str]) -> dict[str, Any]:
     """Return what decides one model's result: the configuration for this model alone, its weights and the data."""
     own = {key: value for key, value in values.items() if key not in ("models", "overwrite")}
-    weights = {"model": model, "model_fingerprint": fingerprint(model)}
-    base = base_of(model, base_model)
-    weights |= {"base_fingerprint": fingerprint(base)} if base != model else {}
-    return {**own, **weights, "data_fingerprints": hashes}
+    base = base_of(model, values["base_model"])
+    prints = {"model_fingerprint": fingerprint(model), "data_fingerprints": hashes}
+    return {**own, "model": model, **prints, **({"base_fingerprint": fingerprint(base)} if base != model else {})}
 
 
 if __name__ == "__main__":

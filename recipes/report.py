@@ -35,20 +35,22 @@ def main() -> None:
     runs = [Path(run) for run in dict.fromkeys(args.runs)]
     with user_errors():
         evaluations = load_evaluations(runs)
-        in_domain = choose_in_domain(evaluations, args.in_domain)
-        summaries = {run: summarise_run(run / "evaluation", in_domain[0]) for run in runs}
+        in_domain = dict(
+            zip((row.run for row in evaluations), choose_in_domain(evaluations, args.in_domain), strict=True)
+        )
+        summaries = {run: summarise_run(run / "evaluation", in_domain[run][0]) for run in runs}
         page = content(
             evaluations,
             title=", ".join(map(str, runs)),
-            in_domain=in_domain,
+            in_domain=args.in_domain,
             baseline=args.baseline,
             trained=args.trained,
             data=args.data,
             max_cases=args.max_cases,
         )
-    for run in runs:
-        report_on(run, summaries[run], [row for row in evaluations if row.run == run], args, in_domain[0])
     path = write_page(page, args.page or runs[0] / "report.html")
+    for run in runs:
+        report_on(run, summaries[run], [row for row in evaluations if row.run == run], args, in_domain[run][0])
     print(f"To look through: {path} ({path.stat().st_size / 1e6:.1f} MB, {len(page['cases']):,} cases)")
 
 

@@ -15,8 +15,10 @@ from tiny_model import tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.checks import check_room
-from emor3_trl.data import write_split
+from emor3_trl.context_length import longest_prompt, prompt_lengths
+from emor3_trl.data import load_split, write_split
 from emor3_trl.emotions import EMOSET_8, EMOTION6
+from emor3_trl.evaluation.arguments import check_folders
 from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, room_for
 from emor3_trl.evaluation.prediction import load_predictions
 
@@ -88,8 +90,10 @@ def test_a_model_and_its_adapter_on_two_label_spaces_are_compared(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_killed_and_restarted_it_equals_an_uninterrupted_one(place, engine):
+@pytest.mark.parametrize(
+    ("engine", "phase"), [("transformers", "test.jsonl"), ("vllm", "test.jsonl"), ("vllm", "test.sampled.jsonl")]
+)
+def test_killed_and_restarted_it_equals_an_uninterrupted_one(place, engine, phase):
     arguments = ["--model", "model", "--data", "data/emoset", "--engine", engine, "--max_tokens", "8"]
     arguments += ["--batch_size", "2", "--sampled", "2"]
     folders = {name: place / name / "model" for name in ("whole", "killed")}
@@ -98,7 +102,7 @@ def test_killed_and_restarted_it_equals_an_uninterrupted_one(place, engine):
     process = subprocess.Popen(
         [*COMMAND, *arguments, "--output_dir", "killed"], cwd=place, env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
-    journal = folders["killed"] / "unfinished" / "test.jsonl"
+    journal = folders["killed"] / "unfinished" / phase
     deadline = time.monotonic() + 120
     while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
@@ -122,6 +126,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(place):
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("evaluate.py: error: There is no data folder data/nothing.")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        pytest.param({"model": "runs/model"}, "holds the model 'runs/model'", id="the model itself"),
+        pytest.param({"a": "runs/a/merged"}, "holds the model 'runs/a/merged'", id="a model within"),
+        pytest.param({"trained": "elsewhere"}, "holds a run that is no evaluation", id="another run"),
+    ],
+)
+def test_an_evaluation_is_never_written_over_a_model(tmp_path, monkeypatch, models, message):
+    monkeypatch.chdir(tmp_path)
+    for folder, config in (("trained", "lr: 1"), ("evaluated", "model_fingerprint: abc")):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        (tmp_path / "runs" / folder / "config.yaml").write_text(config)
+    check_folders("runs", {"evaluated": "elsewhere", "new": "models/new"})
+    with pytest.raises(FileExistsError, match=message):
+        check_folders("runs", models)
+
+
+def test_a_prompt_that_leaves_no_room_is_found_before_a_model_loads(place):
+    data = load_split(place / "data" / "emotion6", "test")
+    processor, context = check_fit(place / "model")
+    longest = longest_prompt({"emotion6": data}, processor, context, 8)
+    assert longest == max(prompt_lengths(data, processor))
+    with pytest.raises(ValueError, match=rf"of emotion6 has {longest} and max_tokens is 8\. Set --max_tokens 7,"):
+        longest_prompt({"emotion6": data}, processor, longest + 7, 8)
+    with pytest.raises(ValueError, match="Prepare the pictures with fewer pixels"):
+        longest_prompt({"emotion6": data}, processor, longest, 8)
+
+
+def test_weights_that_are_cut_off_are_named(place):
+    file = place / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors' is not whole"):
+        check_checkpoint(place / "model")
 
 
 def test_an_adapter_needs_its_base(place):
@@ -181,7 +221,9 @@ def test_a_disk_without_room_is_named(tmp_path, place):
         check_room(tmp_path, 10**15, "the evaluation")
     weights = sum(file.stat().st_size for file in (place / "model").glob("*.safetensors"))
     adapter, model = str(place / "adapter"), str(place / "model")
-    assert room_for([adapter, adapter, model], None, [range(5), range(5)]) == weights + 3 * 10 * 16_384
+    few, many = (room_for([adapter, adapter, model], None, count, 100) for count in (0, 1_000))
+    assert few == weights  # one merged adapter at a time
+    assert many > weights + 3 * 1_000 * 100 * 4 * 2  # text and steps of every completion
 
 
 def test_labels_outside_the_space_are_counted(tmp_path):

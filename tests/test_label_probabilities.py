@@ -23,6 +23,7 @@ LABELS = ["amusement", "anger", "awe", "awesome", "joy"]
         pytest.param(r"So \boxed{Fear}, yes", [r"So \boxed{Awe}", r"So \boxed{Fear}"], id="capital"),
         pytest.param(r"\boxed{ \text{AWE}. }", [r"\boxed{ \text{AWE}", r"\boxed{ \text{FEAR}"], id="decorated"),
         pytest.param(r"awe \boxed{awe}", [r"awe \boxed{awe}", r"awe \boxed{fear}"], id="named-before"),
+        pytest.param(r"\boxed{\text{text awe}} \boxed{text awe}", None, id="more-than-a-label"),
         pytest.param(r"\boxed{joy}", None, id="outside-the-space"),
         pytest.param(r"\boxed{awe or fear}", None, id="two"),
         pytest.param(r"\boxed{awe} \boxed{fear}", None, id="two-boxes"),
@@ -33,6 +34,15 @@ LABELS = ["amusement", "anger", "awe", "awesome", "joy"]
 )
 def test_each_label_is_spelled_in_the_place_of_the_answer(completion, spelled):
     assert spell_answers(completion, ["awe", "fear"]) == spelled
+
+
+@pytest.mark.parametrize("content", ["great_joy", "Great  Joy", "great-joy", r"\text{GREAT JOY}", "gReat joy"])
+def test_a_label_of_two_words_is_found_however_it_is_written(content):
+    assert spell_answers(rf"\boxed{{{content}}}", ["fear", "great joy"])[0].lower().endswith("fear}")
+
+
+def test_a_label_that_is_also_a_latex_command_is_found():
+    assert spell_answers(r"\boxed{\text{text}}", ["text", "fear"]) == [r"\boxed{\text{text}", r"\boxed{\text{fear}"]
 
 
 @given(st.text(max_size=60))

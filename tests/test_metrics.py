@@ -120,19 +120,19 @@ def test_summary_by_hand():
         **shares(accuracy=(2, 4), format_rate=(2, 4)),
         "macro_f1": (1 + 0 + 2 / 4) / 3,
         "uar": (1 + 0 + 1 / 2) / 3,
-        **bootstrap_intervals(confusion),
+        **bootstrap_intervals(confusion, labels),
         "completion_tokens": 23,
         "completion_tokens_low": 23 - margin,
         "completion_tokens_high": 23 + margin,
         # awe, joy: positive and excited; fear: negative and excited
         "n_valence": 4,
         **shares(valence_agreement=(2, 4), arousal_agreement=(3, 4)),
-        "names_valence": 1.0,
+        **shares(names_valence=(2, 2)),
         "n_reflected": 2,
         **shares(agreement=(1, 2), coherence=(2, 2), consistency=(1, 2)),
         "sampled_n": 3,
-        "sampled_accuracy": 2 / 3,
-        "sampled_format_rate": 2 / 3,
+        # All draws are of one picture: of others nothing is known
+        **{f"sampled_{name}{end}": 2 / 3 for name in ("accuracy", "format_rate") for end in ("", "_low", "_high")},
     }
     for label, support, precision, hits, f1 in [("awe", 1, 1, 1, 1), ("fear", 1, 0, 0, 0), ("joy", 2, 1 / 2, 1, 1 / 2)]:
         values = {"support": support, "precision": precision, **shares(recall=(hits, support)), "f1": f1}
@@ -143,8 +143,13 @@ def test_summary_by_hand():
 
 
 def test_labels_without_a_known_valence_are_left_out_of_its_agreement():
-    own = {"id": "0", "emotion": "hygge", "label_space": ["hygge", "dread"]}
+    own = {"id": "0", "emotion": "hygge", "label_space": ["hygge", "Joy", "Fear"]}
     assert not any("valence" in name for name in summarise([read(own, "test", r"\boxed{hygge}")]))
+    joyful = own | {"emotion": "Joy"}
+    answers = ["joy", "hygge", "Fear", "nothing"]  # right, not counted, wrong, no answer
+    summary = summarise([read(joyful, "test", rf"\boxed{{{answer}}}") for answer in answers])
+    assert summary["eval/test/n_valence"] == 3
+    assert summary["eval/test/valence_agreement"] == pytest.approx(1 / 3)
 
 
 @given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, None])), min_size=1, max_size=60))
@@ -173,12 +178,29 @@ def test_bootstrap_intervals_are_those_of_drawn_pictures():
     generator = np.random.default_rng(0)
     emotions = np.array(LABELS)[generator.integers(0, 3, 90)]
     answers = np.where(generator.random(90) < 0.6, emotions, "fear")
-    found = bootstrap_intervals(confusion_matrix(list(emotions), list(answers), LABELS))
+    found = bootstrap_intervals(confusion_matrix(list(emotions), list(answers), LABELS), LABELS)
     rows = generator.integers(0, 90, size=(1500, 90))
     for name, score in (("macro_f1", f1_score), ("uar", recall_score)):
         drawn = [score(emotions[row], answers[row], average="macro", labels=LABELS) for row in rows]
         expected = np.percentile(drawn, [2.5, 97.5])
         assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(tuple(expected), abs=0.02)
+    drawn = np.array([f1_score(emotions[row], answers[row], average=None, labels=LABELS) for row in rows])
+    for label, (low, high) in zip(LABELS, np.percentile(drawn, [2.5, 97.5], axis=0).T, strict=True):
+        ends = found[f"class/{label}/f1_low"], found[f"class/{label}/f1_high"]
+        assert ends == pytest.approx((low, high), abs=0.03)
+
+
+def test_several_draws_of_a_picture_are_no_independent_trials():
+    predictions = [
+        replace(read({**row("awe"), "id": str(picture)}, "test", rf"\boxed{{{answer}}}"), sample=sample)
+        for picture, answer in enumerate(["awe", "fear"] * 20)
+        for sample in range(25)
+    ]
+    summary = summarise(predictions[::25], predictions)
+    assert summary["eval/test/sampled_accuracy"] == 0.5
+    margin = 1.96 * 0.5 / math.sqrt(40)  # of 40 pictures, not of 1,000 draws
+    assert summary["eval/test/sampled_accuracy_low"] == pytest.approx(0.5 - margin, abs=0.03)
+    assert summary["eval/test/sampled_accuracy_high"] == pytest.approx(0.5 + margin, abs=0.03)
 
 
 # Table 1 of the paper, EMO-R3 with 8 rollouts: EmoSet (in-domain), Emotion6, WebEmo of the model trained on EmoSet, and
@@ -206,6 +228,10 @@ def test_averages_weigh_data_sets_not_pictures_and_have_intervals():
         assert low < mean < high
     deviation = math.sqrt(0.25 / 100 + 0.21 / 1000) / 2
     assert found["eval/mean/out_of_domain_low"] == pytest.approx(0.4 - 1.96 * deviation, abs=0.004)
+    own = tuple(found[f"eval/mean/in_domain{end}"] for end in ("_low", "_high"))
+    assert own == pytest.approx(wilson_interval(9, 10))  # of one data set, its own
+    sure = averages({"a": (5, 5), "b": (0, 36)}, ["a"])
+    assert sure["eval/mean/overall_low"] < 0.5 < sure["eval/mean/overall_high"]
     assert set(averages({"a": (1, 2)}, ["a"])) == {
         f"eval/mean/{name}{end}" for name in ("in_domain", "overall") for end in ("", "_low", "_high")
     }

@@ -1,7 +1,7 @@
 """Predictions: scoring of completions, the two generators, and files."""
 
-import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, fingerp
 from emor3_trl.evaluation.generation import (
     Completion,
     TransformersGenerator,
+    VLLMGenerator,
     compute_dtype,
     open_generator,
     resolve_engine,
@@ -275,8 +276,18 @@ def test_vllm_that_is_missing_is_named(monkeypatch):
         resolve_engine("vllm")
 
 
-def test_confusion_is_json(tmp_path):
-    from emor3_trl.evaluation.report import save_json
+def test_no_two_completions_share_a_stream_of_random_numbers(monkeypatch, training_rows):
+    """The n completions of a request of vLLM have the seeds from its own upwards."""
+    seeds: list[int] = []
 
-    save_json({"a": [1]}, tmp_path / "x" / "c.json")
-    assert json.loads((tmp_path / "x" / "c.json").read_text()) == {"a": [1]}
+    def generate(prompts, params, use_tqdm):
+        seeds.extend(each.seed + child for each in params for child in range(each.n))
+        outputs = [SimpleNamespace(text="", token_ids=[1], finish_reason="stop")] * params[0].n
+        return [SimpleNamespace(outputs=outputs) for _ in prompts]
+
+    monkeypatch.setattr("emor3_trl.evaluation.generation._render", lambda processor, text: text)
+    generator = VLLMGenerator(SimpleNamespace(generate=generate, reset_prefix_cache=lambda: None), None)
+    for seed in (1, 2):
+        options = {"n": 4, "temperature": 1.0, "seed": seed, "batch_size": 3}
+        predict(generator, training_rows, "t", reflect=False, progress=False, **options)
+    assert len(seeds) == len(set(seeds)) == 2 * 4 * len(training_rows)

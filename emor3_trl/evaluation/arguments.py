@@ -1,6 +1,6 @@
 """What `recipes/evaluate.py` and `recipes/report.py` can be told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -159,6 +159,33 @@ def named_splits(splits: Sequence[str], data: str | Sequence[str]) -> dict[str, 
     if any(name == "mean" for name, _ in pairs):
         raise ValueError("A data set is called 'mean', as the means over data sets are. Write name=folder/split.")
     return _distinct(pairs, "splits", "name=folder/split")
+
+
+def check_folders(output_dir: str | Path, models: Mapping[str, str]) -> None:
+    """Make sure that no evaluation would be written over a model, or over a run that is no evaluation.
+
+    Args:
+        output_dir: folder of evaluations.
+        models: path of each model, and of what is under an adapter, by name.
+
+    Raises:
+        FileExistsError: naming the folder.
+    """
+    for name in models:
+        folder = Path(output_dir) / name
+        config = folder / "config.yaml"
+        evaluation = not config.is_file() or "model_fingerprint" in config.read_text()
+        within = [
+            path
+            for path in models.values()
+            if folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents)
+        ]
+        if within or not evaluation:
+            holds = f"the model '{within[0]}'" if within else "a run that is no evaluation"
+            raise FileExistsError(
+                f"The evaluation of {name} would be written to '{folder}', which holds {holds}. Choose another "
+                "--output_dir, or another name: --model NAME=PATH."
+            )
 
 
 def in_domain_of(datasets: Sequence[str], in_domain: Sequence[str] | None) -> list[str]:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 _BLOCK, _BLOCKS = 1 << 16, 256
 
@@ -20,6 +22,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
 
     Raises:
         FileNotFoundError: if it is neither, or its base model is not there; the message says what is missing.
+        ValueError: if a file of weights is not whole.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -35,6 +38,14 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
                 f"The model folder '{model}' lacks {', '.join(missing)}. Expected a checkpoint with its processor, as "
                 "the recipes save it. Was its run stopped before the end?"
             )
+        for file in folder.glob("*.safetensors"):
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"'{file}' is not whole ({error}). Was it copied, or its run stopped, half-way? Save it again."
+                ) from None
         if adapter:
             base = base_of(model, base_model)
             try:
@@ -58,12 +69,15 @@ def base_of(model: str | Path, base_model: str | None = None) -> str:
     return base_model or str(json.loads(recorded.read_text()).get("base_model_name_or_path"))
 
 
-def check_fit(model: str | Path, base_model: str | None = None) -> None:
+def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, int]:
     """Make sure that a model and its processor belong together, from their configurations alone.
 
     Args:
         model: what `check_checkpoint` accepts.
         base_model: the model under an adapter; by default, the one that the adapter recorded.
+
+    Returns:
+        The processor, and the number of tokens that the model sees at once.
 
     Raises:
         ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, or
@@ -100,6 +114,7 @@ def check_fit(model: str | Path, base_model: str | None = None) -> None:
             f"The model and the processor in '{model}' do not fit: {'; '.join(faults)}. Copy the processor's files "
             "(tokenizer, preprocessor_config.json, chat_template) from the model that it was trained from."
         )
+    return processor, int(config.get_text_config().max_position_embeddings)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -111,7 +126,8 @@ def fingerprint(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         return str(path)
-    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    kinds = ("*.safetensors", "*.json", "*.jinja")
+    files = [path] if path.is_file() else sorted(file for kind in kinds for file in path.glob(kind))
     digest = hashlib.sha256()
     for file in files:
         # What evaluation reads, not what a run notes beside it
@@ -126,27 +142,31 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def room_for(models: Iterable[str], base_model: str | None, datasets: Iterable[Sized]) -> int:
-    """Return the bytes that an evaluation may write: 16 KiB a prediction, and the largest adapter's base once, merged.
+def room_for(models: Iterable[str], base_model: str | None, completions: int, max_tokens: int) -> int:
+    """Return the bytes that an evaluation may write: its completions, and the largest adapter's base, merged, once.
 
     Args:
         models: the models.
         base_model: the model under adapters; by default, the one that each recorded.
-        datasets: the data sets of each.
+        completions: of each model.
+        max_tokens: of a completion; each may take 8 bytes, in the text and in its steps, in two files for a while.
     """
     models = list(models)
     bases = [Path(base_of(model, base_model)) for model in models if base_of(model, base_model) != str(model)]
     merged = max((sum(file.stat().st_size for file in base.glob("*.safetensors")) for base in bases), default=0)
-    return merged + len(models) * sum(map(len, datasets)) * 16_384
+    return merged + len(models) * completions * (2_000 + 32 * max_tokens)
 
 
 @contextmanager
-def whole_checkpoint(model: str | Path, base_model: str | None = None) -> Iterator[str]:
+def whole_checkpoint(
+    model: str | Path, base_model: str | None = None, scratch: str | Path | None = None
+) -> Iterator[str]:
     """Give the path of a checkpoint that any engine loads: `model` itself, or a LoRA adapter merged into its base.
 
     Args:
         model: what `check_checkpoint` accepts.
         base_model: the model under an adapter; by default, the one that the adapter recorded.
+        scratch: where a merged adapter is written for that time; the system's folder by default.
     """
     base = base_of(model, base_model)
     if base == str(model):
@@ -156,7 +176,7 @@ def whole_checkpoint(model: str | Path, base_model: str | None = None) -> Iterat
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
-    with TemporaryDirectory(prefix="emor3-merged-") as folder:
+    with TemporaryDirectory(prefix="emor3-merged-", dir=scratch) as folder:
         PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
         AutoProcessor.from_pretrained(_processor_of(model, base_model)).save_pretrained(folder)
         del whole
@@ -165,5 +185,5 @@ def whole_checkpoint(model: str | Path, base_model: str | None = None) -> Iterat
 
 def _processor_of(model: str | Path, base_model: str | None) -> str:
     """Return where the processor is: an adapter may come without one of its own."""
-    own = (Path(model) / "tokenizer_config.json").is_file()
+    own = any((Path(model) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
     return str(model) if own else base_of(model, base_model)

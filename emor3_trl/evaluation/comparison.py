@@ -4,7 +4,6 @@ Both were shown the same items, so what tells them apart is the items on which e
 test counts these, and the paired bootstrap draws items, not models.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -125,8 +124,11 @@ def mcnemar(only_a: int, only_b: int) -> float:
     1.0
     """
     n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n) if n else 1.0
+    tail = term = 1  # n over k, from one k to the next
+    for k in range(min(only_a, only_b)):
+        term = term * (n - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**n)
 
 
 def _paired_interval(only_a: int, only_b: int, n: int, seed: int, resamples: int) -> tuple[float, float]:

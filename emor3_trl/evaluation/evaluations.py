@@ -98,16 +98,21 @@ def choose_model(evaluations: Sequence[Evaluation], name: str | None, usual: str
     return names.index(wanted) if wanted in names else otherwise % len(names)
 
 
-def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | None) -> list[str]:
-    """Return the data sets that count as in-domain: the named ones, else what an evaluation was told, else `test`.
+def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | None) -> list[list[str]]:
+    """Return the data sets that count as in-domain for each model.
+
+    They are the named ones, else those that its evaluation was told, else those that another one was, else `test`.
 
     Raises:
         ValueError: if one that is named was not evaluated.
     """
-    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
-    names.sort(key=lambda name: name != "test")
-    told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), None)
-    return in_domain_of(names, named or told)
+    in_domain_of(list(dict.fromkeys(name for row in evaluations for name in row.predictions)), named)
+    told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), ["test"])
+    chosen = []
+    for row in evaluations:
+        wanted = named or row.config.get("in_domain") or told
+        chosen.append(in_domain_of(list(row.predictions), [name for name in row.predictions if name in wanted] or None))
+    return chosen
 
 
 def _folder(run: str | Path) -> Path:

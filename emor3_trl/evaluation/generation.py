@@ -17,7 +17,7 @@ from emor3_trl.prompts import messages
 from emor3_trl.reflection import ReflectionEngine, TransformersEngine, VLLMEngine, padded_inputs
 
 ENGINES = ("auto", "vllm", "transformers")
-# Room for the prompt next to the completion: the reference's limit of 2,048 tokens
+# Room for the prompt next to the completion, where nobody measured it: the reference's limit
 MAX_PROMPT_TOKENS = 2048
 
 
@@ -101,7 +101,8 @@ class VLLMGenerator:
                 n=n,
                 temperature=temperature,
                 max_tokens=max_tokens,
-                seed=seed + row if temperature > 0 else None,
+                # The n completions of a request get seeds from its own upwards: no two requests may share one
+                seed=(seed + row) * n if temperature > 0 else None,
                 logit_bias=bias,
             )
             for row in range(len(prompts))
@@ -212,8 +213,10 @@ def open_generator(
     base_model: str | None = None,
     engine: str = "auto",
     dtype: str = "auto",
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     max_tokens: int = 2048,
     seed: int = 0,
+    scratch: str | Path | None = None,
 ) -> Iterator[Generator]:
     """Load a checkpoint for evaluation, and free what it held at the end.
 
@@ -222,13 +225,15 @@ def open_generator(
         base_model: the model under an adapter; by default, the one that the adapter recorded.
         engine: "vllm", "transformers", or "auto": vLLM if it is installed.
         dtype: compute type, or "auto": bfloat16 on a GPU that has it, else float32.
+        max_prompt_tokens: longest prompt.
         max_tokens: longest completion.
         seed: sampling seed.
+        scratch: folder for a merged adapter; the system's by default.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     resolved = compute_dtype(dtype)
-    with whole_checkpoint(model_path, base_model) as path:
+    with whole_checkpoint(model_path, base_model, scratch) as path:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
         if resolve_engine(engine) == "transformers":
             model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved)
@@ -242,7 +247,7 @@ def open_generator(
 
         from emor3_trl.rollout import load_engine
 
-        llm = load_engine(path, dtype=resolved, seed=seed, max_model_len=min(longest, MAX_PROMPT_TOKENS + max_tokens))
+        llm = load_engine(path, dtype=resolved, seed=seed, max_model_len=min(longest, max_prompt_tokens + max_tokens))
         generator = VLLMGenerator(llm, processor)
         try:
             yield generator

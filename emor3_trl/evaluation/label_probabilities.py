@@ -6,7 +6,8 @@ probabilities of a label space add up to 1: this is the model's answer under the
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from emor3_trl.emotions import canonical
@@ -37,8 +38,8 @@ def label_probabilities(
         labels: the label space of each.
 
     Returns:
-        For each completion numbers that add up to 1, or None if its box names none of the labels (or there are more
-        than `MAX_LABELS` of them).
+        For each completion numbers that add up to 1, or None if its box names none of the labels, or names one in
+        another spelling than case, spaces, `_` and `-` make, or if there are more than `MAX_LABELS` of them.
     """
     encoder = QuestionEncoder(generator.processor)
     spelled = [
@@ -65,16 +66,20 @@ def spell_answers(completion: str, labels: Sequence[str]) -> list[str] | None:
     True
     """
     start, content = box_start(completion), boxed_answer(completion)
-    if start is None or content is None:
+    answer = next((label for label in labels if content and canonical(label) == canonical(content)), None)
+    if start is None or content is None or answer is None:
         return None
-    answer = next((label for label in labels if canonical(label) == canonical(content)), None)
-    for spell in (str, str.lower, str.capitalize, str.title, str.upper):
-        written = spell(answer or "")
-        position = completion.find(written, start)
-        if written and start <= position <= completion.find(content, start) + len(content) - len(written):
-            after = completion[position + len(written)]
-            return [completion[:position] + spell(label) + after for label in labels]
-    return None
+    end = completion.index(content, start) + len(content)
+    words = r"[\s_-]+".join(re.escape(word) for word in re.split(r"[ _-]+", answer.strip()))
+    found = list(re.finditer(words, completion[start:end], re.IGNORECASE))
+    if not found:
+        return None
+    written = found[-1].group()  # the last: what stands before may be LaTeX
+    style: Callable[[str], str] = str.capitalize if written[:1].isupper() else str.lower
+    if written == answer or written.isupper():
+        style = str if written == answer else str.upper
+    before, after = completion[: start + found[-1].start()], completion[start + found[-1].end()]
+    return [before + style(label) + after for label in labels]
 
 
 def branches(paths: Sequence[Path]) -> list[tuple[Path, Path]]:

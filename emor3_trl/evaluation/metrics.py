@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emor3_trl.diagnostics import names_valence
-from emor3_trl.emotions import AROUSAL, VALENCE
+from emor3_trl.emotions import AROUSAL, VALENCE, canonical
 
 if TYPE_CHECKING:
     from emor3_trl.evaluation.prediction import Prediction
@@ -77,26 +77,43 @@ def uar(confusion: np.ndarray) -> float:
     return float(_uar(confusion))
 
 
-def bootstrap_intervals(confusion: np.ndarray, seed: int = 0, resamples: int = 10_000) -> dict[str, float]:
-    """Return 95% percentile intervals of `macro_f1` and `uar` over resampled pictures.
+def bootstrap_intervals(
+    confusion: np.ndarray, labels: Sequence[str], seed: int = 0, resamples: int = 10_000
+) -> dict[str, float]:
+    """Return 95% percentile intervals of what is no share of pictures, over resampled pictures.
 
     Drawing n pictures with replacement is drawing n cells of their confusion matrix.
 
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
+        labels: its L labels.
         seed: seed of the draws.
         resamples: how many.
 
     Returns:
-        `macro_f1_low`, `macro_f1_high`, `uar_low`, `uar_high`.
+        `macro_f1`, `uar`, and `class/<label>/precision` and `class/<label>/f1` of each emotion that occurs, all with
+        `_low` and `_high`.
     """
     n = int(confusion.sum())
-    draws = np.random.default_rng(seed).multinomial(n, confusion.ravel() / n, size=resamples)
-    drawn = draws.reshape(resamples, *confusion.shape)
-    bounds = {"macro_f1": np.percentile(_macro_f1(drawn), [2.5, 97.5]), "uar": np.percentile(_uar(drawn), [2.5, 97.5])}
-    return {
-        f"{name}_{end}": float(values[i]) for name, values in bounds.items() for i, end in enumerate(("low", "high"))
-    }
+    generator = np.random.default_rng(seed)
+    parts: dict[str, list[np.ndarray]] = {"macro_f1": [], "uar": [], "precision": [], "f1": []}
+    for start in range(0, resamples, 1_000):  # at most a thousand matrices in memory
+        size = min(1_000, resamples - start)
+        drawn = generator.multinomial(n, confusion.ravel() / n, size=size).reshape(size, *confusion.shape)
+        hits = np.diagonal(drawn, axis1=1, axis2=2)  # (size, L)
+        answered = drawn[..., :-1].sum(axis=1)
+        parts["macro_f1"].append(_macro_f1(drawn))
+        parts["uar"].append(_uar(drawn))
+        parts["precision"].append(_divided(hits, answered))
+        parts["f1"].append(_divided(2 * hits, answered + drawn.sum(axis=2)))
+    low_high = {name: np.percentile(np.concatenate(values), [2.5, 97.5], axis=0) for name, values in parts.items()}
+    bounds: dict[str, float] = {}
+    for index, end in enumerate(("low", "high")):
+        bounds |= {f"{name}_{end}": float(low_high[name][index]) for name in ("macro_f1", "uar")}
+        for label in per_class(confusion, labels):
+            for name in ("precision", "f1"):
+                bounds[f"class/{label}/{name}_{end}"] = float(low_high[name][index][list(labels).index(label)])
+    return bounds
 
 
 def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
@@ -111,13 +128,10 @@ def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[st
         hits, support, answered = int(confusion[index, index]), int(confusion[index].sum()), confusion[:, index].sum()
         if support + answered == 0:
             continue
-        low, high = wilson_interval(hits, support)
         found[label] = {
             "support": support,
             "precision": hits / int(answered) if answered else 0.0,
-            "recall": hits / support if support else 0.0,
-            "recall_low": low,
-            "recall_high": high,
+            **_interval("recall", hits, support),
             "f1": 2 * hits / int(support + answered),
         }
     return found
@@ -136,18 +150,19 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
         sampled: completions drawn at a temperature from pictures of the same data set.
 
     Returns:
-        `eval/<dataset>/…`; beside most stands a 95% interval, `_low` and `_high` (Wilson for shares, bootstrap for
-        `macro_f1` and `uar`, normal for `completion_tokens`):
+        `eval/<dataset>/…`; beside every rate and mean stands its 95% interval, `_low` and `_high` (Wilson for shares of
+        pictures, bootstrap over pictures for `macro_f1`, `uar`, `precision`, `f1` and what was sampled, normal for
+        `completion_tokens`):
 
         - of all `n` pictures: `accuracy`, `macro_f1`, `uar` (unweighted average recall), `format_rate`,
           `completion_tokens` (mean) and `class/<label>/` `support`, `precision`, `recall`, `f1`;
-        - of the `n_valence` pictures whose emotion has a known valence and arousal: `valence_agreement` and
-          `arousal_agreement`, the share whose answer has the same; no answer has none;
+        - of the `n_valence` pictures whose emotion has a known valence and arousal, and whose answer has too or names
+          none: `valence_agreement` and `arousal_agreement`, the share whose answer has the same; no answer has none;
         - of the well-formed completions: `names_valence` (step 3 does);
         - of the `n_reflected` of them that the model was asked about: `agreement` (the emotion that it reads from its
           own steps 1 and 2 is the one that it answered, the paper's Fig. 1b), `coherence` (… is the true one, Eq. 4)
           and `consistency` (it says Yes to its own step 1, Eq. 3);
-        - with `sampled`: `sampled_n`, `sampled_accuracy` and `sampled_format_rate`.
+        - with `sampled`: `sampled_n` completions, `sampled_accuracy` and `sampled_format_rate`.
 
     Raises:
         ValueError: if there are no predictions, or they are of several data sets.
@@ -158,22 +173,22 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
     confusion, labels = confusion_of(greedy), all_labels(greedy)
     well_formed = [prediction for prediction in greedy if prediction.well_formed]
     reflected = [prediction for prediction in well_formed if prediction.coherence_answer is not None]
-    known = [prediction for prediction in greedy if prediction.emotion in VALENCE]
     metrics: dict[str, float | int] = {
         "n": len(greedy),
         **_share("accuracy", [prediction.correct for prediction in greedy]),
         "macro_f1": macro_f1(confusion),
         "uar": uar(confusion),
-        **bootstrap_intervals(confusion),
         **_share("format_rate", [prediction.well_formed for prediction in greedy]),
         **_mean("completion_tokens", [p.completion_tokens for p in greedy if p.completion_tokens is not None]),
     }
-    if known:
-        metrics["n_valence"] = len(known)
-        metrics |= _share("valence_agreement", [VALENCE.get(p.answer or "") == VALENCE[p.emotion] for p in known])
-        metrics |= _share("arousal_agreement", [AROUSAL.get(p.answer or "") == AROUSAL[p.emotion] for p in known])
+    pairs = [(canonical(p.emotion), canonical(p.answer or "")) for p in greedy]
+    pairs = [(emotion, answer) for emotion, answer in pairs if emotion in VALENCE and (not answer or answer in VALENCE)]
+    if pairs:
+        metrics["n_valence"] = len(pairs)
+        metrics |= _share("valence_agreement", [VALENCE.get(answer) == VALENCE[emotion] for emotion, answer in pairs])
+        metrics |= _share("arousal_agreement", [AROUSAL.get(answer) == AROUSAL[emotion] for emotion, answer in pairs])
     if well_formed and well_formed[0].conclusion is not None:
-        metrics["names_valence"] = rate([names_valence(prediction.conclusion or "") for prediction in well_formed])
+        metrics |= _share("names_valence", [names_valence(prediction.conclusion or "") for prediction in well_formed])
     if reflected:
         metrics["n_reflected"] = len(reflected)
         metrics |= _share("agreement", [prediction.coherence_answer == prediction.answer for prediction in reflected])
@@ -181,16 +196,15 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
         metrics |= _share("consistency", [prediction.consistency_answer == "Yes" for prediction in reflected])
     if sampled:
         metrics["sampled_n"] = len(sampled)
-        metrics["sampled_accuracy"] = rate([prediction.correct for prediction in sampled])
-        metrics["sampled_format_rate"] = rate([prediction.well_formed for prediction in sampled])
+        metrics |= _sampled("sampled_accuracy", sampled, [prediction.correct for prediction in sampled])
+        metrics |= _sampled("sampled_format_rate", sampled, [prediction.well_formed for prediction in sampled])
     for label, values in per_class(confusion, labels).items():
         metrics |= {f"class/{label}/{name}": value for name, value in values.items()}
+    metrics |= bootstrap_intervals(confusion, labels)
     return {f"eval/{greedy[0].dataset}/{name}": value for name, value in metrics.items()}
 
 
-def averages(
-    right: Mapping[str, tuple[int, int]], in_domain: Sequence[str], seed: int = 0, resamples: int = 10_000
-) -> dict[str, float]:
+def averages(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> dict[str, float]:
     """Return the paper's averages over data sets (Table 1): A^I in-domain, A^O out of domain, A overall.
 
     Each data set counts the same, however many pictures it has.
@@ -198,15 +212,12 @@ def averages(
     Args:
         right: (pictures answered rightly, pictures) by data set.
         in_domain: the data sets that the model was trained on; those that are not in `right` are left out.
-        seed: seed of the bootstrap.
-        resamples: its draws.
 
     Returns:
-        `eval/mean/in_domain`, `out_of_domain` and `overall`, each with `_low` and `_high`, its 95% percentile interval
-        over resampled pictures; a mean over no data set is left out.
+        `eval/mean/in_domain`, `out_of_domain` and `overall`, each with `_low` and `_high`: its 95% interval from those
+        of the data sets (Wilson), added up as independent (Zou and Donner's MOVER; of one data set, its own). A mean
+        over no data set is left out.
     """
-    generator = np.random.default_rng(seed)
-    drawn = {name: generator.binomial(n, hits / n, size=resamples) / n for name, (hits, n) in right.items()}
     groups = {
         "in_domain": [name for name in right if name in in_domain],
         "out_of_domain": [name for name in right if name not in in_domain],
@@ -215,22 +226,42 @@ def averages(
     found: dict[str, float] = {}
     for group, names in groups.items():
         if names:
-            low, high = np.percentile(np.mean([drawn[name] for name in names], axis=0), [2.5, 97.5])
-            found[f"eval/mean/{group}"] = float(np.mean([right[name][0] / right[name][1] for name in names]))
-            found |= {f"eval/mean/{group}_low": float(low), f"eval/mean/{group}_high": float(high)}
+            shares = np.array([right[name][0] / right[name][1] for name in names])
+            bounds = np.array([wilson_interval(*right[name]) for name in names])  # (data sets, 2)
+            below, above = (np.sqrt(((shares - bounds[:, end]) ** 2).sum()) / len(names) for end in (0, 1))
+            mean = float(shares.mean())
+            found[f"eval/mean/{group}"] = mean
+            found |= {f"eval/mean/{group}_low": float(mean - below), f"eval/mean/{group}_high": float(mean + above)}
     return found
 
 
 def _share(name: str, values: Sequence[bool]) -> dict[str, float]:
-    low, high = wilson_interval(sum(values), len(values))
-    return {name: rate(values), f"{name}_low": low, f"{name}_high": high}
+    return _interval(name, sum(values), len(values))
+
+
+def _interval(name: str, successes: int, n: int) -> dict[str, float]:
+    low, high = wilson_interval(successes, n)
+    return {name: successes / n if n else 0.0, f"{name}_low": low, f"{name}_high": high}
+
+
+def _sampled(name: str, sampled: Sequence["Prediction"], values: Sequence[bool]) -> dict[str, float]:
+    """Return a rate over draws; several of one picture are no independent trials, so pictures are resampled."""
+    pictures: dict[str, list[bool]] = {}
+    for prediction, value in zip(sampled, values, strict=True):
+        pictures.setdefault(prediction.id, []).append(value)
+    means = np.array([np.mean(draws) for draws in pictures.values()])
+    drawn = np.random.default_rng(0).integers(0, len(means), size=(2_000, len(means)))
+    low, high = np.percentile(means[drawn].mean(axis=1), [2.5, 97.5])
+    return {name: rate(values), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _mean(name: str, values: Sequence[int]) -> dict[str, float]:
     if not values:
         return {}
     mean = float(np.mean(values))
-    margin = Z_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if len(values) == 1:
+        return {name: mean}
+    margin = Z_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return {name: mean, f"{name}_low": mean - margin, f"{name}_high": mean + margin}
 
 
@@ -248,8 +279,12 @@ def _uar(confusion: np.ndarray) -> np.ndarray:
 
 def _mean_where(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Return the mean of counts / of over the last axis, where `of` is positive; 0 where nowhere."""
-    shares = np.divide(counts, of, out=np.zeros(of.shape), where=of > 0)
-    return shares.sum(axis=-1) / np.maximum((of > 0).sum(axis=-1), 1)
+    return _divided(counts, of).sum(axis=-1) / np.maximum((of > 0).sum(axis=-1), 1)
+
+
+def _divided(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return counts / of, 0 where `of` is."""
+    return np.divide(counts, of, out=np.zeros(of.shape), where=of > 0)
 
 
 def confusion_of(predictions: Sequence["Prediction"]) -> np.ndarray:

@@ -1,12 +1,31 @@
 """Plots of one evaluated model: who was taken for whom, and what each emotion reaches."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from emor3_trl.evaluation.metrics import per_class
+from emor3_trl.evaluation.metrics import all_labels, confusion_of, per_class
+from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.runs import write_text
+
+
+def save_confusions(name: str, predictions: Mapping[str, Sequence[Prediction]], folder: Path) -> None:
+    """Write the confusion matrices of a model as `confusion.json`, and draw each of them.
+
+    Args:
+        name: what the model is called in the titles.
+        predictions: greedy predictions by data set.
+        folder: where to write.
+    """
+    counts = {}
+    for dataset, rows in predictions.items():
+        labels, confusion = all_labels(rows), confusion_of(rows)
+        counts[dataset] = {"labels": labels, "rows_emotion_columns_answer_then_none": confusion.tolist()}
+        plot_confusion(confusion, labels, f"{name} on {dataset} (n={len(rows)})", folder / f"confusion_{dataset}.png")
+    write_text(folder / "confusion.json", json.dumps(counts, indent=2) + "\n")
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, path: str | Path) -> None:

@@ -23,6 +23,9 @@ from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.thinking import boxed_answer, is_plain_think, parse
 
+# Between the streams of two seeds, whose rows count up from there
+SEED_STRIDE = 1_000_003
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -111,7 +114,7 @@ def predict(
         texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
         images = [row["image"] for row in rows]
         completions = generator.generate(
-            texts, images, n=n, temperature=temperature, max_tokens=max_tokens, seed=seed + start
+            texts, images, n=n, temperature=temperature, max_tokens=max_tokens, seed=seed * SEED_STRIDE + start
         )
         flat = [(row, sample, each) for row in range(len(rows)) for sample, each in enumerate(completions[row])]
         about = [images[row] for row, *_ in flat], [each.text for *_, each in flat]

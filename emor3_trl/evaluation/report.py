@@ -229,7 +229,8 @@ def save_example_pictures(examples: Sequence[Example], files: Mapping[str, Path]
         file = files.get(example.prediction.dataset, Path())
         for _, picture in read_pictures(file, {example.prediction.id}):
             path = Path(folder) / f"example_{example.kind}.png"
-            Image.open(io.BytesIO(picture)).save(path)
+            with Image.open(io.BytesIO(picture)) as image:
+                image.convert("RGB").save(path)
             paths.append(path)
     return paths
 

@@ -38,7 +38,8 @@ def content(
     Args:
         evaluations: the models, see `load_evaluations`.
         title: heading of the page.
-        in_domain: the data sets that count as in-domain, see `choose_in_domain`; all others are out of domain.
+        in_domain: the data sets that count as in-domain (default: what each evaluation was told); all others are out of
+            domain. The page calls those so that are in-domain for every model.
         baseline: name of the model that the others are compared with when the page opens (default: base, else the
             first).
         trained: name of the model that stands beside it in the cases (default: emo_r3, else the last).
@@ -53,7 +54,8 @@ def content(
             under one name.
     """
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
-    inside = choose_in_domain(evaluations, in_domain)
+    own = choose_in_domain(evaluations, in_domain)
+    inside = [name for name in own[0] if all(name in other for other in own)]
     before = choose_model(evaluations, baseline, "base", 0)
     after = choose_model(evaluations, trained, "emo_r3", -1)
     names.sort(key=lambda name: name not in inside)
@@ -73,7 +75,7 @@ def content(
             for index, name in enumerate(names)
         ],
         "metrics": metrics,
-        "means": [_means(evaluation.predictions, names, inside) for evaluation in evaluations],
+        "means": [_means(row.predictions, names, mine) for row, mine in zip(evaluations, own, strict=True)],
         "comparisons": comparisons,
         "confusion": [
             [None if rows is None else _confusion(rows, labels[index]) for rows in models]
