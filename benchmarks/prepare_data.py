@@ -130,7 +130,7 @@ def work(root: Path) -> None:
 def main() -> None:
     """Measure both parts, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=240)
+    parser.add_argument("--photos", type=int, default=400)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
