@@ -139,6 +139,7 @@ class SplitWriter:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         self._seen: dict[str, int] = {}
+        self._digest = hashlib.sha256()
         self._file: pq.ParquetWriter | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -154,6 +155,10 @@ class SplitWriter:
         self._bytes += len(picture)
         if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
+
+    def content_hash(self) -> str:
+        """Return the `content_hash` of the split, once it is written."""
+        return self._digest.hexdigest()
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -173,6 +178,8 @@ class SplitWriter:
 
     def _flush(self) -> None:
         _check_labels(self._rows, self.path, self._seen)
+        for row in self._rows:
+            _add_row(self._digest, row)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Pictures are compressed already
@@ -187,10 +194,15 @@ def content_hash(data_dir: str | Path, split: str) -> str:
     with pq.ParquetFile(_split_path(Path(data_dir), split)) as file:
         for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(COLUMNS)):
             for row in batch.to_pylist():
-                parts = [row["id"], row["emotion"], *row["label_space"], row["source"]]
-                for part in (*(part.encode() for part in parts), row["image"]["bytes"]):
-                    digest.update(len(part).to_bytes(8, "big") + part)
+                _add_row(digest, row)
     return digest.hexdigest()
+
+
+def _add_row(digest: Any, row: Mapping[str, Any]) -> None:
+    texts = [row["id"], row["emotion"], *row["label_space"], row["source"]]
+    for part in (*((text or "").encode() for text in texts), row["image"]["bytes"]):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
 
 
 def _png(image: Image.Image | bytes) -> bytes:

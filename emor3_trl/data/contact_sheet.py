@@ -1,6 +1,5 @@
 """A contact sheet: a few of the pictures that were taken, by split and emotion, to look at before training."""
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ class ContactSheet:
         self.labels = list(labels[:MAX_ROWS])
         self._thumbnails: dict[tuple[str, str], list[Image.Image]] = defaultdict(list)
 
-    def add(self, split: str, emotion: str, data: bytes) -> None:
-        """Take a picture file, if there is room in its row."""
+    def add(self, split: str, emotion: str, picture: Image.Image) -> None:
+        """Take a picture or its thumbnail, if there is room in its row."""
         row = self._thumbnails[split, emotion]
         if emotion in self.labels and len(row) < PER_LABEL:
-            with Image.open(io.BytesIO(data)) as image:
-                image.thumbnail((SIDE, SIDE))
-                row.append(image.convert("RGB"))
+            row.append(picture.copy())
+            row[-1].thumbnail((SIDE, SIDE))
 
     def save(self, path: Path) -> None:
         """Draw the sheet as a PNG."""
@@ -48,4 +46,4 @@ class ContactSheet:
                     left = margin + column * step + (SIDE - thumbnail.width) // 2
                     sheet.paste(thumbnail, (left, top + (SIDE - thumbnail.height) // 2))
                 top += step
-        sheet.save(path, "PNG")
+        sheet.save(path, "PNG", compress_level=1)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 
 from emor3_trl.data.candidates import Unusable
 from emor3_trl.data.duplicates import Look, look_of
@@ -25,6 +26,7 @@ LARGE_PIXELS = 12_000_000  # larger ones are decoded one at a time, so that memo
 MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs as much time as a whole picture
 MAX_ASPECT_RATIO = 200  # of what is stored: Qwen-VL's image processor refuses more
 JPEG_QUALITY = 95
+THUMBNAIL_SIDE = 112  # pixels that the short side of a thumbnail has at least, where the picture has them
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,17 @@ class Picture:
     """A picture as it is stored.
 
     Args:
-        data: the bytes of a JPEG file (quality 95, full colour resolution) or, of PNG, GIF, BMP and TIFF, a PNG file.
+        data: the bytes of a JPEG file (quality 95, colours as fine as the source's) or, of PNG, GIF, BMP and TIFF, of a
+            PNG file.
         content: SHA-256 of the file that it came from.
+        thumbnail: it at a fraction of its size.
         look: what nearly equal pictures share.
         size: width and height.
     """
 
     data: bytes
     content: bytes
+    thumbnail: Image.Image
     look: Look
     size: tuple[int, int]
 
@@ -84,12 +89,13 @@ def _take(file: bytes, budget: Budget) -> Picture:
     with Image.open(io.BytesIO(file), formats=FORMATS) as image:
         pixels = image.width * image.height  # that the decoder works on
         if image.format in ("JPEG", "MPO"):
-            if file.count(b"\xff\xda") > MAX_SCANS:
+            progressive = image.info.get("progressive")
+            if progressive and file.count(b"\xff\xda") > MAX_SCANS:
                 raise Unusable(f"is a JPEG of more than {MAX_SCANS} scans, which take very long")
             scale = math.sqrt(budget.max_pixels / max(pixels, 1))
             # No effect unless the picture has four times the wanted width, so that resizing still has enough to average
             image.draft("RGB", (round(2 * scale * image.width), round(2 * scale * image.height)))
-            if not image.info.get("progressive"):  # which is held whole in memory at any scale
+            if not progressive:  # which is held whole in memory at any scale
                 pixels = image.width * image.height
         if pixels > MAX_DECODED_PIXELS:
             raise Unusable(
@@ -104,10 +110,11 @@ def _take(file: bytes, budget: Budget) -> Picture:
             raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
         buffer = io.BytesIO()
         if image.format in LOSSY:
-            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=get_sampling(image))
         else:
             resized.save(buffer, "PNG", compress_level=1)
-    return Picture(buffer.getvalue(), hashlib.sha256(file).digest(), look_of(resized), resized.size)
+    thumbnail = resized.reduce(max(1, min(resized.size) // THUMBNAIL_SIDE))
+    return Picture(buffer.getvalue(), hashlib.sha256(file).digest(), thumbnail, look_of(thumbnail), resized.size)
 
 
 _one_at_a_time = threading.Lock()

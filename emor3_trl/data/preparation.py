@@ -20,7 +20,7 @@ from typing import Any
 import PIL
 from tqdm.auto import tqdm
 
-from emor3_trl.data import SplitWriter, content_hash
+from emor3_trl.data import SplitWriter
 from emor3_trl.data.candidates import Candidate, Dropped, Pictures, Source, Unusable
 from emor3_trl.data.contact_sheet import ContactSheet
 from emor3_trl.data.duplicates import Taken
@@ -82,7 +82,6 @@ def prepare(
             "label_space": {"name": source.label_space.name, "labels": list(source.label_space.labels)},
             "candidates": {name: len(pool) for name, pool in source.pools.items()},
             "wanted": sizes,
-            "content_hash": {split: content_hash(folder, split) for split in results["counts"]},
             **results,
             "pillow": PIL.__version__,
         }
@@ -108,6 +107,7 @@ def _draw(
     labels = source.label_space.labels
     counts: dict[str, dict[str, int]] = {}
     chosen: dict[str, dict[str, str]] = {}
+    hashes: dict[str, str] = {}
     dropped = {"source": list(source.dropped)}
     taken, sheet, used = Taken(), ContactSheet(labels), set[str]()
     with ThreadPoolExecutor(workers) as pool:
@@ -129,7 +129,7 @@ def _draw(
                     draw.accept(candidate)
                     counted[candidate.emotion] += 1
                     chosen[split][candidate.id] = picture.content.hex()
-                    sheet.add(split, candidate.emotion, picture.data)
+                    sheet.add(split, candidate.emotion, picture.thumbnail)
                     row = {"id": _storable(candidate.id), "image": picture.data, "emotion": candidate.emotion}
                     writer.add({**row, "label_space": labels, "source": source.name})
                     bar.update()
@@ -140,10 +140,11 @@ def _draw(
                         + "; ".join(f"{count} x {reason}" for reason, count in reasons)
                         + ". Check --source."
                     )
+            hashes[split] = writer.content_hash()
             counts[split] = {label: counted[label] for label in labels}
     sheet.save(folder / SHEET)
     everything = {split: [asdict(item) for item in items] for split, items in dropped.items()}
-    return {"counts": counts, "taken": chosen, "dropped": everything}
+    return {"counts": counts, "content_hash": hashes, "taken": chosen, "dropped": everything}
 
 
 def _process(

@@ -38,7 +38,9 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
         )
     upright = _to_rgb(_upright(image))
     size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
-    return upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC)
+    if size != upright.size:
+        return upright.resize(size, Image.Resampling.BICUBIC)
+    return upright.copy() if upright is image else upright
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -82,4 +84,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
