@@ -117,7 +117,7 @@ def write_own_folders(root: Path, per_label: int = 6) -> Path:
     return root
 
 
-def write_own_tables(root: Path, per_label: int = 6) -> Path:
+def write_own_tables(root: Path, per_label: int = 6, columns: tuple[str, str] = ("image", "emotion")) -> Path:
     """Write photos.csv and photos.jsonl, their pictures and space.yaml, which knows the table's words."""
     words = {"happy": "joy", "ANGRY": "anger", "unsure": None}
     rows = []
@@ -127,10 +127,9 @@ def write_own_tables(root: Path, per_label: int = 6) -> Path:
             save(root / name, 9000 + 100 * place + number)
             rows.append((name, word))
     with (root / "photos.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "mood"), *rows, ("photos/no.jpg", "joy"), ("", "joy")])
-    lines = [
-        json.dumps({"file": name, "mood": word, "note": "two\u2028lines"}, ensure_ascii=False) for name, word in rows
-    ]
+        csv.writer(file).writerows([columns, *rows, ("photos/no.jpg", "joy"), ("", "joy")])
+    objects = [{**dict(zip(columns, row, strict=True)), "note": "two\u2028lines"} for row in rows]
+    lines = [json.dumps(row, ensure_ascii=False) for row in objects]
     (root / "photos.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (root / "space.yaml").write_text(
         "name: mine\nlabels: [joy, anger]\nmap:\n  happy: joy\n  angry: anger\n  unsure: null\n"

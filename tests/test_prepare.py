@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from downloads import photo, save, write_emoset, write_emotion6, write_webemo
+from downloads import photo, save, write_emoset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -177,31 +177,6 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
-def test_the_recipe_prepares_each_format_and_a_second_run_reuses_it(tmp_path):
-    write_emoset(tmp_path / "emoset", per_label=2)
-    write_emotion6(tmp_path / "emotion6", per_label=5)
-    write_webemo(tmp_path / "webemo")
-    for name, options in (
-        ("emoset", ("--train", 16, "--test", 8)),
-        ("emotion6", ("--test", 12)),
-        ("webemo", ("--train", 0, "--test", 14, "--sampling", "natural")),
-        ("own", ("--source", tmp_path / "emotion6" / "images", "--label_space", "emotion6")),
-    ):
-        out = tmp_path / "out" / name
-        source = () if name == "own" else ("--source", tmp_path / name)
-        command = ("--dataset", name, *source, *options, "--max_pixels", 10_000, "--min_pixels", 784)
-        done = run(*command, "--output_dir", out)
-        assert done.returncode == 0, done.stderr
-        assert f"Written to {out}" in done.stdout
-        assert len(load_split(out, "test")) >= 6
-    assert "already prepared" in run(*command, "--output_dir", out).stdout
-    again = run(*command, "--output_dir", out, "--seed", 5)
-    assert again.returncode == 2
-    assert "seed was 0, now 5" in again.stderr
-    assert "--overwrite" in again.stderr
-
-
 def prepare_as_told(arguments: list[str]) -> None:
     (args,) = parse([PreparationArguments], argv=arguments).arguments
     prepare(open_source(args), args.output_dir, args.sampling_of(), args.budget())
@@ -236,6 +211,19 @@ def test_a_mistake_is_named_before_any_picture_is_opened(tmp_path, monkeypatch, 
     with pytest.raises((UserError, ValueError, FileNotFoundError), match=re.escape(words)):
         prepare_as_told([*filled, "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_reuses_what_is_there_and_other_arguments_are_refused(tmp_path):
+    command = ("--dataset", "emoset", "--source", write_emoset(tmp_path / "in", 1), "--train", 8, "--test", 8)
+    command = (*command, "--max_pixels", 10_000, "--min_pixels", 784, "--output_dir", tmp_path / "out")
+    first = run(*command)
+    assert first.returncode == 0, first.stderr
+    assert "Written to" in first.stdout
+    assert "already prepared" in run(*command).stdout
+    again = run(*command, "--seed", 5)
+    assert again.returncode == 2
+    assert "seed was 0, now 5" in again.stderr
+    assert "--overwrite" in again.stderr
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):

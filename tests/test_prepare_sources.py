@@ -154,7 +154,7 @@ def test_own_pictures_in_folders_of_splits(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_own_pictures_in_a_table_with_a_label_space_in_yaml(tmp_path, kind):
-    write_own_tables(tmp_path, per_label=2)
+    write_own_tables(tmp_path, per_label=2, columns=("file", "mood"))
     source = own.read(tmp_path / f"photos.{kind}", tmp_path / "space.yaml", "file", "mood")
     taken = [(one.place, one.emotion) for one in source.pools["all"]]
     assert taken[:4] == [
