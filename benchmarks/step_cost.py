@@ -2,6 +2,7 @@
 
     python benchmarks/step_cost.py                 # about half an hour on two cores
     python benchmarks/step_cost.py --pairs 1 --points 8x64   # a look
+    python benchmarks/step_cost.py --points        # the four arms only; --pairs 0: the curves only
 
 Four trainers, each in a process of its own, take steps in turn, so that whatever disturbs the machine disturbs all:
 
@@ -624,8 +625,11 @@ def main() -> None:
                 f"bound {point['bound']:.2f}, memory {point['peak_memory_ratio']:.2f}",
                 flush=True,
             )
-    result = {**(summary(rounds) if rounds else {}), "curves": curves, "rounds": rounds, "machine": machine()}
-    (args.output_dir / "step_cost.json").write_text(json.dumps(result, indent=1) + "\n")
+    path = args.output_dir / "step_cost.json"  # what is not measured now is kept from before
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    result |= {**summary(rounds), "rounds": rounds} if rounds else {}
+    result |= {"curves": curves} if curves else {}
+    path.write_text(json.dumps({**result, "machine": machine()}, indent=1) + "\n")
     if curves:
         plot(curves, args.output_dir / "step_cost.png")
     print(f"Written to {args.output_dir}: step_cost.json{', step_cost.png' if curves else ''}")
