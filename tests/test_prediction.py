@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 from tiny_model import gold_completion
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from emor3_trl.context_length import prompt_lengths
 from emor3_trl.evaluation.arguments import EvaluationArguments, in_domain_of, named_models, named_splits
 from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, fingerprint, whole_checkpoint
 from emor3_trl.evaluation.generation import (
@@ -291,3 +293,15 @@ def test_no_two_completions_share_a_stream_of_random_numbers(monkeypatch, traini
         options = {"n": 4, "temperature": 1.0, "seed": seed, "batch_size": 3}
         predict(generator, training_rows, "t", reflect=False, progress=False, **options)
     assert len(seeds) == len(set(seeds)) == 2 * 4 * len(training_rows)
+
+
+@pytest.mark.slow
+def test_vllm_draws_with_seeds_for_more_prompts_than_one_step_takes(tiny_model_dir, training_rows):
+    rows = concatenate_datasets([training_rows] * 20)
+    with open_generator(tiny_model_dir, engine="vllm", dtype="float32", max_tokens=4) as generator:
+        prompts = sum(prompt_lengths(training_rows, generator.processor)) * 20
+        assert prompts > generator.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+        options = {"temperature": 1.0, "max_tokens": 4, "batch_size": len(rows), "reflect": False, "progress": False}
+        drawn = [predict(generator, rows, "test", seed=seed, **options) for seed in (1, 1, 2)]
+    first, again, other = ([prediction.completion for prediction in row] for row in drawn)
+    assert first == again != other

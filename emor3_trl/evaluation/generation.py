@@ -247,7 +247,12 @@ def open_generator(
 
         from emor3_trl.rollout import load_engine
 
-        llm = load_engine(path, dtype=resolved, seed=seed, max_model_len=min(longest, max_prompt_tokens + max_tokens))
+        options: dict[str, Any] = {"max_model_len": min(longest, max_prompt_tokens + max_tokens)}
+        if not torch.cuda.is_available():
+            # A prompt that is cut into chunks draws and discards, and takes back the draw of a request with a seed of
+            # its own, which torch's generators on a CPU cannot: whole prompts only.
+            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options["max_model_len"])}
+        llm = load_engine(path, dtype=resolved, seed=seed, **options)
         generator = VLLMGenerator(llm, processor)
         try:
             yield generator
