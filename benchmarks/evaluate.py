@@ -10,8 +10,8 @@ tokens, greedy, without reflection and label probabilities (the loop has neither
     vllm          `predict` with `VLLMGenerator`, 32 pictures a batch
     whole         the same as vllm, with reflection and label probabilities, as recipes/evaluate.py does it
 
-Every arm must write the same tokens. Figures: runs/benchmarks/evaluate.json, ratios as medians over rounds, with the
-smallest and the largest.
+Every arm must write the same tokens. Before each, vLLM forgets the pictures: an evaluation shows none twice. Figures:
+runs/benchmarks/evaluate.json, ratios as medians over rounds, with the smallest and the largest.
 """
 
 import argparse
@@ -75,6 +75,12 @@ def loop(model: Any, processor: Any, dataset: Any) -> list[str]:
     return completions
 
 
+def forget_pictures(llm: Any) -> None:
+    """Drop what a vLLM engine keeps of pictures: their pixels, and what its vision tower made of them."""
+    llm.reset_mm_cache()
+    llm.llm_engine.reset_encoder_cache()
+
+
 def main() -> None:
     """Build, time in turn, compare, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,6 +116,7 @@ def main() -> None:
             for number in range(args.rounds + 1):
                 written = {}
                 for name, run in arms.items():
+                    forget_pictures(vllm.llm)
                     start = time.perf_counter()
                     result = run()
                     seconds.setdefault(name, []).append(time.perf_counter() - start)
