@@ -13,10 +13,10 @@ from tiny_model import gold_completion
 from emor3_trl.emotions import EMOSET_8
 from emor3_trl.evaluation.metrics import (
     averages,
-    bootstrap_intervals,
     confusion_matrix,
     confusion_of,
     macro_f1,
+    macro_f1_interval,
     per_class,
     rate,
     summarise,
@@ -98,7 +98,7 @@ def shares(**rates: tuple[int, int]) -> dict[str, float]:
     found = {}
     for name, (hits, n) in rates.items():
         low, high = wilson_interval(hits, n)
-        found |= {name: hits / n, f"{name}_low": low, f"{name}_high": high}
+        found |= {name: hits / n if n else 0, f"{name}_low": low, f"{name}_high": high}
     return found
 
 
@@ -114,13 +114,16 @@ def test_summary_by_hand():
     ]
     summary = summarise(greedy, sampled=[right, right, silent])
     confusion = confusion_matrix(["awe", "fear", "joy", "joy"], ["awe", "joy", "joy", None], labels)
+    recalls = averages({"awe": (1, 1), "fear": (0, 1), "joy": (1, 2)}, ())
     margin = 1.959964 * np.std([40, 44, 4, 4], ddof=1) / 2
+    one_picture = dict(zip(("", "_low", "_high"), (2 / 3, *wilson_interval(2 / 3, 1)), strict=True))
     expected = {
         "n": 4,
         **shares(accuracy=(2, 4), format_rate=(2, 4)),
         "macro_f1": (1 + 0 + 2 / 4) / 3,
+        **dict(zip(("macro_f1_low", "macro_f1_high"), macro_f1_interval(confusion), strict=True)),
         "uar": (1 + 0 + 1 / 2) / 3,
-        **bootstrap_intervals(confusion, labels),
+        **{f"uar_{end}": recalls[f"eval/mean/overall_{end}"] for end in ("low", "high")},
         "completion_tokens": 23,
         "completion_tokens_low": 23 - margin,
         "completion_tokens_high": 23 + margin,
@@ -131,11 +134,15 @@ def test_summary_by_hand():
         "n_reflected": 2,
         **shares(agreement=(1, 2), coherence=(2, 2), consistency=(1, 2)),
         "sampled_n": 3,
-        # All draws are of one picture: of others nothing is known
-        **{f"sampled_{name}{end}": 2 / 3 for name in ("accuracy", "format_rate") for end in ("", "_low", "_high")},
+        # All draws are of one picture: they are worth one trial
+        **{f"sampled_{name}{end}": value for name in ("accuracy", "format_rate") for end, value in one_picture.items()},
     }
-    for label, support, precision, hits, f1 in [("awe", 1, 1, 1, 1), ("fear", 1, 0, 0, 0), ("joy", 2, 1 / 2, 1, 1 / 2)]:
-        values = {"support": support, "precision": precision, **shares(recall=(hits, support)), "f1": f1}
+    # joy was shown twice and answered twice, once rightly: of these 3 pictures 1 is a hit, and F1 is 2 / (2 + 1 + 1)
+    for label, support, answered, hits, f1 in [("awe", 1, 1, 1, 1), ("fear", 1, 0, 0, 0), ("joy", 2, 2, 1, 1 / 2)]:
+        hit_of_either = shares(f1=(hits, support + answered - hits))
+        values = {"support": support, **shares(precision=(hits, answered), recall=(hits, support))}
+        values |= {name: 2 * share / (1 + share) for name, share in hit_of_either.items()}
+        assert values["f1"] == pytest.approx(f1)
         expected |= {f"class/{label}/{name}": value for name, value in values.items()}
     assert summary == pytest.approx({f"eval/test/{name}": value for name, value in expected.items()})
     assert all(math.isfinite(value) for value in summary.values())
@@ -172,22 +179,57 @@ def test_uar_and_per_class_equal_scikit_learns(pairs):
             assert label not in found
 
 
-def test_bootstrap_intervals_are_those_of_drawn_pictures():
+def test_intervals_of_macro_f1_and_uar_are_those_of_drawn_pictures():
     from sklearn.metrics import f1_score, recall_score
 
     generator = np.random.default_rng(0)
     emotions = np.array(LABELS)[generator.integers(0, 3, 90)]
     answers = np.where(generator.random(90) < 0.6, emotions, "fear")
-    found = bootstrap_intervals(confusion_matrix(list(emotions), list(answers), LABELS), LABELS)
+    greedy = [
+        read({"id": str(number), "emotion": emotion, "label_space": LABELS}, "test", rf"\boxed{{{answer}}}", "direct")
+        for number, (emotion, answer) in enumerate(zip(emotions, answers, strict=True))
+    ]
+    found = summarise(greedy)
     rows = generator.integers(0, 90, size=(1500, 90))
     for name, score in (("macro_f1", f1_score), ("uar", recall_score)):
         drawn = [score(emotions[row], answers[row], average="macro", labels=LABELS) for row in rows]
         expected = np.percentile(drawn, [2.5, 97.5])
-        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(tuple(expected), abs=0.02)
-    drawn = np.array([f1_score(emotions[row], answers[row], average=None, labels=LABELS) for row in rows])
-    for label, (low, high) in zip(LABELS, np.percentile(drawn, [2.5, 97.5], axis=0).T, strict=True):
-        ends = found[f"class/{label}/f1_low"], found[f"class/{label}/f1_high"]
-        assert ends == pytest.approx((low, high), abs=0.03)
+        ends = found[f"eval/test/{name}_low"], found[f"eval/test/{name}_high"]
+        assert ends == pytest.approx(tuple(expected), abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("known", "end"), [pytest.param(1.0, "low", id="all right"), pytest.param(0.0, "high", id="all wrong")]
+)
+def test_no_interval_is_sure_of_what_few_pictures_show(known, end):
+    """Six pictures of each emotion that are all right do not prove that the next one will be."""
+    answers = [label if known else LABELS[index - 1] for index, label in enumerate(LABELS) for _ in range(6)]
+    emotions = [label for label in LABELS for _ in range(6)]
+    greedy = [
+        read({"id": str(number), "emotion": emotion, "label_space": LABELS}, "test", rf"\boxed{{{answer}}}", "direct")
+        for number, (emotion, answer) in enumerate(zip(emotions, answers, strict=True))
+    ]
+    summary = summarise(greedy, [replace(row, temperature=1.0) for row in greedy])
+    classes = [f"class/{label}/{name}" for label in LABELS for name in ("precision", "recall", "f1")]
+    for name in ("accuracy", "macro_f1", "uar", "sampled_accuracy", *classes):
+        assert summary[f"eval/test/{name}"] == known, name
+        assert 0.1 < abs(summary[f"eval/test/{name}_{end}"] - known) < 0.6, name
+
+
+@pytest.mark.parametrize("support", [6, 20])
+@pytest.mark.parametrize("recall", [0.5, 0.9])
+def test_intervals_hold_the_truth_nineteen_times_in_twenty(support, recall):
+    generator = np.random.default_rng(1)
+    known = np.full((3, 4), (1 - recall) / 2)
+    known[range(3), range(3)], known[:, 3] = recall, 0
+    held = {"precision": 0, "recall": 0, "f1": 0, "macro_f1": 0}  # each is truly `recall`, by symmetry
+    for _ in range(500):
+        drawn = np.stack([generator.multinomial(support, row) for row in known])
+        found = per_class(drawn, LABELS)["awe"]
+        found |= dict(zip(("macro_f1_low", "macro_f1_high"), macro_f1_interval(drawn, resamples=500), strict=True))
+        for name in held:
+            held[name] += found[f"{name}_low"] <= recall <= found[f"{name}_high"]
+    assert all(count > 460 for count in held.values()), held
 
 
 def test_several_draws_of_a_picture_are_no_independent_trials():

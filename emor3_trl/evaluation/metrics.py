@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 Z_95 = 1.959963984540054
 
 
-def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Return the Wilson score interval of a share, which stays inside [0, 1] and is honest near both ends.
 
     Args:
         successes: how many of the `n` trials succeeded.
-        n: trials; with none, nothing is known and the interval is (0, 1).
+        n: trials, or as many independent ones as they are worth; with none, nothing is known: (0, 1).
         z: normal quantile; the default makes a 95% interval.
 
     Raises:
@@ -38,7 +38,8 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     centre = share + z * z / (2 * n)
     margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+    low, high = (centre - margin) / scale, (centre + margin) / scale
+    return low if successes else 0.0, high if successes < n else 1.0  # but for rounding
 
 
 def confusion_matrix(emotions: Sequence[str], answers: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
@@ -74,50 +75,39 @@ def uar(confusion: np.ndarray) -> float:
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
     """
-    return float(_uar(confusion))
+    return float(_mean_where(np.diagonal(confusion), confusion.sum(axis=-1)))
 
 
-def bootstrap_intervals(
-    confusion: np.ndarray, labels: Sequence[str], seed: int = 0, resamples: int = 10_000
-) -> dict[str, float]:
-    """Return 95% percentile intervals of what is no share of pictures, over resampled pictures.
+def macro_f1_interval(confusion: np.ndarray, seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+    """Return the 95% interval of `macro_f1`, which is no share of pictures.
 
-    Drawing n pictures with replacement is drawing n cells of their confusion matrix.
+    It is the percentile interval over resampled pictures (drawing n of them with replacement is drawing n cells of the
+    confusion matrix), but nowhere narrower than the intervals of the emotions' own F1, added up: an emotion that is
+    always or never found is so in every resample, which proves nothing about the next picture.
 
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
-        labels: its L labels.
         seed: seed of the draws.
         resamples: how many.
-
-    Returns:
-        `macro_f1`, `uar`, and `class/<label>/precision` and `class/<label>/f1` of each emotion that occurs, all with
-        `_low` and `_high`.
     """
     n = int(confusion.sum())
     generator = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {"macro_f1": [], "uar": [], "precision": [], "f1": []}
+    drawn = []
     for start in range(0, resamples, 1_000):  # at most a thousand matrices in memory
         size = min(1_000, resamples - start)
-        drawn = generator.multinomial(n, confusion.ravel() / n, size=size).reshape(size, *confusion.shape)
-        hits = np.diagonal(drawn, axis1=1, axis2=2)  # (size, L)
-        answered = drawn[..., :-1].sum(axis=1)
-        parts["macro_f1"].append(_macro_f1(drawn))
-        parts["uar"].append(_uar(drawn))
-        parts["precision"].append(_divided(hits, answered))
-        parts["f1"].append(_divided(2 * hits, answered + drawn.sum(axis=2)))
-    low_high = {name: np.percentile(np.concatenate(values), [2.5, 97.5], axis=0) for name, values in parts.items()}
-    bounds: dict[str, float] = {}
-    for index, end in enumerate(("low", "high")):
-        bounds |= {f"{name}_{end}": float(low_high[name][index]) for name in ("macro_f1", "uar")}
-        for label in per_class(confusion, labels):
-            for name in ("precision", "f1"):
-                bounds[f"class/{label}/{name}_{end}"] = float(low_high[name][index][list(labels).index(label)])
-    return bounds
+        cells = generator.multinomial(n, confusion.ravel() / n, size=size)
+        drawn.append(_macro_f1(cells.reshape(size, *confusion.shape)))
+    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
+    found = per_class(confusion, [str(index) for index in range(len(confusion))]).values()
+    own = _mean_of("f1", [(each["f1"], each["f1_low"], each["f1_high"]) for each in found])
+    return min(float(low), own["f1_low"]), max(float(high), own["f1_high"])
 
 
 def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
-    """Return `support`, `precision`, `recall` (with its 95% Wilson interval) and `f1` of each emotion that occurs.
+    """Return `support`, and `precision`, `recall` and `f1` with their 95% intervals, of each emotion that occurs.
+
+    All three are shares or follow from one (Wilson): F1 = 2 J / (1 + J), where J is the share of hits among the
+    pictures that show the emotion or got it as answer.
 
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
@@ -125,14 +115,16 @@ def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[st
     """
     found: dict[str, dict[str, float | int]] = {}
     for index, label in enumerate(labels):
-        hits, support, answered = int(confusion[index, index]), int(confusion[index].sum()), confusion[:, index].sum()
+        hits, support = int(confusion[index, index]), int(confusion[index].sum())
+        answered = int(confusion[:, index].sum())
         if support + answered == 0:
             continue
+        shares = _interval("f1", hits, support + answered - hits)
         found[label] = {
             "support": support,
-            "precision": hits / int(answered) if answered else 0.0,
+            **_interval("precision", hits, answered),
             **_interval("recall", hits, support),
-            "f1": 2 * hits / int(support + answered),
+            **{name: 2 * share / (1 + share) for name, share in shares.items()},
         }
     return found
 
@@ -150,9 +142,8 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
         sampled: completions drawn at a temperature from pictures of the same data set.
 
     Returns:
-        `eval/<dataset>/…`; beside every rate and mean stands its 95% interval, `_low` and `_high` (Wilson for shares of
-        pictures, bootstrap over pictures for `macro_f1`, `uar`, `precision`, `f1` and what was sampled, normal for
-        `completion_tokens`):
+        `eval/<dataset>/…`; beside every rate and mean stands its 95% interval, `_low` and `_high` (Wilson for shares,
+        and added up for `uar`; bootstrap over pictures for `macro_f1`; normal for `completion_tokens`):
 
         - of all `n` pictures: `accuracy`, `macro_f1`, `uar` (unweighted average recall), `format_rate`,
           `completion_tokens` (mean) and `class/<label>/` `support`, `precision`, `recall`, `f1`;
@@ -171,13 +162,18 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
     if not greedy or len(datasets) != 1:
         raise ValueError(f"summarise was given {len(greedy)} predictions of {sorted(datasets)}. Expected one data set.")
     confusion, labels = confusion_of(greedy), all_labels(greedy)
+    macro_low, macro_high = macro_f1_interval(confusion)
+    hits, supports = np.diagonal(confusion).tolist(), confusion.sum(axis=1).tolist()
+    recalls = [_share_of(*counts) for counts in zip(hits, supports, strict=True) if counts[1]]
     well_formed = [prediction for prediction in greedy if prediction.well_formed]
     reflected = [prediction for prediction in well_formed if prediction.coherence_answer is not None]
     metrics: dict[str, float | int] = {
         "n": len(greedy),
         **_share("accuracy", [prediction.correct for prediction in greedy]),
         "macro_f1": macro_f1(confusion),
-        "uar": uar(confusion),
+        "macro_f1_low": macro_low,
+        "macro_f1_high": macro_high,
+        **_mean_of("uar", recalls),
         **_share("format_rate", [prediction.well_formed for prediction in greedy]),
         **_mean("completion_tokens", [p.completion_tokens for p in greedy if p.completion_tokens is not None]),
     }
@@ -200,7 +196,6 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
         metrics |= _sampled("sampled_format_rate", sampled, [prediction.well_formed for prediction in sampled])
     for label, values in per_class(confusion, labels).items():
         metrics |= {f"class/{label}/{name}": value for name, value in values.items()}
-    metrics |= bootstrap_intervals(confusion, labels)
     return {f"eval/{greedy[0].dataset}/{name}": value for name, value in metrics.items()}
 
 
@@ -215,8 +210,7 @@ def averages(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> 
 
     Returns:
         `eval/mean/in_domain`, `out_of_domain` and `overall`, each with `_low` and `_high`: its 95% interval from those
-        of the data sets (Wilson), added up as independent (Zou and Donner's MOVER; of one data set, its own). A mean
-        over no data set is left out.
+        of the data sets (Wilson; of one data set, its own). A mean over no data set is left out.
     """
     groups = {
         "in_domain": [name for name in right if name in in_domain],
@@ -226,12 +220,7 @@ def averages(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> 
     found: dict[str, float] = {}
     for group, names in groups.items():
         if names:
-            shares = np.array([right[name][0] / right[name][1] for name in names])
-            bounds = np.array([wilson_interval(*right[name]) for name in names])  # (data sets, 2)
-            below, above = (np.sqrt(((shares - bounds[:, end]) ** 2).sum()) / len(names) for end in (0, 1))
-            mean = float(shares.mean())
-            found[f"eval/mean/{group}"] = mean
-            found |= {f"eval/mean/{group}_low": float(mean - below), f"eval/mean/{group}_high": float(mean + above)}
+            found |= _mean_of(f"eval/mean/{group}", [_share_of(*right[name]) for name in names])
     return found
 
 
@@ -240,19 +229,33 @@ def _share(name: str, values: Sequence[bool]) -> dict[str, float]:
 
 
 def _interval(name: str, successes: int, n: int) -> dict[str, float]:
-    low, high = wilson_interval(successes, n)
-    return {name: successes / n if n else 0.0, f"{name}_low": low, f"{name}_high": high}
+    return dict(zip((name, f"{name}_low", f"{name}_high"), _share_of(successes, n), strict=True))
+
+
+def _share_of(successes: int, n: int) -> tuple[float, float, float]:
+    """Return a share, 0 of nothing, and the ends of its interval."""
+    return successes / n if n else 0.0, *wilson_interval(successes, n)
+
+
+def _mean_of(name: str, parts: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    """Return the mean of independent values and its interval from theirs (Zou and Donner's MOVER)."""
+    values, lows, highs = np.array(parts).T
+    mean = float(values.mean())
+    below, above = (float(np.sqrt(((values - ends) ** 2).sum())) / len(parts) for ends in (lows, highs))
+    return {name: mean, f"{name}_low": mean - below, f"{name}_high": mean + above}
 
 
 def _sampled(name: str, sampled: Sequence["Prediction"], values: Sequence[bool]) -> dict[str, float]:
-    """Return a rate over draws; several of one picture are no independent trials, so pictures are resampled."""
+    """Return a rate over draws; several of one picture are worth fewer independent trials, but one each at least."""
     pictures: dict[str, list[bool]] = {}
     for prediction, value in zip(sampled, values, strict=True):
         pictures.setdefault(prediction.id, []).append(value)
-    means = np.array([np.mean(draws) for draws in pictures.values()])
-    drawn = np.random.default_rng(0).integers(0, len(means), size=(2_000, len(means)))
-    low, high = np.percentile(means[drawn].mean(axis=1), [2.5, 97.5])
-    return {name: rate(values), f"{name}_low": float(low), f"{name}_high": float(high)}
+    share, spread = rate(values), float(np.var([np.mean(draws) for draws in pictures.values()]))
+    # As many trials as have a mean that varies as this one; of one picture, or of equal ones, nothing shows how it does
+    worth = len(pictures) * (share * (1 - share) / spread if spread > 1e-12 else 1)
+    worth = min(worth, len(values))
+    low, high = wilson_interval(share * worth, worth)
+    return {name: share, f"{name}_low": low, f"{name}_high": high}
 
 
 def _mean(name: str, values: Sequence[int]) -> dict[str, float]:
@@ -270,11 +273,6 @@ def _macro_f1(confusion: np.ndarray) -> np.ndarray:
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)  # (…, L)
     support = confusion.sum(axis=-1) + confusion[..., :-1].sum(axis=-2)  # (…, L) = 2 TP + FN + FP
     return _mean_where(2 * hits, support)
-
-
-def _uar(confusion: np.ndarray) -> np.ndarray:
-    """Of confusion matrices of shape (…, L, L + 1)."""
-    return _mean_where(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
 
 
 def _mean_where(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
