@@ -19,7 +19,7 @@ from emor3_trl.context_length import longest_prompt, prompt_lengths
 from emor3_trl.data import load_split, write_split
 from emor3_trl.emotions import EMOSET_8, EMOTION6
 from emor3_trl.evaluation.arguments import check_folders
-from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, room_for
+from emor3_trl.evaluation.checkpoint import check_checkpoint, check_fit, room_for, whole_checkpoint
 from emor3_trl.evaluation.prediction import load_predictions
 
 ROOT = Path(__file__).parent.parent
@@ -172,6 +172,16 @@ def test_an_adapter_needs_its_base(place):
         check_checkpoint(place / "adapter")
     check_checkpoint(place / "adapter", str(place / "moved"))
     check_fit(place / "adapter", str(place / "moved"))
+
+
+def test_a_merged_adapter_that_a_kill_left_behind_is_removed(place):
+    scratch = place / "scratch"
+    (scratch / "keep").mkdir(parents=True)
+    with whole_checkpoint(place / "adapter", scratch=scratch) as folder:
+        shutil.copytree(folder, f"{folder}-of-a-killed-one")
+    with whole_checkpoint(place / "adapter", scratch=scratch) as folder:
+        assert [path for path in scratch.iterdir() if path.name != "keep"] == [Path(folder)]
+    assert [path.name for path in scratch.iterdir()] == ["keep"]
 
 
 def _edit(file: Path, **changes) -> None:

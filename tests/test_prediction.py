@@ -256,6 +256,7 @@ def test_a_lora_adapter_is_evaluated_merged(tmp_path, tiny_model_dir):
         (lambda: named_models([]), "--models names nothing"),
         (lambda: named_models(["a=x", "a=y"]), "distinct names"),
         (lambda: named_models(["x/a", "y/a"]), "write name=path"),
+        (lambda: named_models([".."]), "none of them '.' or '..'"),
         (lambda: named_splits(["test", "test"], "data"), "distinct names"),
         (lambda: named_splits(["test"], ["x/a", "y/a"]), "write name=folder/split"),
         (lambda: named_splits(["mean"], "data"), "called 'mean'"),

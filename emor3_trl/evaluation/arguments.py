@@ -207,10 +207,10 @@ def _split_name(item: str) -> tuple[str, str]:
 
 def _distinct(pairs: Sequence[tuple[str, T]], what: str, form: str) -> dict[str, T]:
     names = [name for name, _ in pairs]
-    odd = [name for name in names if not name or "/" in name or names.count(name) > 1]
+    odd = [name for name in names if name in ("", ".", "..") or "/" in name or names.count(name) > 1]
     if odd or not names:
         raise ValueError(
             f"--{what} names {', '.join(map(repr, names)) or 'nothing'}. Expected one or more distinct names "
-            f"without '/'; write {form} to choose them."
+            f"without '/', none of them '.' or '..'; write {form} to choose them."
         )
     return dict(pairs)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 _BLOCK, _BLOCKS = 1 << 16, 256
+_MERGED = "emor3-merged-"
 
 
 def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
@@ -166,7 +168,8 @@ def whole_checkpoint(
     Args:
         model: what `check_checkpoint` accepts.
         base_model: the model under an adapter; by default, the one that the adapter recorded.
-        scratch: where a merged adapter is written for that time; the system's folder by default.
+        scratch: where a merged adapter is written for that time; the system's folder by default. One that a killed
+            evaluation left there is removed.
     """
     base = base_of(model, base_model)
     if base == str(model):
@@ -175,8 +178,10 @@ def whole_checkpoint(
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    for left in Path(scratch).glob(f"{_MERGED}*") if scratch else ():
+        shutil.rmtree(left)
     whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
-    with TemporaryDirectory(prefix="emor3-merged-", dir=scratch) as folder:
+    with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
         PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
         AutoProcessor.from_pretrained(_processor_of(model, base_model)).save_pretrained(folder)
         del whole
