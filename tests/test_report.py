@@ -142,6 +142,18 @@ def test_a_plot_is_drawn_even_of_an_empty_log(tmp_path):
     assert Image.open(tmp_path / "plot" / "rewards.png").width > 500
 
 
+@pytest.mark.parametrize("name", ["format", "think_format"])
+def test_a_plot_holds_the_highest_reward_and_either_format(tmp_path, monkeypatch, name):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: figures.append(figure))
+    monkeypatch.setattr("os.replace", lambda partial, path: None)
+    log = [{"step": step, "reward": 1.1, f"rewards/{name}_reward/mean": 0.5} for step in range(3)]
+    plot_rewards({"GRPO": log}, tmp_path / "rewards.png")
+    overall, *_, form = figures[0].axes
+    assert overall.get_ylim()[1] > 1.1  # what the reference's rewards reach
+    assert form.lines[0].get_ydata().tolist() == [0.5] * 3
+
+
 def test_missing_evaluations_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Run recipes/evaluate\.py first"):
         summarise_run(tmp_path)
