@@ -149,6 +149,21 @@ def test_what_is_in_domain_comes_from_the_evaluation_or_the_command(own_run):
     assert [dataset["inDomain"] for dataset in page["datasets"]] == [True, True, False]
 
 
+def test_a_set_that_only_some_models_were_trained_on_is_in_domain_for_these(own_run):
+    for name, in_domain in (("base", "test"), ("emo_r3", "webemo")):
+        config = own_run / "evaluation" / name / "config.yaml"
+        config.write_text(config.read_text() + f"in_domain: [{in_domain}]\n")
+    for name in ("cold_start", "emo_r3_cold_start"):
+        shutil.rmtree(own_run / "evaluation" / name)
+    datasets = {dataset["name"]: dataset for dataset in content(load_evaluations([own_run]), title="runs")["datasets"]}
+    assert {name: dataset["inDomainOf"] for name, dataset in datasets.items()} == {
+        "test": [0],
+        "webemo": [1],
+        "emotion6": [],
+    }
+    assert not any(dataset["inDomain"] for dataset in datasets.values())
+
+
 def test_pictures_of_several_folders_are_told_apart(own_run, tmp_path):
     for name in ("emotion6", "webemo"):
         (tmp_path / name).mkdir()

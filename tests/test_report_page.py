@@ -141,6 +141,64 @@ def words(case):
     return " ".join(parts).lower()
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "control"),
+    [
+        pytest.param({"Emotion": "amusement"}, {"Data_set": "1"}, "Emotion", id="emotion of another data set"),
+        pytest.param({"Answer_of_EMO-R3": "awe"}, {"Data_set": "1"}, "Answer of EMO-R3", id="answer of another"),
+        pytest.param({"Outcome": "fixed"}, {"From": "2", "To": "2"}, "Outcome", id="change of one model alone"),
+    ],
+)
+def test_a_choice_that_is_gone_no_longer_filters(view, first, then, control):
+    page = view()
+    choose(page, **first)
+    assert 0 < found(page) < sum(SIZES.values())
+    choose(page, **then)
+    assert page.locator(f"select[name='{control}']").input_value() == ""
+    assert found(page) == (SIZES["emotion6"] if "Data_set" in then else sum(SIZES.values()))
+
+
+def test_the_keyboard_stays_where_it_pressed(view):
+    page = view()
+    focused = "document.activeElement.textContent"
+    for name, end in (("Next →", "← Previous"), ("← Previous", "Next →")):
+        page.get_by_role("button", name=name).focus()
+        for _ in range(-(-sum(SIZES.values()) // 12) - 1):  # to the last page, where the button is no longer to press
+            assert page.evaluate(focused) == name
+            page.keyboard.press("Enter")
+        assert page.evaluate(focused) == end
+    page.locator(".segment.fixed").focus()
+    page.keyboard.press("Enter")
+    assert "fixed" in page.evaluate("document.activeElement.className")
+    page.get_by_role("button", name="Reset").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(focused) == "Reset"
+    page.locator(".matrix button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.className") == "status"
+
+
+def test_sets_that_were_trained_on_by_some_models_only_are_not_called_in_domain_for_all(view, values, tmp_path):
+    datasets = [dict(own) for own in values["datasets"]]
+    datasets[0] |= {"inDomain": False, "inDomainOf": [2]}
+    page = view(path=write_page({**values, "datasets": datasets}, tmp_path / "report.html"))
+    assert "of the pictures of test right" in page.inner_text("#headline")
+    table = page.locator(".results").first
+    assert table.locator(".group").all_inner_texts() == ["In-domain of some models", "Out of domain", "Means"]
+    cells = [row.locator("td").first.inner_text() for row in table.locator("tbody tr").all()]
+    assert ["in-domain" in cell for cell in cells] == [False, False, True, False]
+    trained = table.locator("tbody tr").nth(2).locator(".mean").all_inner_texts()
+    assert ["+" in mean for mean in trained] == [False, False, True]  # of other sets than the baseline's
+
+
+def test_a_short_training_has_whole_steps(view, values, tmp_path):
+    line = {"model": 2, "steps": [1, 2, 3], "values": [0.5, 0.6, 0.7]}
+    curves = [{**panel, "lines": [line]} for panel in values["curves"]]
+    page = view(path=write_page({**values, "curves": curves}, tmp_path / "report.html"))
+    steps = page.locator(".curves svg").first.locator("text[text-anchor=middle]:not(.axis)").all_text_contents()
+    assert steps == ["1", "2", "3"]
+
+
 def test_a_cell_of_a_confusion_matrix_opens_its_cases(view, values):
     page = view()
     counts = values["confusion"][0][0]["counts"]

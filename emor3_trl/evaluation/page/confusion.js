@@ -48,13 +48,15 @@ function drawEmotions() {
 function barPanel(dataset, measure) {
   const groups = page.datasets[dataset].labels.map((emotion, row) => {
     const values = page.confusion[dataset].map((own) => own?.[measure][row] ?? null);
-    const text = values.map((value, model) => `${page.models[model].title} ${value === null ? 'nothing to count' : `${percent(value)}%`}`).join(', ');
+    const text = values.map((own, model) => `${page.models[model].title} ${own === null ? 'nothing to count' : `${percent(own[0])}% [${percent(own[1])}, ${percent(own[2])}]`}`).join(', ');
     return h('div', { class: 'emotion', role: 'img', 'aria-label': `${emotion}: ${text}`, 'data-tip': `${emotion}: ${text}`, tabindex: 0 },
       h('span', { class: 'name' }, emotion),
-      h('span', { class: 'stack' }, values.map((value, model) => page.confusion[dataset][model] && h('span', { class: 'row' },
-        h('span', { class: 'track' }, value !== null && h('span', { style: { width: `${percent(value)}%`, background: colour(model) } })),
-        h('span', { class: 'value' }, value === null ? '–' : percent(value, 0))))));
+      h('span', { class: 'stack' }, values.map((own, model) => page.confusion[dataset][model] && h('span', { class: 'row' },
+        h('span', { class: 'track' }, own !== null && [
+          h('span', { class: 'bar', style: { width: `${percent(own[0])}%`, background: colour(model) } }),
+          h('span', { class: 'range', style: { left: `${percent(own[1])}%`, width: `${percent(own[2] - own[1])}%` } })]),
+        h('span', { class: 'value' }, own === null ? '–' : percent(own[0], 0))))));
   });
-  return h('figure', {}, h('figcaption', {}, h('h3', {}, term(measure, measure === 'f1' ? 'F1' : 'Recall')), h('small', {}, 'in %, by emotion')), groups,
+  return h('figure', {}, h('figcaption', {}, h('h3', {}, term(measure, measure === 'f1' ? 'F1' : 'Recall')), h('small', {}, 'in %, with 95% intervals')), groups,
     h('div', { class: 'scale', 'aria-hidden': 'true' }, [0, 25, 50, 75, 100].map((value) => h('span', {}, String(value)))));
 }

@@ -39,7 +39,7 @@ def content(
         evaluations: the models, see `load_evaluations`.
         title: heading of the page.
         in_domain: the data sets that count as in-domain (default: what each evaluation was told); all others are out of
-            domain. The page calls those so that are in-domain for every model.
+            domain. The page marks a data set that is in-domain for some models only at each of them.
         baseline: name of the model that the others are compared with when the page opens (default: base, else the
             first).
         trained: name of the model that stands beside it in the cases (default: emo_r3, else the last).
@@ -55,10 +55,10 @@ def content(
     """
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
     own = choose_in_domain(evaluations, in_domain)
-    inside = [name for name in own[0] if all(name in other for other in own)]
+    inside = {name: [index for index, mine in enumerate(own) if name in mine] for name in names}
     before = choose_model(evaluations, baseline, "base", 0)
     after = choose_model(evaluations, trained, "emo_r3", -1)
-    names.sort(key=lambda name: name not in inside)
+    names.sort(key=lambda name: -len(inside[name]))
     shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
     labels = [all_labels([row for rows in models if rows for row in rows]) for models in shown]
     metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
@@ -71,7 +71,13 @@ def content(
         "baseline": before,
         "trained": after,
         "datasets": [
-            {"name": name, "inDomain": name in inside, "labels": labels[index], "n": _sizes(shown[index])}
+            {
+                "name": name,
+                "inDomain": len(inside[name]) == len(evaluations),
+                "inDomainOf": inside[name],
+                "labels": labels[index],
+                "n": _sizes(shown[index]),
+            }
             for index, name in enumerate(names)
         ],
         "metrics": metrics,
@@ -162,15 +168,19 @@ def _comparisons(
 
 
 def _confusion(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
-    """Return the counts (L, L + 1), and recall and F1 of each emotion, None where nothing is to count."""
+    """Return the counts (L, L + 1), and recall and F1 of each emotion (value, low, high; None: nothing to count)."""
     matrix = confusion_matrix([row.emotion for row in rows], [row.answer for row in rows], labels)
     classes = per_class(matrix, labels)
-    asked = [label if label in classes and classes[label]["support"] else None for label in labels]
+    asked = {label: own for label, own in classes.items() if own["support"]}
     return {
         "counts": matrix.tolist(),
-        "recall": [None if label is None else classes[label]["recall"] for label in asked],
-        "f1": [classes[label]["f1"] if label in classes else None for label in labels],
+        "recall": [_with_interval(asked.get(label), "recall") for label in labels],
+        "f1": [_with_interval(classes.get(label), "f1") for label in labels],
     }
+
+
+def _with_interval(values: Mapping[str, float] | None, name: str) -> list[float] | None:
+    return None if values is None else [values[f"{name}{end}"] for end in ("", "_low", "_high")]
 
 
 def _curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

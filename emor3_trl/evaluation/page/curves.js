@@ -37,11 +37,11 @@ function dashes(shown, model) {
   return DASHES[shown.indexOf(model) % DASHES.length];
 }
 
-/** Round numbers at which an axis is labelled. */
-function ticks(low, high, wanted) {
+/** Round numbers at which an axis is labelled, at least so far apart. */
+function ticks(low, high, wanted, least = 0) {
   const rough = (high - low) / wanted || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const step = Math.max(least, [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999));
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(6)));
 }
@@ -62,12 +62,12 @@ function curvePanel(panel, shown, width) {
     marks.map((value) => [
       svg('line', { class: 'grid', x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       svg('text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, String(value))]),
-    ticks(...span, width === CURVE.wide ? 10 : 5).map((step) => svg('text', { x: x(step), y: height - bottom + 16, 'text-anchor': 'middle' }, String(step))),
+    ticks(...span, width === CURVE.wide ? 10 : 5, 1).map((step) => svg('text', { x: x(step), y: height - bottom + 16, 'text-anchor': 'middle' }, String(step))),
     svg('text', { class: 'axis', x: (left + width - right) / 2, y: height - 5, 'text-anchor': 'middle' }, 'step'),
     svg('text', { class: 'axis', x: 11, y: (height - bottom + top) / 2, 'text-anchor': 'middle', transform: `rotate(-90 11 ${(height - bottom + top) / 2})` }, panel.unit),
     panel.lines.map((line) => svg('polyline', { class: 'curve', stroke: colour(line.model), 'stroke-dasharray': dashes(shown, line.model), points: line.steps.map((step, index) => `${x(step).toFixed(1)},${y(line.values[index]).toFixed(1)}`).join(' ') })),
     cross, dots);
-  const readout = h('p', { class: 'readout', role: 'status' });
+  const readout = h('p', { class: 'readout' });
   const all = [...new Set(steps)].sort((a, b) => a - b);
   let current = null;
 
@@ -95,7 +95,9 @@ function curvePanel(panel, shown, width) {
   function listen(move) {
     drawing.addEventListener('pointermove', (event) => move(nearest(event)));
     drawing.addEventListener('pointerleave', () => move(null));
-    drawing.addEventListener('blur', () => move(null));
+    // Only the curve that is being read is read out
+    drawing.addEventListener('focus', () => readout.setAttribute('role', 'status'));
+    drawing.addEventListener('blur', () => { readout.removeAttribute('role'); move(null); });
     drawing.addEventListener('keydown', (event) => {
       const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!by) return;

@@ -81,9 +81,11 @@ const tip = document.getElementById('tip');
 let tipped = null;
 
 function showTip(target) {
+  tipped?.removeAttribute('aria-describedby');
   tipped = target;
   tip.hidden = !target;
   if (!target) return;
+  if (target.getAttribute('aria-label') !== target.dataset.tip) target.setAttribute('aria-describedby', 'tip');
   tip.textContent = target.dataset.tip;
   const box = target.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();

@@ -15,11 +15,11 @@ const parts = {};
 function drawGallery() {
   page.cases.forEach((one, index) => { one.number = index; });
   for (const name of ['form', 'segments', 'status', 'cards', 'pager']) parts[name] = h('div', { class: name });
-  parts.status.setAttribute('role', 'status');
+  fill(parts.status, { role: 'status', tabindex: -1 }, []);
   const total = page.cases.length < page.casesTotal
     ? `${count(page.cases.length)} of ${count(page.casesTotal)} cases are on this page, drawn at random; the numbers above cover all.` : null;
   fill(document.getElementById('cases'), {}, [
-    h('p', { class: 'hint' }, 'Each picture with what two models wrote about it, and the rewards that each completion would earn in training.'),
+    h('p', { class: 'hint' }, 'Each picture with what two models wrote about it, and what each completion earns by the paper’s rewards (Eq. 5 and 6, λ₁ = λ₂ = 0.1).'),
     total && h('p', { class: 'note' }, total),
     page.picturesMissing.map((text) => h('p', { class: 'note' }, text)),
     parts.form, parts.segments, parts.status, parts.cards, parts.pager]);
@@ -36,6 +36,11 @@ function drawForm() {
   const { title } = page.models[filters.b];
   const outcomes = [['', 'any'], ['right', `${title} right`], ['wrong', `${title} wrong`]];
   if (filters.a !== filters.b) outcomes.push(['changed', 'changed: fixed or broken'], ['fixed', `fixed by ${title}`], ['broken', `broken by ${title}`], ['both', 'both right'], ['neither', 'both wrong']);
+  const answers = [['', 'any'], ...emotions, ['none', 'none']];
+  // What is no longer to choose must not go on filtering unseen
+  for (const [name, offered] of [['emotion', emotions], ['answer', answers], ['outcome', outcomes]]) {
+    if (!offered.some(([value]) => value === filters[name])) filters[name] = '';
+  }
   const search = h('input', { type: 'search', name: 'text', value: filters.text, placeholder: 'words, id', input: later(() => set('text')(search.value)) });
   const box = h('input', { type: 'checkbox', name: 'malformed', checked: filters.malformed, change: () => set('malformed', Boolean)(box.checked) });
   const redraw = (name, read) => (value) => { filters[name] = read(value); drawForm(); update(); };
@@ -45,10 +50,10 @@ function drawForm() {
     select('Outcome', outcomes, filters.outcome, set('outcome')),
     select('Data set', [['', 'all'], ...datasetOptions()], filters.dataset, redraw('dataset', String)),
     select('Emotion', [['', 'any'], ...emotions], filters.emotion, set('emotion')),
-    select(`Answer of ${title}`, [['', 'any'], ...emotions, ['none', 'none']], filters.answer, set('answer')),
+    select(`Answer of ${title}`, answers, filters.answer, set('answer')),
     h('label', { class: 'field' }, h('span', {}, 'Text'), search),
     h('label', { class: 'check' }, box, ' malformed only'),
-    h('button', { type: 'button', class: 'plain', click: () => showCases(null) }, 'Reset')));
+    h('button', { type: 'button', name: 'Reset', class: 'plain', click: () => showCases(null) }, 'Reset')));
   if (focused) parts.form.querySelector('form').elements[focused]?.focus();
 }
 
@@ -85,10 +90,16 @@ function update() {
 /** The bar of what became of the cases from one model to the other; a part of it is also a filter. */
 function drawSegments(tally) {
   if (filters.a === filters.b) { parts.segments.replaceChildren(); return; }
-  parts.segments.replaceChildren(...SEGMENTS.map(([name, text]) => {
+  parts.segments.replaceChildren(...SEGMENTS.map(([name, text], index) => {
     const number = tally[name] ?? 0;
     const pressed = filters.outcome === name;
-    return h('button', { type: 'button', class: `segment ${name}`, 'aria-pressed': String(pressed), style: { 'flex-grow': number }, click: () => { filters.outcome = pressed ? '' : name; drawForm(); update(); } },
+    const press = () => {
+      filters.outcome = pressed ? '' : name;
+      drawForm();
+      update();
+      parts.segments.children[index].focus(); // this one is no longer there
+    };
+    return h('button', { type: 'button', class: `segment ${name}`, 'aria-pressed': String(pressed), style: { 'flex-grow': number }, click: press },
       h('b', {}, count(number)), ' ', text);
   }));
 }
@@ -104,6 +115,9 @@ function showPage() {
   const go = (by) => () => {
     pageNumber += by;
     showPage();
+    const [previous, , next] = parts.pager.children;
+    const [same, other] = by < 0 ? [previous, next] : [next, previous];
+    (same.disabled ? other : same).focus({ preventScroll: true });
     parts.status.scrollIntoView({ block: 'center' });
   };
   parts.pager.replaceChildren(...(pages < 2 ? [] : [
@@ -117,6 +131,7 @@ function showCases(dataset, model = filters.b, emotion = '', answer = '') {
   Object.assign(filters, { dataset: dataset === null ? '' : String(dataset), b: model, emotion, answer, outcome: '', malformed: false, text: '' });
   drawForm();
   update();
+  if (dataset !== null) parts.status.focus({ preventScroll: true });
   document.getElementById('cases').scrollIntoView();
 }
 

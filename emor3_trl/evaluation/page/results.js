@@ -11,7 +11,8 @@ function drawHeadline() {
   const first = page.metrics[0][a];
   const last = page.metrics[0][b];
   if (!first || !last) return;
-  const parts = [`${page.models[b].title} answers `, h('strong', {}, `${percent(last.accuracy)}%`), ` of the in-domain pictures right`];
+  const [{ name, inDomain }] = page.datasets;
+  const parts = [`${page.models[b].title} answers `, h('strong', {}, `${percent(last.accuracy)}%`), inDomain ? ' of the in-domain pictures right' : ` of the pictures of ${name} right`];
   const change = page.comparisons[0][a][b];
   if (change) {
     parts.push(`, ${page.models[a].title} ${percent(first.accuracy)}%: `, h('strong', {}, `${signed(change.difference)} points`),
@@ -40,7 +41,8 @@ function drawResults() {
 }
 
 function resultsTable(baseline) {
-  const outside = page.datasets.filter((dataset) => !dataset.inDomain).length;
+  const outside = page.datasets.filter((dataset) => !dataset.inDomainOf.length).length;
+  const inside = page.datasets.filter((dataset) => dataset.inDomain).length;
   const group = (text, span) => span > 0 && h('th', { scope: 'colgroup', colspan: span, class: 'group' }, text);
   const head = page.datasets.map((dataset) => h('th', { scope: 'col' }, dataset.name,
     h('small', {}, `n = ${dataset.n.map(count).join('–')} · `, term('chance', `chance ${percent(1 / dataset.labels.length)}`))));
@@ -53,7 +55,7 @@ function resultsTable(baseline) {
     h('table', { class: 'results' },
       caption(term('accuracy', 'Accuracy'), ` in % with its 95% interval; below, the `, term('difference', 'difference'), ' from ', h('b', {}, page.models[baseline].title), ' and its ', term('p', 'p-value'), '.'),
       h('thead', {},
-        h('tr', {}, h('td', {}), group('In-domain', page.datasets.length - outside), group('Out of domain', outside), group('Means', 3)),
+        h('tr', {}, h('td', {}), group('In-domain', inside), group('In-domain of some models', page.datasets.length - inside - outside), group('Out of domain', outside), group('Means', 3)),
         h('tr', {}, h('th', { scope: 'col' }, 'Model'), head, means)),
       h('tbody', {}, rows)));
 }
@@ -62,10 +64,13 @@ function accuracyCell(dataset, model, baseline) {
   const own = page.metrics[dataset][model];
   if (!own) return h('td', { class: 'none' }, '–');
   const change = model === baseline ? null : page.comparisons[dataset][baseline][model];
+  const { inDomain, inDomainOf } = page.datasets[dataset];
+  const ownDomain = !inDomain && inDomainOf.includes(model);
   return h('td', {},
     h('span', { class: 'number' }, percent(own.accuracy)),
     h('small', { class: 'interval' }, `[${percent(own.accuracy_low)}, ${percent(own.accuracy_high)}]`),
     strip(own, page.metrics[dataset][baseline], model, baseline),
+    ownDomain && h('small', { class: 'domain' }, 'in-domain'),
     change && h('span', { class: `change ${direction(change)}` }, h('b', {}, signed(change.difference)), ` [${signed(change.low)}, ${signed(change.high)}] `, h('i', {}, pValue(change.p))));
 }
 
@@ -88,9 +93,10 @@ function meanCell(index, model, baseline) {
   const own = page.means[model][index];
   const compared = page.means[baseline][index];
   if (own === null) return h('td', { class: 'none mean' }, '–');
+  const sameSets = MEANS[index][0] === 'allMean' || page.datasets.every(({ inDomainOf }) => inDomainOf.includes(model) === inDomainOf.includes(baseline));
   return h('td', { class: 'mean' }, h('span', { class: 'number' }, percent(own.value)),
     h('small', { class: 'interval' }, `[${percent(own.low)}, ${percent(own.high)}]`),
-    model !== baseline && compared && h('span', { class: 'change' }, h('b', {}, signed(own.value - compared.value))));
+    model !== baseline && compared && sameSets && h('span', { class: 'change' }, h('b', {}, signed(own.value - compared.value))));
 }
 
 function measuresTable(dataset) {
