@@ -191,6 +191,36 @@ def test_sets_that_were_trained_on_by_some_models_only_are_not_called_in_domain_
     assert ["+" in mean for mean in trained] == [False, False, True]  # of other sets than the baseline's
 
 
+def test_models_that_are_right_on_the_same_pictures_have_no_interval(view, values, tmp_path):
+    comparisons = [[[dict(pair) if pair else None for pair in row] for row in own] for own in values["comparisons"]]
+    comparisons[0][0][2] = {"n": 60, "difference": 0, "low": 0, "high": 0, "fixed": 0, "broken": 0, "p": 1}
+    page = view(path=write_page({**values, "comparisons": comparisons}, tmp_path / "report.html"))
+    cell = page.locator(".results").first.locator("tbody tr").nth(2).locator("td").first.locator(".change")
+    assert cell.inner_text().replace("\xa0", " ") == "0.0 same pictures p = 1.00"
+
+
+def test_a_bar_shows_its_interval_and_its_pictures(view, values):
+    page = view()
+    emotion = page.locator("#emotions .emotion").first
+    counts, recall = (values["confusion"][0][0][name][0] for name in ("counts", "recall"))
+    assert emotion.locator(".name small").inner_text() == f"n = {sum(counts)}"
+    value, low, high = (f"{100 * share:.1f}" for share in recall)
+    assert f"base {value}% [{low}, {high}]" in emotion.get_attribute("data-tip")
+    bar, interval, track = (emotion.locator(name).first.bounding_box() for name in (".bar", ".range", ".track"))
+    ends = (interval["x"], bar["x"] + bar["width"], interval["x"] + interval["width"])
+    shown = [(end - track["x"]) / track["width"] for end in ends]
+    assert shown == pytest.approx([recall[1], recall[0], recall[2]], abs=0.01)
+
+
+def test_a_narrow_screen_shows_the_first_column_whole(view):
+    page = view(390)
+    for table in page.locator(".results").all():
+        box = table.locator("tbody tr").last.locator("td").first.bounding_box()
+        assert box["x"] + box["width"] <= 390
+    lines = page.locator(".measures .interval").evaluate_all("(all) => all.map((one) => one.getClientRects().length)")
+    assert set(lines) == {1}
+
+
 def test_a_short_training_has_whole_steps(view, values, tmp_path):
     line = {"model": 2, "steps": [1, 2, 3], "values": [0.5, 0.6, 0.7]}
     curves = [{**panel, "lines": [line]} for panel in values["curves"]]

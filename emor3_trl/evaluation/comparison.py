@@ -23,7 +23,8 @@ class Comparison:
         n: pictures.
         accuracy_a, accuracy_b: shares that each model got right.
         difference: accuracy_b − accuracy_a.
-        low, high: its 95% percentile interval over resampled pictures.
+        low, high: its 95% percentile interval over resampled pictures; both 0 where the same pictures are right: then
+            no resample differs.
         only_a, only_b: pictures that only a, or only b, got right.
         p_value: exact two-sided McNemar test of "b is right where a is wrong as often as the reverse".
     """

@@ -48,9 +48,10 @@ function drawEmotions() {
 function barPanel(dataset, measure) {
   const groups = page.datasets[dataset].labels.map((emotion, row) => {
     const values = page.confusion[dataset].map((own) => own?.[measure][row] ?? null);
+    const shown = Math.max(...page.confusion[dataset].map((own) => own?.counts[row].reduce((a, b) => a + b, 0) ?? 0));
     const text = values.map((own, model) => `${page.models[model].title} ${own === null ? 'nothing to count' : `${percent(own[0])}% [${percent(own[1])}, ${percent(own[2])}]`}`).join(', ');
     return h('div', { class: 'emotion', role: 'img', 'aria-label': `${emotion}: ${text}`, 'data-tip': `${emotion}: ${text}`, tabindex: 0 },
-      h('span', { class: 'name' }, emotion),
+      h('span', { class: 'name' }, emotion, h('small', {}, `n = ${count(shown)}`)),
       h('span', { class: 'stack' }, values.map((own, model) => page.confusion[dataset][model] && h('span', { class: 'row' },
         h('span', { class: 'track' }, own !== null && [
           h('span', { class: 'bar', style: { width: `${percent(own[0])}%`, background: colour(model) } }),

@@ -1,12 +1,14 @@
 // The page from top to bottom.
 
 function drawAbout() {
+  const titles = { model: 'weights', max_tokens: 'longest completion' };
+  const shown = { started: (value) => value.slice(0, 16).replace('T', ' '), commit: (value) => value.slice(0, 10) };
   const keys = [...new Set(page.models.flatMap((model) => Object.keys(model.about)))];
   document.getElementById('about').append(
     h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'How each model was evaluated' }, h('table', { class: 'about' },
       caption('How each model was evaluated: one greedy completion per picture.'),
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Model'), keys.map((key) => h('th', { scope: 'col' }, key.replaceAll('_', ' '))))),
-      h('tbody', {}, page.models.map((model, index) => h('tr', {}, h('th', { scope: 'row' }, modelName(index)), keys.map((key) => h('td', {}, String(model.about[key] ?? '–')))))))),
+      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Model'), keys.map((key) => h('th', { scope: 'col' }, titles[key] ?? key.replaceAll('_', ' '))))),
+      h('tbody', {}, page.models.map((model, index) => h('tr', {}, h('th', { scope: 'row' }, modelName(index)), keys.map((key) => h('td', {}, key in model.about ? (shown[key] ?? String)(model.about[key]) : '–'))))))),
     h('p', { class: 'hint' }, 'Intervals and tests cover the choice of pictures, not the seed of training. EMO-R3: arXiv 2602.23802.'));
 }
 

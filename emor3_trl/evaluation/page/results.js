@@ -71,7 +71,13 @@ function accuracyCell(dataset, model, baseline) {
     h('small', { class: 'interval' }, `[${percent(own.accuracy_low)}, ${percent(own.accuracy_high)}]`),
     strip(own, page.metrics[dataset][baseline], model, baseline),
     ownDomain && h('small', { class: 'domain' }, 'in-domain'),
-    change && h('span', { class: `change ${direction(change)}` }, h('b', {}, signed(change.difference)), ` [${signed(change.low)}, ${signed(change.high)}] `, h('i', {}, pValue(change.p))));
+    change && h('span', { class: `change ${direction(change)}` }, h('b', {}, signed(change.difference)), interval(change), h('i', {}, pValue(change.p))));
+}
+
+/** The interval of a difference; there is none where no picture tells the models apart. */
+function interval(change) {
+  if (change.fixed + change.broken === 0) return ' same pictures ';
+  return ` [${signed(change.low)}, ${signed(change.high)}] `;
 }
 
 /** "up" or "down" where the difference is more than chance, else "same". */
