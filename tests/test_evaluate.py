@@ -164,6 +164,11 @@ def test_weights_that_are_cut_off_are_named(place):
         check_checkpoint(place / "model")
 
 
+def test_a_model_that_the_hub_does_not_give_is_named():
+    with pytest.raises(OSError, match=r"(?s)The model 'nobody/nothing' cannot be loaded .* download the model first"):
+        check_fit("nobody/nothing")
+
+
 def test_an_adapter_needs_its_base(place):
     check_checkpoint(place / "adapter")
     check_fit(place / "adapter")

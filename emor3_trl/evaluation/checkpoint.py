@@ -82,13 +82,20 @@ def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, in
         The processor, and the number of tokens that the model sees at once.
 
     Raises:
+        OSError: if it is on no disk and not on the Hub, or the Hub cannot be reached.
         ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, or
             a missing chat template or image processor.
     """
     from transformers import AutoConfig, AutoProcessor
 
-    config: Any = AutoConfig.from_pretrained(base_of(model, base_model))
-    processor: Any = AutoProcessor.from_pretrained(_processor_of(model, base_model))
+    try:
+        config: Any = AutoConfig.from_pretrained(base_of(model, base_model))
+        processor: Any = AutoProcessor.from_pretrained(_processor_of(model, base_model))
+    except OSError as error:
+        raise OSError(
+            f"The model '{model}' cannot be loaded ({error}). Expected a checkpoint folder, or a Hub name that is "
+            "downloaded already or can be reached from here. Correct it, or download the model first."
+        ) from error
     tokenizer, images = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
     if images is None or not hasattr(config, "vision_config"):
         what = "its processor has no image processor" if images is None else "its configuration has no vision tower"
