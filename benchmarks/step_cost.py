@@ -250,7 +250,10 @@ def work(arm: str, folder: Path, steps: int) -> None:
 
 @contextmanager
 def stock_engine():
-    """TRL's own engine for TRL's own trainer: its prompts are repaired, and a CPU's options are set, no more."""
+    """TRL's own engine for TRL's own trainer: its prompts are repaired, and a CPU's options are set, no more.
+
+    What this recipe adds for reflection (its logits processor, scheduling that is not asynchronous) is left out.
+    """
     import trl.generation.vllm_generation as trl_vllm
     import trl.trainer.grpo_trainer as trl_grpo
     from trl.generation.vllm_generation import VLLMGeneration
@@ -266,7 +269,9 @@ def stock_engine():
 
     prepare_cpu_engine()
     llm, stock = trl_vllm.LLM, trl_grpo.VLLMGeneration
-    trl_vllm.LLM = lambda **kwargs: llm(**(kwargs | engine_options("float32")))
+    options = engine_options("float32")
+    del options["logits_processors"], options["async_scheduling"]
+    trl_vllm.LLM = lambda **kwargs: llm(**(kwargs | options))
     trl_grpo.VLLMGeneration = Repaired
     try:
         yield
@@ -329,7 +334,7 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)
         self.tokens: dict[str, int] = defaultdict(int)
         self.patches: dict[str, int] = defaultdict(int)
-        self.cached = self.peak = 0
+        self.peak = 0
         self.part: str | None = None
         self.began = 0.0
 
@@ -338,7 +343,7 @@ class Meter:
         self.seconds.clear()
         self.tokens.clear()
         self.patches.clear()
-        self.cached = self.peak = 0
+        self.peak = 0
         self.began = time.perf_counter()
 
     def read(self) -> dict[str, Any]:
@@ -348,7 +353,6 @@ class Meter:
             "seconds": dict(self.seconds),
             "tokens": dict(self.tokens),
             "patches": dict(self.patches),
-            "cached": self.cached,
             "peak": self.peak,
         }
 
@@ -375,19 +379,16 @@ class Meter:
         engine.generate = self.timed("rollout", engine.generate)
         if hasattr(trainer, "_reflect"):
             trainer._reflect = self.timed("reflection", trainer._reflect)
-        stock_llm = engine.llm.generate
+        # Outputs can't tell: a request for n completions is n requests inside, and has the last one's cached tokens.
+        scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+        stock_schedule = scheduler.schedule
 
-        def llm_generate(*args, **kwargs):
-            outputs = stock_llm(*args, **kwargs)
-            for output in outputs:
-                cached = output.num_cached_tokens or 0
-                made = sum(len(one.token_ids) for one in output.outputs)
-                # the first token comes from the prompt's forward, the last one is never fed back
-                self.tokens[self.part or ""] += len(output.prompt_token_ids) - cached + made - len(output.outputs)
-                self.cached += cached
-            return outputs
+        def schedule(*args, **kwargs):
+            scheduled = stock_schedule(*args, **kwargs)
+            self.tokens[self.part or ""] += scheduled.total_num_scheduled_tokens
+            return scheduled
 
-        engine.llm.generate = llm_generate
+        scheduler.schedule = schedule
         image_processor = trainer.processing_class.image_processor
         stock_class = type(image_processor)
         meter, stock_call = self, stock_class.__call__
@@ -417,9 +418,11 @@ class Meter:
             outer, self.part = self.part, None
             inputs = stock_inputs(*args, **kwargs)
             self.part = outer
-            inside["seconds"] = time.perf_counter() - begin
+            measured = time.perf_counter()
             gc.collect()
             inside["rss"] = reset_peak()
+            inside["seconds"] = time.perf_counter() - begin
+            self.began += time.perf_counter() - measured  # measuring is no part of a step
             return inputs
 
         def training_step(*args, **kwargs):
@@ -476,7 +479,6 @@ def measure_point(folder: Path, group: int, image: int, pairs: int) -> dict[str,
 
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype="float32")
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    shared_prefix.install(model)
     token, (height, width) = model.config.image_token_id, SIDES[image]
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(20, 700, (TEXT,), generator=generator)
@@ -488,6 +490,7 @@ def measure_point(folder: Path, group: int, image: int, pairs: int) -> dict[str,
     weights = torch.randn(group, COMPLETION, generator=generator)
 
     def stock() -> Any:
+        shared_prefix.restore(model)
         labels = ids.clone()
         labels[:, :-COMPLETION] = -100
         output = model(
@@ -502,6 +505,7 @@ def measure_point(folder: Path, group: int, image: int, pairs: int) -> dict[str,
         return output.log_probs[:, -COMPLETION:]
 
     def packed() -> Any:
+        shared_prefix.install(model)
         row = shared_prefix.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, pixels, grid, [1] * group)
         return row.unpack(model(**row.inputs(), fused_lm_head=True).log_probs)
 
@@ -665,7 +669,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         return sum(arm["seconds"][part] for part in ("old", "reference", "policy"))
 
     def computed(arm: dict[str, Any]) -> float:
-        # a backward does twice the work of its forward
+        # a backward does twice the work of its forward: the policy's tokens count three times
         return sum(count * (3 if part == "policy" else 1) for part, count in arm["tokens"].items())
 
     result = {
@@ -679,23 +683,43 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "reflection_tokens_vs_reference": ratios("D", "C", lambda arm: arm["tokens"]["reflection"]),
         "reflection_seconds_vs_reference": ratios("D", "C", lambda arm: arm["seconds"]["reflection"]),
     }
+
+    def split(value: Any, parts: tuple[str, ...]) -> dict[str, dict[str, dict[str, float]]]:
+        return {part: {name: spread([value(one[name], part) for one in rounds]) for name in ARMS} for part in parts}
+
+    def seconds(arm: dict[str, Any], part: str) -> float:
+        if part == "rest":
+            return arm["step"] - sum(arm["seconds"].values())
+        return arm["step"] if part == "step" else arm["seconds"].get(part, 0.0)
+
+    def tokens(arm: dict[str, Any], part: str) -> float:
+        return sum(arm["patches"].values()) if part == "vision patches" else arm["tokens"].get(part, 0)
+
+    def row(part: str, cells: list[float], form: str) -> None:
+        print(f"  {part:<26}" + "".join(f"{cell:>10{form}}" for cell in cells))
+
+    shared = [part for part in PARTS if all(one["A"]["seconds"].get(part) for one in rounds)]
+    splits: dict[str, Any] = {
+        "seconds": split(seconds, (*PARTS, "rest", "step")),
+        "tokens": split(tokens, ("rollout", "reflection", "old", "reference", "policy", "vision patches")),
+        "peak_bytes": split(dict.__getitem__, ("peak",))["peak"],
+        "part_ratios": {part: ratios("C", "A", lambda arm, part=part: arm["seconds"][part]) for part in shared},
+    }
     print(f"\n{'seconds of a step (median)':<28}" + "".join(f"{name:>10}" for name in ARMS))
-    for part in (*PARTS, "step"):
-        cells = []
-        for name in ARMS:
-            values = [one[name]["step"] if part == "step" else one[name]["seconds"].get(part, 0.0) for one in rounds]
-            cells.append(statistics.median(values))
-        print(f"  {part:<26}" + "".join(f"{cell:>10.2f}" for cell in cells))
+    for part, arms in splits["seconds"].items():
+        row(part, [arms[name]["median"] for name in ARMS], ".2f")
     print(f"{'tokens of a step':<28}" + "".join(f"{name:>10}" for name in ARMS))
-    last = rounds[-1]
-    for part in ("rollout", "reflection", "old", "reference", "policy"):
-        print(f"  {part:<26}" + "".join(f"{last[name]['tokens'].get(part, 0):>10,}" for name in ARMS))
-    print(f"  {'vision patches, trainer':<26}" + "".join(f"{sum(last[n]['patches'].values()):>10,}" for n in ARMS))
-    print(f"{'peak of forward+backward':<28}" + "".join(f"{last[name]['peak'] / 2**20:>7,.0f}MiB" for name in ARMS))
+    for part, arms in splits["tokens"].items():
+        row(part, [arms[name]["median"] for name in ARMS], ",.0f")
+    print("peak of forward+backward")
+    row("MiB", [splits["peak_bytes"][name]["median"] / 2**20 for name in ARMS], ",.0f")
+    print("\nseconds of C over those of A")
+    for part, value in splits["part_ratios"].items():
+        print(f"  {part:<34}{value['median']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
     print()
     for name, value in result.items():
         print(f"  {name:<34}{value['median']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
-    return {name: value["median"] for name, value in result.items()} | {"spread": result}
+    return {name: value["median"] for name, value in result.items()} | {"spread": result} | splits
 
 
 def machine() -> dict[str, Any]:
