@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
@@ -51,12 +52,18 @@ class GroupSpan:
     order: torch.Tensor
 
 
-@dataclass
 class Layout:
-    """The groups of a packed row, in order; `calls` counts the attention layers that have used it."""
+    """The groups of a packed row, in order; `calls` counts the attention layers that have used it.
 
-    groups: list[GroupSpan]
-    calls: int = 0
+    Not a dataclass: FSDP2 casts a layer's inputs, for which it copies dataclasses, and a copy's count would be lost.
+
+    Args:
+        groups: where they stand.
+    """
+
+    def __init__(self, groups: list[GroupSpan]) -> None:
+        self.groups = groups
+        self.calls = 0
 
     def check_used(self, layers: int) -> None:
         """Check that each attention layer has used the layout once.
@@ -152,8 +159,14 @@ def shared_prefix_attention(
     if shared_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     shared_prefix.calls += 1
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # Under autocast, rotary embeddings leave queries and keys in float32. SDPA would cast them as well, but for a
+        # causal bias it checks their types before.
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     repeats = query.shape[1] // key.shape[1]
-    gqa = query.is_cuda and repeats > 1  # CPU kernels that know grouped queries are slower than repeated keys
+    # Only the flash kernel of a GPU knows grouped queries; CPU kernels that do are slower than repeated keys
+    gqa = query.is_cuda and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True))
     if not gqa:
         key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     outputs = []
@@ -364,9 +377,23 @@ def explain_split(group_size: int, per_device: int, accumulation: int) -> str | 
         factor = group_size // per_device
         return text + (
             f"If memory allows, --per_device_train_batch_size {group_size} --gradient_accumulation_steps "
-            f"{accumulation // factor} takes the same steps with a {factor}th of that work."
+            f"{accumulation // factor} takes steps of the same completions and computes each prompt once, not "
+            f"{factor} times."
         )
+    if group_size % per_device == 0:
+        return text + f"Use a multiple of {group_size} for whole groups."
     return text + f"Use a multiple of {group_size}, or a divisor of it, for whole groups or equal parts."
+
+
+def explain_dropout(model: torch.nn.Module) -> str | None:
+    """Return what is shared beside the prompt where layers, such as LoRA's, drop activations at random; else None."""
+    rates = sorted({module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p})
+    if not rates:
+        return None
+    return (
+        f"Dropout of {', '.join(map(str, rates))} is drawn once for a group's shared prompt, not once per completion, "
+        "and rollouts are sampled without it. Set --lora_dropout 0 for the exact numbers."
+    )
 
 
 def _find_groups(

@@ -1,12 +1,18 @@
 """A group scored in one row gives the numbers of the ordinary forward: values, entropies and gradients."""
 
+import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.attention.bias import causal_lower_right
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,6 +21,7 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from emor3_trl import shared_prefix
+from emor3_trl.policy import suppress_image_tokens
 
 VOCABULARY, IMAGE, VISION_START, VISION_END, PAD = 120, 110, 111, 112, 0
 TEXT = {
@@ -253,6 +260,46 @@ def test_bf16_autocast_differs_no_more_than_bf16_rounding():
     assert (packed - exact).abs().mean().item() <= 1.5 * rounding
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16-autocast"])
+def test_the_bias_that_a_gpu_gets_is_the_mask_that_a_cpu_gets(monkeypatch, autocast):
+    model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
+    shared_prefix.install(model)
+
+    def score():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            return shared(model, batch)
+
+    expected, span = score(), shared_prefix._span
+    monkeypatch.setattr(
+        shared_prefix,
+        "_span",
+        lambda *args: dataclasses.replace(made := span(*args), mask=causal_lower_right(*made.mask.shape)),
+    )
+    for one, other in zip(expected, score(), strict=True):
+        torch.testing.assert_close(other, one)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A mesh of this process, for what shards a model."""
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    if own:
+        dist.destroy_process_group()
+
+
+def test_a_model_that_fsdp2_shards_gives_the_same_numbers(one_process):
+    model = build("qwen2_5_vl")
+    suppress_image_tokens(model, SimpleNamespace(image_token_id=IMAGE))
+    # a type for parameters makes it cast, and so rebuild, what each layer is called with
+    policy = MixedPrecisionPolicy(param_dtype=torch.float32)
+    for layer in (*model.model.language_model.layers, *model.model.visual.blocks, model):
+        fully_shard(layer, mesh=one_process, mp_policy=policy)
+    assert_same(model, micro_batch(RAGGED, "qwen2_5_vl"))
+
+
 groups_strategy = st.lists(
     st.tuples(
         st.integers(1, 9),
@@ -266,12 +313,17 @@ groups_strategy = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(groups=groups_strategy, family=st.sampled_from(FAMILIES), seed=st.integers(0, 99))
-def test_any_micro_batch_gives_the_same_log_probs(groups, family, seed):
+@given(
+    groups=groups_strategy,
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 99),
+    batch_size=st.none() | st.integers(1, 9),
+)
+def test_any_micro_batch_in_chunks_of_any_size_gives_the_same_log_probs(groups, family, seed, batch_size):
     model, batch = build(family), micro_batch(groups, family, seed)
     shared_prefix.install(model)
     with torch.no_grad():
-        for one, other in zip(ordinary(model, batch), shared(model, batch), strict=True):
+        for one, other in zip(ordinary(model, batch), shared(model, batch, batch_size), strict=True):
             torch.testing.assert_close(other, one, rtol=3e-5, atol=3e-5)
 
 
@@ -306,6 +358,13 @@ def test_a_model_that_cannot_take_the_mask_is_told_why(change, words):
         if name != "attn_implementation":
             setattr(model.config, name, value)
     assert words in (shared_prefix.why_not(model) or "")
+
+
+@pytest.mark.parametrize(("rate", "words"), [(0.0, None), (0.05, "Dropout of 0.05 is drawn once")])
+def test_dropout_that_siblings_share_is_said(rate, words):
+    model = get_peft_model(build("qwen2"), LoraConfig(r=4, target_modules="all-linear", lora_dropout=rate))
+    text = shared_prefix.explain_dropout(model)
+    assert (text is None) if words is None else (words in text)
 
 
 def test_every_tested_family_is_supported():
@@ -346,10 +405,10 @@ def test_permuted_groups_stay_whole(rows, first, group):
     [
         (8, 8, 1, None),
         (8, 16, 2, None),
-        (8, 4, 4, "--per_device_train_batch_size 8 --gradient_accumulation_steps 2"),
+        (8, 4, 4, "--per_device_train_batch_size 8 --gradient_accumulation_steps 2 takes steps"),
         (8, 1, 64, "--per_device_train_batch_size 8 --gradient_accumulation_steps 8"),
-        (8, 6, 4, "Use a multiple of 8"),
-        (8, 4, 1, "Use a multiple of 8"),
+        (8, 6, 4, "Use a multiple of 8, or a divisor"),
+        (8, 4, 1, "Use a multiple of 8 for whole groups"),
     ],
 )
 def test_batch_arithmetic_that_cuts_groups_is_explained(group, per_device, accumulation, words):
