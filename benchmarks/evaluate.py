@@ -75,6 +75,19 @@ def loop(model: Any, processor: Any, dataset: Any) -> list[str]:
     return completions
 
 
+def write_words_only(folder: Path) -> None:
+    """Leave a random model nothing but letters to write: what engines make of broken UTF-8 could not be compared."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    tokenizer, weights = AutoTokenizer.from_pretrained(folder), load_file(folder / "model.safetensors")
+    head = next(weight for name, weight in weights.items() if name.endswith("embed_tokens.weight"))  # tied
+    for token in range(len(tokenizer)):
+        if not tokenizer.decode([token]).strip().isalpha():
+            head[token] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def forget_pictures(llm: Any) -> None:
     """Drop what a vLLM engine keeps of pictures: their pixels, and what its vision tower made of them."""
     llm.reset_mm_cache()
@@ -101,6 +114,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         build_model(Path(temporary))
+        write_words_only(Path(temporary))
         load = {"dtype": "float32", "max_tokens": TOKENS}
         with (
             open_generator(temporary, engine="transformers", **load) as transformers,
