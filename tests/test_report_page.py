@@ -221,6 +221,21 @@ def test_a_narrow_screen_shows_the_first_column_whole(view):
     assert set(lines) == {1}
 
 
+def test_parts_of_the_bar_are_as_wide_as_their_numbers(view):
+    parts = view().locator(".segment").all()
+    per_case = [part.bounding_box()["width"] / int(part.locator("b").inner_text()) for part in parts]
+    assert max(per_case) < 1.2 * min(per_case)
+
+
+def test_a_long_name_stays_in_its_column(view, values, tmp_path):
+    models = [{**model, "title": f"{model['title']} (runs/a_long_name_of_a_folder)"} for model in values["models"]]
+    page = view(path=write_page({**values, "models": models}, tmp_path / "report.html"))
+    for table in page.locator(".results").all():
+        row = table.locator("tbody tr").first
+        name, number = (row.locator(part).first.bounding_box() for part in (".model", ".number"))
+        assert name["x"] + name["width"] < number["x"]
+
+
 def test_a_short_training_has_whole_steps(view, values, tmp_path):
     line = {"model": 2, "steps": [1, 2, 3], "values": [0.5, 0.6, 0.7]}
     curves = [{**panel, "lines": [line]} for panel in values["curves"]]
