@@ -279,6 +279,27 @@ def test_vllm_that_is_missing_is_named(monkeypatch):
         resolve_engine("vllm")
 
 
+def engine_that(generate, calls):
+    """Return what stands for a `vllm.LLM`: it generates so, and notes which caches it is told to forget."""
+    engine = SimpleNamespace(reset_encoder_cache=lambda: calls.append("encoder"))
+    return SimpleNamespace(generate=generate, reset_prefix_cache=lambda: calls.append("prefix"), llm_engine=engine)
+
+
+def test_no_batch_finds_what_an_earlier_one_left_in_the_engine(monkeypatch, training_rows):
+    """A stopped evaluation that goes on has another past, and must not have other numbers."""
+    calls: list[str] = []
+
+    def generate(prompts, params, use_tqdm):
+        calls.append("generate")
+        output = SimpleNamespace(text="", token_ids=[1], finish_reason="stop")
+        return [SimpleNamespace(outputs=[output]) for _ in prompts]
+
+    monkeypatch.setattr("emor3_trl.evaluation.generation._render", lambda processor, text: text)
+    generator = VLLMGenerator(engine_that(generate, calls), None)
+    predict(generator, training_rows, "t", batch_size=4, reflect=False, progress=False)
+    assert calls == ["prefix", "encoder", "generate"] * 2
+
+
 def test_no_two_completions_share_a_stream_of_random_numbers(monkeypatch, training_rows):
     """The n completions of a request of vLLM have the seeds from its own upwards."""
     seeds: list[int] = []
@@ -289,7 +310,7 @@ def test_no_two_completions_share_a_stream_of_random_numbers(monkeypatch, traini
         return [SimpleNamespace(outputs=outputs) for _ in prompts]
 
     monkeypatch.setattr("emor3_trl.evaluation.generation._render", lambda processor, text: text)
-    generator = VLLMGenerator(SimpleNamespace(generate=generate, reset_prefix_cache=lambda: None), None)
+    generator = VLLMGenerator(engine_that(generate, []), None)
     for seed in (1, 2):
         options = {"n": 4, "temperature": 1.0, "seed": seed, "batch_size": 3}
         predict(generator, training_rows, "t", reflect=False, progress=False, **options)

@@ -88,8 +88,9 @@ class VLLMGenerator:
 
         from emor3_trl.rollout import image_token_bias  # only here: it imports vLLM, which takes seconds
 
-        # What a batch finds in the cache must not depend on the batches before it: a resumed run has not seen them.
+        # What a batch finds in the caches must not depend on the batches before it: a resumed run has not seen them.
         self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_encoder_cache()
         prompts = [
             {"prompt": _render(self.processor, text), "multi_modal_data": {"image": image}}
             for text, image in zip(texts, images, strict=True)
