@@ -127,7 +127,7 @@ def test_predictions_survive_their_file(tmp_path, training_rows):
 
 
 @pytest.mark.parametrize("torn", [b"", b'[{"id": "4", "da'])
-def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn):
+def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn, capsys):
     texts = [
         gold_completion(row["emotion"]) if index % 3 else "caf\u00e9 \u2028" for index, row in enumerate(training_rows)
     ]
@@ -141,8 +141,10 @@ def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn
     resumed = predict(rest, training_rows, "test", batch_size=3, progress=False, journal=journal)
     assert resumed == whole
     assert rest.completions == []
-    again = predict(ScriptedGenerator([]), training_rows, "test", batch_size=3, progress=False, journal=journal)
+    again = predict(ScriptedGenerator([]), training_rows, "test", batch_size=3, journal=journal)
     assert again == whole
+    right = sum(prediction.correct for prediction in whole) / len(whole)
+    assert f"8/8 [00:00<?, ?picture/s, accuracy={right:.3f}" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,8 @@ def predict(
     reflector = Reflector(generator.reflection_engine)
     predictions = _finished(journal) if journal else []
     bar = tqdm(total=len(dataset), initial=len(predictions) // n, desc=name, unit="picture", disable=not progress)
+    if predictions:
+        bar.set_postfix(_so_far(predictions))
     for start in range(len(predictions) // n, len(dataset), batch_size):
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
         texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
@@ -139,12 +141,16 @@ def predict(
             _append(journal, batch)
         predictions += batch
         bar.update(len(rows))
-        bar.set_postfix(
-            accuracy=f"{sum(p.correct for p in predictions) / len(predictions):.3f}",
-            format=f"{sum(p.well_formed for p in predictions) / len(predictions):.3f}",
-        )
+        bar.set_postfix(_so_far(predictions))
     bar.close()
     return predictions
+
+
+def _so_far(predictions: Sequence[Prediction]) -> dict[str, str]:
+    return {
+        "accuracy": f"{sum(p.correct for p in predictions) / len(predictions):.3f}",
+        "format": f"{sum(p.well_formed for p in predictions) / len(predictions):.3f}",
+    }
 
 
 def _append(journal: Path, batch: Sequence[Prediction]) -> None:
