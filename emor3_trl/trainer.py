@@ -81,7 +81,8 @@ class EmoR3Trainer(GRPOTrainer):
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if padded is not None and hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
-        check_context(train_dataset, processing_class, args, model)
+        rows = {"train": train_dataset, "eval": kwargs.get("eval_dataset")}
+        check_context(rows, processing_class, args, model)
         assert not isinstance(args.vllm_engine_options, str)  # JSON was read when the configuration was made
         options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
         if isinstance(kwargs.get("eval_dataset"), Dataset | dict):
@@ -95,6 +96,8 @@ class EmoR3Trainer(GRPOTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+        if processing_class is None:  # TRL has loaded it
+            check_context(rows, self.processing_class, args, self.model)
         for policy in (self.model, self.ref_model):
             if policy is not None:
                 suppress_image_tokens(policy, self.processing_class)
