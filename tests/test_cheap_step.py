@@ -4,11 +4,15 @@ import logging
 
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from tiny_model import tiny_pictures
 from training import fixed_completions, logged, tiny_trainer
 from transformers import AutoModelForImageTextToText
 from trl import GRPOTrainer
 
 from emor3_trl import EmoR3Trainer, shared_prefix
+from emor3_trl.distinct_images import ImageCounts, leave_encoded, share_images
 from emor3_trl.reflection import VLLMEngine
 
 
@@ -26,6 +30,17 @@ def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_d
     assert logged(trainer, "images/decoded") == [2, 2]
     assert min(logged(trainer, "images/requested")) >= 8
     assert sum(worked_on) == 2 * 2
+
+
+@pytest.mark.parametrize(("mode", "decoded"), [(None, 1), ("L", 0)])
+def test_a_picture_is_shared_in_the_mode_that_its_column_asks_for(mode, decoded):
+    picture = tiny_pictures(1)[0]
+    dataset = Dataset.from_list([{"image": picture}] * 4, features=Features({"image": ImageFeature(mode=mode)}))
+    counts = ImageCounts()
+    shared = share_images(list(leave_encoded(dataset)), counts)
+    assert {row["image"].mode for row in shared} == {mode or "RGB"}
+    assert len({id(row["image"]) for row in shared}) == 1
+    assert counts.decoded == decoded  # the data set decodes what has a mode
 
 
 def test_vllm_gets_one_request_per_prompt_and_the_weights_once_per_step(tiny_model_dir, tmp_path, monkeypatch):
