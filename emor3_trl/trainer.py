@@ -116,8 +116,9 @@ class EmoR3Trainer(GRPOTrainer):
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
         reason = shared_prefix.why_not(self.model)
+        says = logger.warning if self.accelerator.is_main_process else logger.debug
         if reason:
-            logger.warning("The groups' prompts are not shared (shared_prefix): %s.", reason)
+            says("The groups' prompts are not shared (shared_prefix): %s.", reason)
             return False
         for policy in (self.model, self.ref_model):
             if policy is not None:
@@ -128,8 +129,9 @@ class EmoR3Trainer(GRPOTrainer):
         split = shared_prefix.explain_split(
             self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         )
-        if split and self.accelerator.is_main_process:
-            logger.warning(split)
+        for text in (split, shared_prefix.explain_dropout(self.model)):
+            if text:
+                says(text)
         return True
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -211,12 +213,14 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
-        output = super()._generate(prompts)
+        *output, images, tool_images = super()._generate(prompts)
+        # Processors take an empty list for a row without a picture, not None
+        output += [images and [row or [] for row in images], tool_images]
         texts = [completion_text(completion) for completion in output[3]]
         self._reflections = self._reflect(self._rows, texts) if self.reflects else [Reflection()] * len(texts)
         if self.use_vllm:
             self.vllm_generation.sleep()
-        return output
+        return tuple(output)
 
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
@@ -272,7 +276,11 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         counts = ImageCounts()
-        self._rows = inputs = share_images(inputs, counts)
+        inputs = share_images(inputs, counts)
+        if any("image" in row and row["image"] is None for row in inputs):
+            # TRL expects a picture in every row's `image`; its other column may be empty
+            inputs = [{**row, "images": [] if row["image"] is None else [row["image"]]} for row in inputs]
+        self._rows = inputs
         with processed_once(self.processing_class, counts):
             output = super()._generate_and_score_completions(inputs)
         logged = self._logs["prompt"]
