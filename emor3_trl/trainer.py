@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
@@ -59,6 +60,7 @@ class EmoR3Trainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "emo-r3"]
     _buffered_inputs: list[dict[str, Any]] | None
+    log_multimodal: bool
 
     def __init__(
         self,
@@ -281,8 +283,16 @@ class EmoR3Trainer(GRPOTrainer):
             # TRL expects a picture in every row's `image`; its other column may be empty
             inputs = [{**row, "images": [] if row["image"] is None else [row["image"]]} for row in inputs]
         self._rows = inputs
-        with processed_once(self.processing_class, counts):
-            output = super()._generate_and_score_completions(inputs)
+        log_multimodal, self.log_multimodal = self.log_multimodal, False
+        try:
+            with processed_once(self.processing_class, counts):
+                output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.log_multimodal = log_multimodal
+        if log_multimodal and "image" in inputs[0]:
+            # TRL gathers pictures from the processes that have some, and waits for the others forever
+            pictures = [[] if row["image"] is None else [row["image"]] for row in inputs]
+            self._logs["images"].extend(gather_object(pictures))
         logged = self._logs["prompt"]
         plain = [_plain_content(prompt) for prompt in logged]
         logged.clear()
