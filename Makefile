@@ -9,6 +9,7 @@ DEMO := recipes/configs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export VLLM_LOGGING_LEVEL ?= ERROR
+export TORCH_CPP_LOG_LEVEL ?= ERROR
 export VLLM_NO_USAGE_STATS ?= 1
 export PYTHONWARNINGS ?= ignore::FutureWarning
 export TRANSFORMERS_VERBOSITY ?= error

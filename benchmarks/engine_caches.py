@@ -95,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
-    from step_cost import build_model
+    from step_setting import build_model
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
     from emor3_trl import EmoR3Config, EmoR3Trainer

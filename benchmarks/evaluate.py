@@ -85,7 +85,7 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
     import torch
-    from step_cost import build_model
+    from step_setting import build_model
 
     from emor3_trl.evaluation.generation import open_generator
     from emor3_trl.evaluation.prediction import predict

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import enum
+import logging
 import os
 import re
 import sys
@@ -134,7 +135,10 @@ def user_errors() -> Iterator[None]:
 
 
 def cli(main: Callable[[], None]) -> None:
-    """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with `--debug`: a traceback)."""
+    """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with EMOR3_DEBUG=1: a traceback)."""
+    # vLLM warns before it reads its own setting, so its logger is told as well.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
     try:
         main()
     except UserError as error:
