@@ -5,8 +5,8 @@ What differs from `GRPOTrainer`:
 - rollouts come from `rollout.ColocatedEngine` (exact prompts, fresh caches, awake until reflection is done);
 - `_generate` asks the reflection questions while the engine is awake, and `_calculate_rewards` hands the answers to
   every reward as columns;
-- `_generate_and_score_completions` decodes and processes each picture once (`distinct_images`) and ends with the parity
-  check (`parity.ParityCanary`);
+- `_generate_and_score_completions` decodes and processes each picture once (`distinct_images`), takes rows without one
+  beside rows with one, and ends with the parity check (`parity.ParityCanary`);
 - `_get_per_token_logps_and_entropies` computes a group's prompt and picture once (`shared_prefix`), and
   `_prepare_inputs` keeps siblings together, so that they can share it.
 
