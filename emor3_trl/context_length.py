@@ -41,18 +41,23 @@ def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:
     return lengths
 
 
-def check_context(dataset: Any, processor: Any, args: Any, model: Any) -> None:
+def check_context(dataset: Any, processor: Any, args: Any, model: Any, name: str = "") -> None:
     """Check that the longest prompt leaves room for a completion, before the model is loaded.
 
     Args:
-        dataset: training rows; only a map-style data set is checked.
+        dataset: rows, or a dict of several sets of them; only map-style data sets are checked.
         processor: the model's processor; without one, nothing is checked.
         args: `EmoR3Config`.
         model: a loaded model, or the path that it will be loaded from.
+        name: what an error calls the rows.
 
     Raises:
         ValueError: with the row of the longest prompt, and what would fit.
     """
+    if isinstance(dataset, Mapping):
+        for name, part in dataset.items():
+            check_context(part, processor, args, model, name)
+        return
     if not isinstance(dataset, Dataset) or processor is None or not len(dataset):
         return
     context, setting = args.vllm_max_model_length if args.use_vllm else None, "vllm_max_model_length"
@@ -66,12 +71,16 @@ def check_context(dataset: Any, processor: Any, args: Any, model: Any) -> None:
     if context is None or longest + completion <= context:
         return
     too_long = sum(length + completion > context for length in lengths)
+    ways = ["prepare the pictures with fewer pixels"]
+    if context > longest:
+        ways.insert(0, f"set --max_completion_length {context - longest}")
+    if setting == "vllm_max_model_length":
+        ways.insert(0, f"set --vllm_max_model_length {longest + completion} if the model's context allows it")
+    advice = ", or ".join(ways)
     raise ValueError(
-        f"{setting} is {context} tokens, but the prompt of row {lengths.index(longest)} has {longest} and "
-        f"max_completion_length is {completion}: {longest + completion} are needed ({too_long} of {len(lengths)} rows "
-        f"do not fit). Set --vllm_max_model_length {longest + completion} if the model's context allows it, "
-        + (f"--max_completion_length {context - longest}, " if context > longest else "")
-        + "or prepare the pictures with fewer pixels."
+        f"{setting} is {context} tokens, but the prompt of row {lengths.index(longest)}{name and f' of {name}'} has "
+        f"{longest} and max_completion_length is {completion}: {longest + completion} are needed ({too_long} of "
+        f"{len(lengths)} rows do not fit). {advice[0].upper()}{advice[1:]}."
     )
 
 

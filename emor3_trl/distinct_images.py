@@ -41,8 +41,9 @@ def leave_encoded(dataset: Any) -> Any:
     if isinstance(dataset, Mapping):
         return {name: leave_encoded(part) for name, part in dataset.items()}
     feature = (getattr(dataset, "features", None) or {}).get("image")
-    if isinstance(feature, ImageFeature) and feature.decode:
-        return dataset.cast_column("image", ImageFeature(mode=feature.mode, decode=False))
+    # One that asks for a mode, such as "L", is left to decode: a row does not say which mode it is to have.
+    if isinstance(feature, ImageFeature) and feature.decode and feature.mode is None:
+        return dataset.cast_column("image", ImageFeature(decode=False))
     return dataset
 
 
@@ -113,7 +114,7 @@ def processed_once(processor: Any, counts: ImageCounts) -> Iterator[None]:
             "pixel_values": torch.cat([known[key][1] for key in keys]),
             "image_grid_thw": torch.stack([known[key][2] for key in keys]),
         }
-        return BatchFeature(result, tensor_type=None if asked_for is None else asked_for)
+        return BatchFeature(result, tensor_type=asked_for)
 
     image_processor.preprocess = preprocess
     try:

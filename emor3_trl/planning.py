@@ -112,8 +112,9 @@ def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[s
     """Estimate the memory of one process by part.
 
     Returns:
-        Rows of (part, GiB with DDP or one process, with ZeRO-2, with ZeRO-3 or FSDP). Activations are those of one
-        micro-batch at the longest prompt and completion; fragmentation and the CUDA context are not counted.
+        Rows of (part, GiB with DDP or one process, with ZeRO-2, with ZeRO-3 or FSDP). Activations are those of the
+        language model for one micro-batch at the longest prompt and completion, a shared prompt once; fragmentation
+        and the CUDA context are not counted.
     """
     width = BYTES.get(str(values.get("dtype")), 4)
     lora = bool(values.get("use_peft"))
@@ -227,16 +228,27 @@ def _lora_parameters(values: dict[str, Any], shape: Shape) -> int:
     return int(shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate)))
 
 
+def _prompts_at_once(values: dict[str, Any]) -> int:
+    """Return how many times a prompt is computed in one micro-batch, at most."""
+    rows, group = values["per_device_train_batch_size"], values["num_generations"]
+    if not values.get("shared_prefix", True) or values.get("attn_implementation") not in (None, "sdpa"):
+        return int(rows)
+    if rows % group == 0 or group % rows == 0:
+        return int(-(-rows // group))
+    return int(min(rows, rows // group + 2))  # a part of a group at either end
+
+
 def _activations(values: dict[str, Any], shape: Shape) -> float:
-    tokens = values["per_device_train_batch_size"] * (prompt_tokens(values) + values["max_completion_length"])
+    completions = values["per_device_train_batch_size"] * values["max_completion_length"]
+    tokens = _prompts_at_once(values) * prompt_tokens(values) + completions
     width = 2 if values.get("bf16") is not False else 4
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
     kept = layer * shape.layers
     if values.get("gradient_checkpointing"):
         kept = tokens * shape.hidden * width * shape.layers + layer
-    # logits of the completions and their gradient, in float32
-    logits = 2 * 4 * shape.vocabulary * values["per_device_train_batch_size"] * values["max_completion_length"]
-    return float(kept + logits)
+    # TRL's fused head never holds all logits: one tile of this size, which its gradient overwrites
+    tile = 4 * min(completions, 4096) * min(shape.vocabulary, 32768)
+    return float(kept + tile)
 
 
 def _key_value_cache(values: dict[str, Any], shape: Shape) -> float:

@@ -5,8 +5,8 @@ What differs from `GRPOTrainer`:
 - rollouts come from `rollout.ColocatedEngine` (exact prompts, fresh caches, awake until reflection is done);
 - `_generate` asks the reflection questions while the engine is awake, and `_calculate_rewards` hands the answers to
   every reward as columns;
-- `_generate_and_score_completions` decodes and processes each picture once (`distinct_images`) and ends with the parity
-  check (`parity.ParityCanary`);
+- `_generate_and_score_completions` decodes and processes each picture once (`distinct_images`), takes rows without one
+  beside rows with one, and ends with the parity check (`parity.ParityCanary`);
 - `_get_per_token_logps_and_entropies` computes a group's prompt and picture once (`shared_prefix`), and
   `_prepare_inputs` keeps siblings together, so that they can share it.
 
@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
@@ -59,6 +60,7 @@ class EmoR3Trainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "emo-r3"]
     _buffered_inputs: list[dict[str, Any]] | None
+    log_multimodal: bool
 
     def __init__(
         self,
@@ -81,7 +83,8 @@ class EmoR3Trainer(GRPOTrainer):
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if padded is not None and hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
-        check_context(train_dataset, processing_class, args, model)
+        rows = {"train": train_dataset, "eval": kwargs.get("eval_dataset")}
+        check_context(rows, processing_class, args, model)
         assert not isinstance(args.vllm_engine_options, str)  # JSON was read when the configuration was made
         options = engine_options(_compute_dtype(model, args), args.vllm_engine_options)
         if isinstance(kwargs.get("eval_dataset"), Dataset | dict):
@@ -95,6 +98,8 @@ class EmoR3Trainer(GRPOTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+        if processing_class is None:  # TRL has loaded it
+            check_context(rows, self.processing_class, args, self.model)
         for policy in (self.model, self.ref_model):
             if policy is not None:
                 suppress_image_tokens(policy, self.processing_class)
@@ -113,8 +118,9 @@ class EmoR3Trainer(GRPOTrainer):
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
         reason = shared_prefix.why_not(self.model)
+        says = logger.warning if self.accelerator.is_main_process else logger.debug
         if reason:
-            logger.warning("The groups' prompts are not shared (shared_prefix): %s.", reason)
+            says("The groups' prompts are not shared (shared_prefix): %s.", reason)
             return False
         for policy in (self.model, self.ref_model):
             if policy is not None:
@@ -125,8 +131,9 @@ class EmoR3Trainer(GRPOTrainer):
         split = shared_prefix.explain_split(
             self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         )
-        if split and self.accelerator.is_main_process:
-            logger.warning(split)
+        for text in (split, shared_prefix.explain_dropout(self.model)):
+            if text:
+                says(text)
         return True
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -208,12 +215,14 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
-        output = super()._generate(prompts)
+        *output, images, tool_images = super()._generate(prompts)
+        # Processors take an empty list for a row without a picture, not None
+        output += [images and [row or [] for row in images], tool_images]
         texts = [completion_text(completion) for completion in output[3]]
         self._reflections = self._reflect(self._rows, texts) if self.reflects else [Reflection()] * len(texts)
         if self.use_vllm:
             self.vllm_generation.sleep()
-        return output
+        return tuple(output)
 
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
@@ -269,9 +278,21 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         counts = ImageCounts()
-        self._rows = inputs = share_images(inputs, counts)
-        with processed_once(self.processing_class, counts):
-            output = super()._generate_and_score_completions(inputs)
+        inputs = share_images(inputs, counts)
+        if any("image" in row and row["image"] is None for row in inputs):
+            # TRL expects a picture in every row's `image`; its other column may be empty
+            inputs = [{**row, "images": [] if row["image"] is None else [row["image"]]} for row in inputs]
+        self._rows = inputs
+        log_multimodal, self.log_multimodal = self.log_multimodal, False
+        try:
+            with processed_once(self.processing_class, counts):
+                output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.log_multimodal = log_multimodal
+        if log_multimodal and "image" in inputs[0]:
+            # TRL gathers pictures from the processes that have some, and waits for the others forever
+            pictures = [[] if row["image"] is None else [row["image"]] for row in inputs]
+            self._logs["images"].extend(gather_object(pictures))
         logged = self._logs["prompt"]
         plain = [_plain_content(prompt) for prompt in logged]
         logged.clear()

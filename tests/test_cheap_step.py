@@ -4,28 +4,55 @@ import logging
 
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from tiny_model import gold_completion, tiny_pictures
 from training import fixed_completions, logged, tiny_trainer
 from transformers import AutoModelForImageTextToText
 from trl import GRPOTrainer
 
 from emor3_trl import EmoR3Trainer, shared_prefix
+from emor3_trl.distinct_images import ImageCounts, leave_encoded, share_images
 from emor3_trl.reflection import VLLMEngine
 
 
 def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_dir, tmp_path, monkeypatch):
     trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2)
-    worked_on: list[int] = []
-    processor = trainer.processing_class.image_processor
-    stock = processor._preprocess
-    monkeypatch.setattr(
-        processor, "_preprocess", lambda images, *a, **k: worked_on.append(len(images)) or stock(images, *a, **k)
-    )
+    written = trainer.processing_class.tokenizer(gold_completion("awe"))["input_ids"]
+    generate = trainer._generate_single_turn
+
+    def well_formed(prompt_ids, *args, **kwargs):
+        generate(prompt_ids, *args, **kwargs)
+        return [written] * len(prompt_ids), [[None] * len(written)] * len(prompt_ids)
+
+    monkeypatch.setattr(trainer, "_generate_single_turn", well_formed)
+    worked_on: dict[bool, int] = {True: 0, False: 0}
+    own = trainer.processing_class.image_processor
+    stock = type(own)._preprocess
+
+    def counted(self, images, *args, **kwargs):
+        worked_on[self is own] += len(images)  # vLLM, in this process, has another of the same class
+        return stock(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(type(own), "_preprocess", counted)
     trainer.train()
+    assert min(logged(trainer, "reflection/requests")) > 2  # both pictures were looked at again
     # 8 completions of 2 prompts: tokenising and the forwards ask for 10 pictures, two are worked on
     assert logged(trainer, "images/processed") == [2, 2]
     assert logged(trainer, "images/decoded") == [2, 2]
     assert min(logged(trainer, "images/requested")) >= 8
-    assert sum(worked_on) == 2 * 2
+    assert worked_on == {True: 2 * 2, False: 2 * 2}
+
+
+@pytest.mark.parametrize(("mode", "decoded"), [(None, 1), ("L", 0)])
+def test_a_picture_is_shared_in_the_mode_that_its_column_asks_for(mode, decoded):
+    picture = tiny_pictures(1)[0]
+    dataset = Dataset.from_list([{"image": picture}] * 4, features=Features({"image": ImageFeature(mode=mode)}))
+    counts = ImageCounts()
+    shared = share_images(list(leave_encoded(dataset)), counts)
+    assert {row["image"].mode for row in shared} == {mode or "RGB"}
+    assert len({id(row["image"]) for row in shared}) == 1
+    assert counts.decoded == decoded  # the data set decodes what has a mode
 
 
 def test_vllm_gets_one_request_per_prompt_and_the_weights_once_per_step(tiny_model_dir, tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
 """A prompt that leaves no room for its completion is refused with the numbers that would fit, before a model loads."""
 
+from types import SimpleNamespace
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from training import tiny_dataset, tiny_trainer
 from transformers import AutoProcessor
 
-from emor3_trl import EmoR3Config
+from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.context_length import check_context, prompt_lengths
 
 
@@ -53,13 +57,45 @@ def test_a_context_that_is_too_short_is_named_with_what_would_fit(tiny_model_dir
 
 def test_without_vllm_the_model_is_the_limit(tiny_model_dir, tmp_path, processor):
     args = arguments(tmp_path, use_vllm=False, max_completion_length=1024)
-    with pytest.raises(ValueError, match="max_position_embeddings is 1024 tokens"):
+    with pytest.raises(ValueError, match="max_position_embeddings is 1024 tokens") as error:
         check_context(tiny_dataset(), processor, args, str(tiny_model_dir))
+    assert "--vllm_max_model_length" not in str(error.value)  # would change nothing
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(context=st.integers(1, 600), completion=st.integers(1, 600))
+def test_any_context_is_enough_or_refused_with_what_would_be(tiny_model_dir, processor, context, completion):
+    dataset = tiny_dataset().select(range(3))
+    longest = max(prompt_lengths(dataset, processor))
+    args = SimpleNamespace(use_vllm=True, vllm_max_model_length=context, max_completion_length=completion)
+    if longest + completion <= context:
+        check_context(dataset, processor, args, str(tiny_model_dir))
+        return
+    with pytest.raises(ValueError, match=rf"--vllm_max_model_length {longest + completion} ") as error:
+        check_context(dataset, processor, args, str(tiny_model_dir))
+    assert (f"--max_completion_length {context - longest}" in str(error.value)) is (context > longest)
+
+
+def test_rows_to_evaluate_are_checked_and_named(tiny_model_dir, processor):
+    rows, text = tiny_dataset(), tiny_dataset().remove_columns("image")
+    longest, shorter = (max(prompt_lengths(one, processor)) for one in (rows, text))
+    args = SimpleNamespace(use_vllm=True, vllm_max_model_length=shorter + 8, max_completion_length=8)
+    with pytest.raises(ValueError, match=rf"row \d of emotion6 has {longest}"):
+        check_context({"train": text, "eval": {"emotion6": rows}}, processor, args, str(tiny_model_dir))
+
+
+def test_a_processor_that_trl_loads_is_used_too(tmp_path, tiny_model_dir):
+    with pytest.raises(ValueError, match=r"row \d of train has"):
+        EmoR3Trainer(
+            model=str(tiny_model_dir),
+            args=arguments(
+                tmp_path, use_vllm=False, max_completion_length=1024, model_init_kwargs={"dtype": "float32"}
+            ),
+            train_dataset=tiny_dataset(),
+        )
 
 
 def test_the_trainer_refuses_before_it_loads_a_model(tmp_path, tiny_model_dir, processor):
-    from emor3_trl import EmoR3Trainer
-
     (tmp_path / "model").mkdir()  # a configuration, and no weights: loading would fail in another way
     (tmp_path / "model" / "config.json").write_bytes((tiny_model_dir / "config.json").read_bytes())
     with pytest.raises(ValueError, match="are needed"):

@@ -24,6 +24,7 @@ def assert_on_policy(gaps: list[float], steps: int) -> None:
         pytest.param(True, {"lora": True}, id="lora-tied"),
         pytest.param(False, {"lora": True}, id="lora-untied"),
         pytest.param(True, {"freeze_vision_tower": True}, id="vision-frozen"),
+        pytest.param(True, {"pictures": "most"}, id="rows-without-pictures"),
     ],
 )
 def test_vllm_and_trainer_agree_at_the_start_and_after_updates(

@@ -59,6 +59,29 @@ def test_lora_needs_no_reference_model_and_small_states() -> None:
     assert rows["optimizer (AdamW)"] < 0.05 * rows["weights"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "prompts"),
+    [
+        pytest.param({}, 1, id="a whole group"),
+        pytest.param({"per_device_train_batch_size": 16}, 2, id="two groups"),
+        pytest.param({"per_device_train_batch_size": 4}, 1, id="half a group"),
+        pytest.param({"per_device_train_batch_size": 12}, 3, id="a group and two parts"),
+        pytest.param({"per_device_train_batch_size": 3}, 2, id="parts of two groups"),
+        pytest.param({"shared_prefix": False}, 8, id="not shared"),
+        pytest.param({"attn_implementation": "flash_attention_2"}, 8, id="cannot be shared"),
+    ],
+)
+def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> None:
+    values = {**VALUES, "max_completion_length": 512, **changes}
+    shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
+    rows = {part: alone for part, alone, *_ in memory(values, shape, 1)}
+    tokens = prompts * 2048 + values["per_device_train_batch_size"] * 512
+    layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * 2
+    tile = 4 * min(values["per_device_train_batch_size"] * 512, 4096) * 32768
+    kept = tokens * shape.hidden * 2 * shape.layers
+    assert rows["activations, at most"] == pytest.approx((kept + layer + tile) / 2**30)
+
+
 def test_plan_names_what_would_run() -> None:
     text = plan(VALUES, 2000, 8)
     for part in ("512 prompts x 8 completions", "120 steps", "8,192 questions", "checkpoint-N every 10 steps (2 kept)"):

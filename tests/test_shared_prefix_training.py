@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_model import CHAT_TEMPLATE
 from training import fixed_completions, launch_two, logged, tiny_trainer
+from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2Config
 
 from emor3_trl import EmoR3Trainer
 
@@ -80,6 +82,19 @@ def assert_same_run(shared: dict[str, Any], plain: dict[str, Any]) -> None:
             id="off-policy-minibatches",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            # 8 micro-batches an epoch: three, three, two
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "steps_per_generation": 2},
+            id="accumulation-that-ends-early",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"pictures": "most"}, id="rows-without-pictures"),
+        pytest.param(
+            {"pictures": "half", "per_device_train_batch_size": 4},
+            id="rollouts-without-pictures",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"pictures": "none"}, id="no-pictures", marks=pytest.mark.slow),
     ],
 )
 def test_five_steps_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, monkeypatch, options):
@@ -91,10 +106,46 @@ def test_five_steps_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, 
 
 
 @pytest.mark.slow
-def test_two_processes_with_and_without_are_the_same_run(tiny_model_dir, tmp_path):
+def test_a_text_model_takes_the_same_five_steps(tiny_model_dir, tmp_path, monkeypatch):
+    tokenizer = AutoProcessor.from_pretrained(tiny_model_dir).tokenizer
+    tokenizer.chat_template = CHAT_TEMPLATE
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=1024, **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    shared, plain = (
+        train(tmp_path / "model", tmp_path / str(share), monkeypatch, share, pictures="none") for share in (True, False)
+    )
+    assert_same_run(shared, plain)
+
+
+def test_evaluation_with_and_without_is_the_same(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)
+    options = {**OPTIONS, "eval_strategy": "steps", "eval_steps": 100, "per_device_eval_batch_size": 8}
+    found, expected = (
+        tiny_trainer(tiny_model_dir, tmp_path / str(share), shared_prefix=share, **options).evaluate()
+        for share in (True, False)
+    )
+    assert found["eval_shared_prefix/token_share"] < 0.5
+    for key in ("eval_loss", "eval_kl", "eval_entropy", "eval_reward"):
+        assert found[key] == pytest.approx(expected[key], rel=TOLERANCE, abs=2e-7), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "weights"),
+    [
+        pytest.param({"num_generations": 8}, "model.safetensors", id="full-groups-cut"),
+        pytest.param({"lora": True}, "adapter_model.safetensors", id="lora-groups-whole"),
+        pytest.param({"pictures": "half"}, "model.safetensors", id="full-pictures-on-one-process-only"),
+    ],
+)
+def test_two_processes_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, how, weights):
     histories = {}
     for name, shared_prefix in (("shared", True), ("plain", False)):
-        options = {**OPTIONS, "per_device_train_batch_size": 4, "num_generations": 8, "shared_prefix": shared_prefix}
+        options = {**OPTIONS, "per_device_train_batch_size": 4, "shared_prefix": shared_prefix, **how}
         histories[name] = launch_two(tiny_model_dir, tmp_path / name, {**options, "fixed": True})
     assert histories["shared"]["processes"] == 2
     for step, (found, expected) in enumerate(
@@ -103,6 +154,6 @@ def test_two_processes_with_and_without_are_the_same_run(tiny_model_dir, tmp_pat
         assert found["shared_prefix/token_share"] < 0.5
         for key in ("loss", "grad_norm", "kl", "entropy"):
             assert found[key] == pytest.approx(expected[key], rel=TOLERANCE, abs=2e-7), (step, key)
-    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("shared", "plain"))
+    found, expected = (load_file(tmp_path / name / weights) for name in ("shared", "plain"))
     for name, parameter in expected.items():
         assert relative(found[name], parameter) <= TOLERANCE, name

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_model import tiny_pictures
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.prompts import prompt_text
@@ -19,9 +19,14 @@ from emor3_trl.prompts import prompt_text
 LABELS = ["amusement", "anger", "awe", "contentment", "excitement", "fear"]
 
 
-def tiny_dataset(side: int | None = None) -> Dataset:
-    """Return eight rows with pictures of mixed sizes, or of one, and prompts of mixed lengths."""
-    rows = []
+def tiny_dataset(side: int | None = None, pictures: str = "all") -> Dataset:
+    """Return eight rows with pictures of mixed sizes, or of one, and prompts of mixed lengths.
+
+    Args:
+        side: of all pictures, in pixels.
+        pictures: which rows have one: "all", "most" (six), "half" or "none".
+    """
+    rows, absent = [], {"all": (), "most": (3,), "half": (2, 3), "none": range(4)}[pictures]
     for index, picture in enumerate(tiny_pictures(8)):
         if side:
             picture = picture.resize((side, side))
@@ -29,14 +34,15 @@ def tiny_dataset(side: int | None = None) -> Dataset:
         rows.append(
             {
                 "id": str(index),
-                "image": picture,
+                "image": None if index % 4 in absent else picture,
                 "prompt": [{"role": "user", "content": prompt_text("set", space)}],
                 "emotion": space[index % len(space)],
                 "label_space": space,
                 "source": "test",
             }
         )
-    return Dataset.from_list(rows)
+    dataset = Dataset.from_list(rows)
+    return dataset.remove_columns("image") if pictures == "none" else dataset
 
 
 def lengths_differ(completions: list, **columns: Any) -> list[float]:
@@ -46,7 +52,8 @@ def lengths_differ(completions: list, **columns: Any) -> list[float]:
 
 def fixed_completions(trainer: EmoR3Trainer, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple:
     """Stand in for generation: ragged completions that depend on prompt, row and step, every third one cut off."""
-    tokenizer, completions = trainer.processing_class.tokenizer, []
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    completions = []
     for row, ids in enumerate(prompt_ids):
         draw = torch.Generator().manual_seed(sum(ids) + 1000 * row + trainer.state.global_step)
         length = int(torch.randint(1, trainer.max_completion_length, (), generator=draw))
@@ -75,13 +82,17 @@ def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **option
         "seed": 0,
     }
     reward_funcs = options.pop("reward_funcs", lengths_differ)
-    side = options.pop("side", None)
+    rows = tiny_dataset(options.pop("side", None), options.pop("pictures", "all"))
     arguments |= options
+    vision = AutoConfig.from_pretrained(model_dir).model_type.endswith("_vl")
     return EmoR3Trainer(
-        model=AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32),
+        model=(AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(
+            model_dir, dtype=torch.float32
+        ),
         args=EmoR3Config(**arguments),
-        train_dataset=tiny_dataset(side),
-        processing_class=AutoProcessor.from_pretrained(model_dir),
+        train_dataset=rows,
+        eval_dataset=rows if arguments.get("eval_strategy") else None,
+        processing_class=(AutoProcessor if vision else AutoTokenizer).from_pretrained(model_dir),
         reward_funcs=reward_funcs,
         peft_config=LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False) if lora else None,
     )
