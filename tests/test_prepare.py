@@ -124,6 +124,15 @@ def test_train_and_test_share_no_picture_not_even_a_scaled_or_recompressed_one(t
     assert {"is the same file as a picture of test", "is the same file as a picture of train"} & reasons
 
 
+@pytest.mark.parametrize("method", ["stratified", "natural"])
+def test_only_pictures_that_are_drawn_are_opened(tmp_path, monkeypatch, method):
+    source, opened, read = emoset.read(write_emoset(tmp_path / "in")), [], FolderPictures.read
+    monkeypatch.setattr(FolderPictures, "read", lambda self, place: opened.append(place) or read(self, place))
+    manifest = draw(source, tmp_path / "out", train=9, test=5, method=method)
+    assert len(opened) == len(set(opened)) == 14
+    assert sum(len(one) for one in manifest["taken"].values()) == 14
+
+
 def test_a_picture_that_cannot_be_used_gives_its_place_to_the_next_of_its_label(tmp_path):
     source = emoset.read(write_emoset(tmp_path / "in", per_label=4))
     broken = [one for one in source.pools["test"] if one.emotion == "awe"][:3]

@@ -134,6 +134,36 @@ def test_a_new_draw_leaves_no_split_of_the_old_one(tmp_path):
     assert len(load_split(tmp_path / "out", "test")) == 8
 
 
+@pytest.mark.parametrize("left_behind", [".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini"])
+def test_a_folder_that_somebody_looked_into_is_still_the_one_that_was_prepared(tmp_path, capsys, left_behind):
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    draw(source, tmp_path / "out")
+    (tmp_path / "out" / left_behind).write_bytes(b"of a file manager")
+    draw(source, tmp_path / "out")
+    assert "already prepared" in capsys.readouterr().out
+    draw(source, tmp_path / "out", seed=1, overwrite=True)
+    assert (tmp_path / "out" / left_behind).exists()
+
+
+@pytest.mark.parametrize("change", ["map", "labels", "rows"])
+def test_a_source_that_has_changed_is_not_taken_for_the_one_that_was_prepared(tmp_path, change):
+    table, space = tmp_path / "in" / "t.csv", tmp_path / "space.yaml"
+    for number in range(4):
+        save(tmp_path / "in" / f"{number}.jpg", number)
+    table.write_text("image,emotion\n0.jpg,happy\n1.jpg,joy\n2.jpg,fear\n3.jpg,fear\n")
+    space.write_text("labels: [joy, fear, awe]\nmap: {happy: joy}\n")
+    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+    changed, was, now, words = {
+        "map": (space, "happy: joy", "happy: fear", "the source offered other candidates"),
+        "labels": (space, "fear, awe]", "fear]", "label_space was .*'awe'"),
+        "rows": (table, "1.jpg,joy", "1.jpg,fear", "the source offered other candidates"),
+    }[change]
+    changed.write_text(changed.read_text().replace(was, now))
+    with pytest.raises(FileExistsError, match=f"prepared otherwise: .*{words}.*--overwrite"):
+        draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+
+
 def test_what_is_to_be_replaced_stays_when_the_new_draw_fails(tmp_path):
     source = emoset.read(write_emoset(tmp_path / "in"))
     draw(source, tmp_path / "out")

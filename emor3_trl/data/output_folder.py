@@ -12,6 +12,7 @@ from emor3_trl.data.pictures import Budget
 MANIFEST, SHEET = "manifest.json", "contact_sheet.png"
 FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear
 UNFINISHED = "unfinished.tmp"  # the folder in which they are made
+LEFT_BEHIND = {"Thumbs.db", "desktop.ini"}  # by a file manager, as .DS_Store and ._…
 PNG_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # of files whose pictures are stored as PNG
 PHOTO_BYTES, PNG_BYTES = 0.6, 2.0  # per pixel of a stored picture, at most (measured: 0.03 to 0.54, up to 1.7)
 
@@ -29,7 +30,7 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"output_dir '{output_dir}' is a file. Choose another --output_dir.")
-    names = {path.name for path in output_dir.glob("*")}
+    names = {path.name for path in output_dir.glob("*") if not path.name.startswith(".")} - LEFT_BEHIND
     strangers = names - {*FILES, UNFINISHED}
     if strangers:
         raise FileExistsError(
@@ -46,7 +47,11 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
     try:
         found = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
         different = [
-            f"{key} was {found.get(key)!r}, now {value!r}" for key, value in asked.items() if found.get(key) != value
+            "the source offered other candidates"
+            if key == "candidates_hash"
+            else f"{key} was {found.get(key)!r}, now {value!r}"
+            for key, value in asked.items()
+            if found.get(key) != value
         ]
     except (ValueError, AttributeError):
         different = [f"its {MANIFEST} cannot be read"]

@@ -108,6 +108,7 @@ def _take(file: bytes, budget: Budget) -> Picture:
         long, short = max(resized.size), min(resized.size)
         if long > MAX_ASPECT_RATIO * short:
             raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
+        resized.info.clear()  # comments and profiles, which Pillow would write again
         buffer = io.BytesIO()
         if image.format in LOSSY:
             resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=get_sampling(image))

@@ -64,6 +64,8 @@ def prepare(
     """
     output_dir, budget = Path(output_dir), budget or Budget()
     asked = {"source": source.name, **(arguments or {}), **asdict(sampling), **asdict(budget)}
+    asked["label_space"] = {"name": source.label_space.name, "labels": list(source.label_space.labels)}
+    asked["candidates_hash"] = source.candidates_hash()
     found = finished(output_dir, asked, overwrite)
     if found is not None:
         print(f"{output_dir}: already prepared with these arguments, nothing to do (--overwrite prepares it again)")
@@ -79,7 +81,6 @@ def prepare(
             results = _draw(source, sizes, sampling, budget, folder, workers or os.cpu_count() or 1, progress)
         manifest = {
             **asked,
-            "label_space": {"name": source.label_space.name, "labels": list(source.label_space.labels)},
             "candidates": {name: len(pool) for name, pool in source.pools.items()},
             "wanted": sizes,
             **results,
