@@ -246,6 +246,6 @@ def test_a_split_of_which_no_picture_can_be_used_says_why(tmp_path):
     source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
     for one in source.pools["test"]:
         (tmp_path / "in" / one.place).unlink()
-    with pytest.raises(ValueError, match="8 x there is no such file"):
+    with pytest.raises(ValueError, match=r"8 x there is no such file. One is 'image/.*jpg'"):
         draw(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -45,6 +45,14 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path, content):
         own.read(tmp_path / "t.csv", "emotion6")
 
 
+def test_a_path_of_windows_is_found_and_a_backslash_in_a_name_is_kept(tmp_path):
+    save(tmp_path / "in" / "a.jpg", 1)
+    save(tmp_path / "in\\b.jpg", 2)
+    (tmp_path / "t.csv").write_text("image,emotion\nin\\a.jpg,joy\nin\\b.jpg,fear\n" + "x\\" * 300 + "c.jpg,joy\n")
+    places = [one.place for one in own.read(tmp_path / "t.csv").pools["all"]]
+    assert places == ["in/a.jpg", "in\\b.jpg", "x/" * 300 + "c.jpg"]
+
+
 def test_a_row_without_a_word_has_no_emotion(tmp_path):
     (tmp_path / "t.csv").write_text('image,emotion\na.jpg,joy\nb.jpg,fear\nc.jpg,"  "\n"  ",joy\nd.jpg\n')
     source = own.read(tmp_path / "t.csv")

@@ -170,8 +170,13 @@ def _table_rows(path: Path, image_column: str, emotion_column: str) -> tuple[lis
         elif split and split not in _SPLITS:
             dropped.append(Dropped(name, f"is of split '{split}'"))
         else:
-            rows.append((name, str(image), str(emotion), _SPLITS.get(split)))
+            rows.append((name, _place(str(image), path.parent), str(emotion), _SPLITS.get(split)))
     return rows, dropped
+
+
+def _place(image: str, folder: Path) -> str:
+    """Return a path as it is written, or with slashes for backslashes, which tables of Windows have."""
+    return image if "\\" not in image or os.path.exists(folder / image) else image.replace("\\", "/")
 
 
 def _table(path: Path) -> Iterator[dict[str, Any]]:

@@ -139,7 +139,7 @@ def _draw(
                     raise ValueError(
                         f"No picture of {source.name} {split} could be used: "
                         + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-                        + ". Check --source."
+                        + f". One is '{candidates[0].place}'. Check --source."
                     )
             hashes[split] = writer.content_hash()
             counts[split] = {label: counted[label] for label in labels}
