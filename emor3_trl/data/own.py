@@ -89,6 +89,11 @@ def read_label_space(space: str | Path) -> tuple[LabelSpace, dict[str, str | Non
     written = content.get("map") or {}
     if not isinstance(written, Mapping):
         raise ValueError(f"`map` of {path} is {written!r}. {expected}.")
+    odd = [word for word in (*content["labels"], *written) if isinstance(word, bool) or not isinstance(word, str | int)]
+    if odd:
+        raise ValueError(
+            f'{path} holds {odd[0]!r}, which YAML does not read as a word. Quote it, as in "no" or "null".'
+        )
     labels = LabelSpace(str(content.get("name", path.stem)), tuple(map(str, content["labels"])))
     spelled = {}
     for word, label in written.items():
