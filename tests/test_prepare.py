@@ -1,6 +1,7 @@
 """Train and test are drawn with a seed, share no picture, and are the same however often they are prepared."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emor3_trl.config import UserError, parse
-from emor3_trl.data import content_hash, emoset, load_split, own
+from emor3_trl.data import content_hash, emoset, load_split, own, preparation
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.candidates import Candidate, FolderPictures
 from emor3_trl.data.contact_sheet import ContactSheet
@@ -90,6 +91,17 @@ def test_the_seed_decides_what_is_drawn_and_workers_do_not(tmp_path):
         hashes[name] = [content_hash(tmp_path / name, split) for split in ("train", "test")]
     assert hashes["a"] == hashes["b"]
     assert not set(hashes["a"]) & set(hashes["c"])
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 3), (5, 5)])
+def test_there_are_as_many_threads_as_cores_that_may_be_used(tmp_path, monkeypatch, asked, threads):
+    started = []
+    pool = preparation.ThreadPoolExecutor
+    monkeypatch.setattr(preparation, "ThreadPoolExecutor", lambda count: started.append(count) or pool(count))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 4, 7}, raising=False)
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    prepare(source, tmp_path / "out", Sampling(8, 8), SMALL, workers=asked, progress=False)
+    assert started == [threads]
 
 
 def test_what_is_tested_on_does_not_depend_on_what_is_trained_on(tmp_path):

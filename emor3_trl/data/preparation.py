@@ -78,7 +78,7 @@ def prepare(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of a picture that is odd, and still is taken or dropped
-            results = _draw(source, sizes, sampling, budget, folder, workers or os.cpu_count() or 1, progress)
+            results = _draw(source, sizes, sampling, budget, folder, workers or _cores(), progress)
         manifest = {
             **asked,
             "candidates": {name: len(pool) for name, pool in source.pools.items()},
@@ -163,6 +163,11 @@ def _process(
             if len(running) >= ahead:
                 yield running.popleft()
         yield from running
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, of which a batch system may give it a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _storable(text: str) -> str:
