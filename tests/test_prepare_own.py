@@ -80,6 +80,20 @@ def test_a_row_of_no_split_is_recorded_where_others_are_of_train_and_test(tmp_pa
     assert sorted(own.read(tmp_path / "t.csv").pools) == ["all", "train"]
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_listed(tmp_path):
+    for place in ("in/joy/a.jpg", "in/fear/a.jpg", "in/train/joy/a.jpg", "out/secret/a.jpg"):
+        save(tmp_path / place, 1)
+    for link, target in {"rage": "out", "same": "in/joy", "train/rage": "out", "test": "out"}.items():
+        (tmp_path / "in" / link).symlink_to(tmp_path / target)
+    source = own.read(tmp_path / "in")
+    offered = [one.id for pool in source.pools.values() for one in pool]
+    assert offered == ["fear/a.jpg", "joy/a.jpg", "same/a.jpg", "train/joy/a.jpg"]
+    reason = "is a symbolic link that leads out of the folder"
+    assert [(item.id, item.reason) for item in source.dropped] == [
+        (link, reason) for link in ("rage", "test", "train/rage")
+    ]
+
+
 def test_what_a_folder_holds_is_taken_or_recorded(tmp_path, monkeypatch):
     for number, place in enumerate(["joy/a.jpg", "fear/deep/b.jpg", "c.jpg", "joy/locked/d.jpg", "other/e.jpg"]):
         save(tmp_path / place, number)

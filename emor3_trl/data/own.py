@@ -113,11 +113,17 @@ def _folder_rows(root: Path) -> tuple[list[_Row], list[Dropped]]:
         dropped.append(Dropped(Path(path).relative_to(root).as_posix(), reason))
 
     def folders_in(folder: Path) -> list[Path]:
-        items = [item for item in sorted(folder.iterdir()) if not _hidden(item.name)]
-        for item in items:
+        found = []
+        for item in sorted(folder.iterdir()):
+            if _hidden(item.name):
+                continue
             if not item.is_dir():
                 leave_out(item, "lies in no emotion's folder" if _named_as_picture(item) else _NO_PICTURE)
-        return [item for item in items if item.is_dir()]
+            elif not item.resolve().is_relative_to(root.resolve()):
+                leave_out(item, "is a symbolic link that leads out of the folder")
+            else:
+                found.append(item)
+        return found
 
     folders = folders_in(root)
     has_splits = any(folder.name.lower() in _SPLITS for folder in folders)
