@@ -1,7 +1,10 @@
 """The folder that a preparation leaves: whole or not at all, and never over somebody else's files."""
 
+import fcntl
 import json
-import shutil
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,6 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             f"output_dir '{output_dir}' holds {', '.join(sorted(names))}, but no {MANIFEST}, so it was not prepared "
             "here. Choose another --output_dir, or replace it with --overwrite."
         )
-    shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     try:
         found = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
         different = [
@@ -61,6 +63,29 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             "Choose another --output_dir, or replace it with --overwrite."
         )
     return found
+
+
+@contextmanager
+def held(output_dir: Path) -> Iterator[None]:
+    """Make the folder and keep other preparations out of it; when a process dies, the system lets go.
+
+    Raises:
+        FileExistsError: if another preparation is at work in it.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"Another preparation is writing to output_dir '{output_dir}'. Wait for it, or choose another."
+            ) from None
+        except OSError:  # a network drive without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_room_for(output_dir: Path, source: Source, sizes: dict[str, int], budget: Budget) -> None:
