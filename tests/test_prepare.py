@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from downloads import photo, save, write_emoset
+from downloads import photo, save, write_emoset, write_webemo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from emor3_trl.config import UserError, parse
-from emor3_trl.data import content_hash, emoset, load_split, own, preparation
+from emor3_trl.data import content_hash, emoset, load_split, own, preparation, webemo
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.candidates import Candidate, FolderPictures
 from emor3_trl.data.contact_sheet import ContactSheet
@@ -252,6 +252,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert done.returncode == 2
     assert "nowhere/train.json" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_split_without_candidates_says_what_there_is_and_what_was_left_out(tmp_path):
+    root = write_webemo(tmp_path / "webemo", per_label=1)
+    for place in (root / "images").iterdir():
+        place.unlink()
+    with pytest.raises(ValueError, match=r"'train' \(it has test\)\. Left out are: 50 x was not fetched .*--train 0"):
+        draw(webemo.read(root), tmp_path / "out")
+    root = write_emoset(tmp_path / "emoset", per_label=1)
+    (root / "test.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"'test' \(it has train, val\)\. Set --test 0"):
+        draw(emoset.read(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_split_of_which_no_picture_can_be_used_says_why(tmp_path):
