@@ -181,6 +181,15 @@ def test_a_large_photo_is_decoded_at_a_fraction_of_its_size():
     assert take(buffer.getvalue(), SMALL).size == to_pixel_budget(photo(1, (90, 80)), 784, SMALL.max_pixels, 28).size
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_picture_that_shrinks_keeps_the_colour_of_every_pixel(kind):
+    large = photo(3, (9_000, 300))
+    buffer = io.BytesIO()
+    large.save(buffer, kind, quality=95)  # which stores one colour for four pixels
+    stored = Image.open(io.BytesIO(take(buffer.getvalue(), Budget(784, 28 * 28 * 36)).data))
+    assert difference(stored, large.resize(stored.size, Image.Resampling.BICUBIC)) < 2
+
+
 def bomb() -> bytes:
     buffer = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(buffer, "PNG")
