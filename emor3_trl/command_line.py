@@ -154,7 +154,7 @@ def cli(main: Callable[[], None]) -> None:
         print(f"{Path(sys.argv[0]).name}: stopped: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nStopped. The same command resumes from the last checkpoint.", file=sys.stderr)
+        print("\nStopped. The same command goes on from what is saved.", file=sys.stderr)
         raise SystemExit(130) from None
 
 

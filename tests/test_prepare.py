@@ -1,6 +1,7 @@
 """Train and test are drawn with a seed, share no picture, and are the same however often they are prepared."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from downloads import photo, save, write_emoset
+from downloads import photo, save, write_emoset, write_webemo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from emor3_trl.config import UserError, parse
-from emor3_trl.data import content_hash, emoset, load_split, own
+from emor3_trl.data import content_hash, emoset, load_split, own, preparation, webemo
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.candidates import Candidate, FolderPictures
 from emor3_trl.data.contact_sheet import ContactSheet
@@ -92,6 +93,17 @@ def test_the_seed_decides_what_is_drawn_and_workers_do_not(tmp_path):
     assert not set(hashes["a"]) & set(hashes["c"])
 
 
+@pytest.mark.parametrize(("asked", "threads"), [(None, 3), (5, 5)])
+def test_there_are_as_many_threads_as_cores_that_may_be_used(tmp_path, monkeypatch, asked, threads):
+    started = []
+    pool = preparation.ThreadPoolExecutor
+    monkeypatch.setattr(preparation, "ThreadPoolExecutor", lambda count: started.append(count) or pool(count))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 4, 7}, raising=False)
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    prepare(source, tmp_path / "out", Sampling(8, 8), SMALL, workers=asked, progress=False)
+    assert started == [threads]
+
+
 def test_what_is_tested_on_does_not_depend_on_what_is_trained_on(tmp_path):
     source = emoset.read(write_emoset(tmp_path / "in"))
     for name, train in (("few", 8), ("many", 32), ("none", 0)):
@@ -122,6 +134,15 @@ def test_train_and_test_share_no_picture_not_even_a_scaled_or_recompressed_one(t
     reasons = {item["reason"] for items in manifest["dropped"].values() for item in items}
     assert "is nearly the same as a picture of test" in reasons
     assert {"is the same file as a picture of test", "is the same file as a picture of train"} & reasons
+
+
+@pytest.mark.parametrize("method", ["stratified", "natural"])
+def test_only_pictures_that_are_drawn_are_opened(tmp_path, monkeypatch, method):
+    source, opened, read = emoset.read(write_emoset(tmp_path / "in")), [], FolderPictures.read
+    monkeypatch.setattr(FolderPictures, "read", lambda self, place: opened.append(place) or read(self, place))
+    manifest = draw(source, tmp_path / "out", train=9, test=5, method=method)
+    assert len(opened) == len(set(opened)) == 14
+    assert sum(len(one) for one in manifest["taken"].values()) == 14
 
 
 def test_a_picture_that_cannot_be_used_gives_its_place_to_the_next_of_its_label(tmp_path):
@@ -233,10 +254,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_split_without_candidates_says_what_there_is_and_what_was_left_out(tmp_path):
+    root = write_webemo(tmp_path / "webemo", per_label=1)
+    for place in (root / "images").iterdir():
+        place.unlink()
+    with pytest.raises(ValueError, match=r"'train' \(it has test\)\. Left out are: 50 x was not fetched .*--train 0"):
+        draw(webemo.read(root), tmp_path / "out")
+    root = write_emoset(tmp_path / "emoset", per_label=1)
+    (root / "test.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"'test' \(it has train, val\)\. Set --test 0"):
+        draw(emoset.read(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_split_of_which_no_picture_can_be_used_says_why(tmp_path):
     source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
     for one in source.pools["test"]:
         (tmp_path / "in" / one.place).unlink()
-    with pytest.raises(ValueError, match="8 x there is no such file"):
+    with pytest.raises(ValueError, match=r"8 x there is no such file. One is 'image/.*jpg'"):
         draw(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from downloads import save, write_emoset
 
-from emor3_trl.data import content_hash, emoset, load_split, own
+from emor3_trl.data import content_hash, emoset, load_split, own, preparation
+from emor3_trl.data.output_folder import held
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sampling import Sampling
@@ -132,6 +133,64 @@ def test_a_new_draw_leaves_no_split_of_the_old_one(tmp_path):
     draw(source, tmp_path / "out", train=0, seed=1, overwrite=True)
     assert not (tmp_path / "out" / "train.parquet").exists()
     assert len(load_split(tmp_path / "out", "test")) == 8
+
+
+@pytest.mark.parametrize("left_behind", [".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini"])
+def test_a_folder_that_somebody_looked_into_is_still_the_one_that_was_prepared(tmp_path, capsys, left_behind):
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    draw(source, tmp_path / "out")
+    (tmp_path / "out" / left_behind).write_bytes(b"of a file manager")
+    draw(source, tmp_path / "out")
+    assert "already prepared" in capsys.readouterr().out
+    draw(source, tmp_path / "out", seed=1, overwrite=True)
+    assert (tmp_path / "out" / left_behind).exists()
+
+
+@pytest.mark.parametrize("change", ["map", "labels", "rows"])
+def test_a_source_that_has_changed_is_not_taken_for_the_one_that_was_prepared(tmp_path, change):
+    table, space = tmp_path / "in" / "t.csv", tmp_path / "space.yaml"
+    for number in range(4):
+        save(tmp_path / "in" / f"{number}.jpg", number)
+    table.write_text("image,emotion\n0.jpg,happy\n1.jpg,joy\n2.jpg,fear\n3.jpg,fear\n")
+    space.write_text("labels: [joy, fear, awe]\nmap: {happy: joy}\n")
+    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+    changed, was, now, words = {
+        "map": (space, "happy: joy", "happy: fear", "the source offered other candidates"),
+        "labels": (space, "fear, awe]", "fear]", "label_space was .*'awe'"),
+        "rows": (table, "1.jpg,joy", "1.jpg,fear", "the source offered other candidates"),
+    }[change]
+    changed.write_text(changed.read_text().replace(was, now))
+    with pytest.raises(FileExistsError, match=f"prepared otherwise: .*{words}.*--overwrite"):
+        draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_preparations_do_not_write_to_one_folder(tmp_path, overwrite):
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    draw(source, tmp_path / "out")
+    unfinished = tmp_path / "out" / "unfinished.tmp"
+    with held(tmp_path / "out"):
+        unfinished.mkdir()  # of the other
+        with pytest.raises(FileExistsError, match="Another preparation is writing"):
+            draw(source, tmp_path / "out", overwrite=overwrite)
+        assert unfinished.exists()
+    draw(source, tmp_path / "out", overwrite=overwrite)
+    assert not unfinished.exists()
+
+
+def test_what_another_preparation_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    source = emoset.read(write_emoset(tmp_path / "in", per_label=2))
+    check = preparation.check_room_for
+
+    def slow(*arguments):
+        monkeypatch.setattr(preparation, "check_room_for", check)
+        draw(source, tmp_path / "out", seed=1)
+
+    monkeypatch.setattr(preparation, "check_room_for", slow)
+    with pytest.raises(FileExistsError, match="seed was 1, now 2"):
+        draw(source, tmp_path / "out", seed=2)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["seed"] == 1
 
 
 def test_what_is_to_be_replaced_stays_when_the_new_draw_fails(tmp_path):

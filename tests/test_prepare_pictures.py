@@ -135,6 +135,27 @@ def test_12_bits_keep_their_greys():
     assert Image.open(io.BytesIO(take(file, SMALL).data)).getpixel((9, 9)) == (128, 128, 128)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_words_and_profiles_in_a_file_are_not_stored(kind):
+    said = b"who took it, and where" * 200
+    buffer = io.BytesIO()
+    photo(1).save(buffer, kind, comment=said, exif=b"Exif\0\0" + said, icc_profile=said, xmp=said)
+    assert said[:20] in buffer.getvalue() or kind == "PNG"  # which compresses it
+    stored = Image.open(io.BytesIO(take(buffer.getvalue(), SMALL).data))
+    assert set(stored.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_white_is_zero_is_not_a_negative(bits):
+    width, height = 60, 40
+    pixels = (b"\x10" if bits == 8 else b"\0\x10") * (width * height)  # nearly white
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    file = struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels
+    file += struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert Image.open(io.BytesIO(take(file, SMALL).data)).getpixel((9, 9)) == (239, 239, 239)
+
+
 def test_what_is_transparent_in_16_bits_is_white():
     buffer = io.BytesIO()
     Image.new("I;16", (60, 40), 300).save(buffer, "PNG", transparency=300)
@@ -158,6 +179,15 @@ def test_a_large_photo_is_decoded_at_a_fraction_of_its_size():
     buffer = io.BytesIO()
     photo(1, (9_000, 8_000)).save(buffer, "JPEG")  # 72 million pixels, more than are decoded at once
     assert take(buffer.getvalue(), SMALL).size == to_pixel_budget(photo(1, (90, 80)), 784, SMALL.max_pixels, 28).size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_picture_that_shrinks_keeps_the_colour_of_every_pixel(kind):
+    large = photo(3, (9_000, 300))
+    buffer = io.BytesIO()
+    large.save(buffer, kind, quality=95)  # which stores one colour for four pixels
+    stored = Image.open(io.BytesIO(take(buffer.getvalue(), Budget(784, 28 * 28 * 36)).data))
+    assert difference(stored, large.resize(stored.size, Image.Resampling.BICUBIC)) < 2
 
 
 def bomb() -> bytes:

@@ -61,6 +61,28 @@ def test_emotion6_by_votes_leaves_out_neutral_and_tied_pictures(tmp_path):
     assert len(by_id) == 60 - 12
 
 
+def test_votes_are_read_with_and_without_their_header_and_a_byte_order_mark(tmp_path):
+    write_emotion6(tmp_path)
+    whole = emotion6.read(tmp_path, "votes").pools
+    text = (tmp_path / "ground_truth.txt").read_text()
+    for changed in (text.split("\n", 1)[1], "\ufeff" + text.replace("\n", "\r\n")):
+        (tmp_path / "ground_truth.txt").write_text(changed, newline="")
+        source = emotion6.read(tmp_path, "votes")
+        assert source.pools == whole
+        assert not [item for item in source.dropped if "no line" in item.reason]
+
+
+def test_lists_that_an_editor_saved_with_a_byte_order_mark_are_read(tmp_path):
+    for name, write, read in (("train.json", write_emoset, emoset.read), ("train25.txt", write_webemo, webemo.read)):
+        root = write(tmp_path / name)
+        save(root / "elsewhere" / "first.jpg", 1)
+        first = (root / name).read_text().split(" ")[0]
+        (root / "images.csv").write_text(f"url,path\n{first},elsewhere/first.jpg\n")
+        before = read(root).pools
+        (root / name).write_text("\ufeff" + (root / name).read_text())
+        assert read(root).pools == before
+
+
 def test_webemo_takes_25_labels_to_seven_groups_and_leaves_out_dead_links(tmp_path):
     source = webemo.read(write_webemo(tmp_path))
     test = source.pools["test"]
@@ -119,12 +141,19 @@ def test_webemo_reads_the_categories_however_they_are_set(tmp_path, line):
         ("category.txt", "boredom joyless\n", "Line 1 of .*category.txt.*one of the 25 labels"),
         ("test25.txt", "http://a.org/p.jpg 25\n", "Line 1 of .*test25.txt.*label of 0 to 24"),
         ("test25.txt", "http://a.org/p.jpg\n", "Line 1 of .*test25.txt.*label of 0 to 24"),
+        ("category.txt", "affection love\n" * 24, "category.txt names 24 labels.*the 25, in order"),
         ("images.csv", "a,b\n1,2\n", "images.csv.*Expected url and path"),
+        (
+            "images.csv",
+            'url,path\nhttp://a.org/p.jpg,"p.jpg\nhttp://a.org/q.jpg,q.jpg\n',
+            "images.csv is no such table",
+        ),
+        ("images.csv", b"url,path\nhttp://a.org/\xff.jpg,p.jpg\n", "images.csv is no such table"),
     ],
 )
 def test_a_line_of_webemo_that_cannot_be_read_is_shown(tmp_path, name, content, words):
     write_webemo(tmp_path, per_label=1)
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=words):
         webemo.read(tmp_path)
 
@@ -232,6 +261,8 @@ def test_columns_that_are_none_or_hold_no_pictures_are_named(tmp_path):
         ("joy, anger", "is not a label space"),
         ("labels: [joy]", "two or more labels"),
         ("labels: [joy, anger]\nmap: [happy]", "`map` of"),
+        ("labels: [joy, null]", "holds None, which YAML does not read as a word"),
+        ("labels: [joy, anger]\nmap: {no: null}", "holds False, .*Quote it"),
         ("labels: [joy, anger]\nmap: {happy: glad}", "maps 'happy' to 'glad', which is none of joy, anger"),
     ],
 )
@@ -291,9 +322,10 @@ def test_a_table_without_the_columns_says_which_it_has(tmp_path):
         own.read(tmp_path / "t.csv")
 
 
-def test_a_line_of_votes_that_cannot_be_read_is_shown(tmp_path):
+@pytest.mark.parametrize("line", ["joy/9.jpg\t1", "joy/9.jpg\t1\t1" + "\tnan" * 7])
+def test_a_line_of_votes_that_cannot_be_read_is_shown(tmp_path, line):
     write_emotion6(tmp_path, per_label=1)
     with (tmp_path / "ground_truth.txt").open("a") as file:
-        file.write("joy/9.jpg\t1\n")
+        file.write(line + "\n")
     with pytest.raises(ValueError, match=r"Line 8 of .*seven shares"):
         emotion6.read(tmp_path, "votes")

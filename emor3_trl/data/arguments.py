@@ -86,7 +86,17 @@ class PreparationArguments:
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}. Expected 784 (one image token) <= "
                 "min_pixels <= max_pixels."
             )
+        self._check_output_dir()
         self.sampling_of()
+
+    def _check_output_dir(self) -> None:
+        """Raise if what is written would be listed as the user's own pictures the next time."""
+        source, output_dir = Path(self.source or "").resolve(), Path(self.output_dir or "").resolve()
+        if self.dataset == "own" and self.source and source.is_dir() and output_dir.is_relative_to(source):
+            raise ValueError(
+                f"output_dir '{self.output_dir}' lies in source '{self.source}', whose pictures are read. Choose an "
+                "--output_dir beside it."
+            )
 
     def sampling_of(self) -> Sampling:
         """Return how much is drawn, and how."""

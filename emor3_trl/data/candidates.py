@@ -4,6 +4,7 @@ Nothing here opens a picture. A data set's module (`emoset`, `emotion6`, `webemo
 as a `Source`; `preparation` draws among them.
 """
 
+import hashlib
 import os
 import stat
 from collections import Counter
@@ -71,6 +72,15 @@ class Source:
     pictures: Pictures
     sizes: dict[str, int | None]
     dropped: list[Dropped] = field(default_factory=list)
+
+    def candidates_hash(self) -> str:
+        """Return a SHA-256 of what is offered: the id, place and emotion of each candidate."""
+        digest = hashlib.sha256()
+        for name, pool in self.pools.items():
+            for one in pool:
+                line = "\0".join((name, one.id, one.place, one.emotion)) + "\n"
+                digest.update(line.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
 
 class Unusable(Exception):  # noqa: N818 - data, not a fault of the program
@@ -156,6 +166,7 @@ def labelled(
             unknown[written] += 1
     if unknown:
         counts = ", ".join(f"'{label}' {count}" for label, count in unknown.most_common(12))
+        counts += f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
         raise ValueError(
             f"{where} holds labels outside the label space '{space.name}' ({', '.join(space.labels)}): {counts}. "
             "With --dataset own, --label_space takes a YAML whose `map:` leads from these to labels, or to null to "

@@ -44,7 +44,7 @@ def read(folder: str | Path) -> Source:
 
 def _rows(path: Path) -> list[Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Download it again.") from error
     if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):

@@ -51,13 +51,15 @@ def _votes(path: Path) -> dict[str, tuple[str, ...]]:
     votes = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines()):
         fields = [field.strip() for field in line.split("\t")]
-        if number == 0 or not line.strip():  # the header
+        if not line.strip():
             continue
         try:
             name, shares = fields[0], [float(share) for share in fields[3 : 3 + len(VOTES)]]
-            if len(shares) != len(VOTES):
+            if len(shares) != len(VOTES) or not all(share >= 0 for share in shares):
                 raise ValueError
         except ValueError:
+            if number == 0:  # the header
+                continue
             raise ValueError(
                 f"Line {number + 1} of {path} is {line[:80]!r}. Expected file name, valence, arousal and seven shares "
                 f"({', '.join(VOTES)}), separated by tabs."

@@ -1,7 +1,10 @@
 """The folder that a preparation leaves: whole or not at all, and never over somebody else's files."""
 
+import fcntl
 import json
-import shutil
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from emor3_trl.data.pictures import Budget
 MANIFEST, SHEET = "manifest.json", "contact_sheet.png"
 FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear
 UNFINISHED = "unfinished.tmp"  # the folder in which they are made
+LEFT_BEHIND = {"Thumbs.db", "desktop.ini"}  # by a file manager, as .DS_Store and ._…
 PNG_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # of files whose pictures are stored as PNG
 PHOTO_BYTES, PNG_BYTES = 0.6, 2.0  # per pixel of a stored picture, at most (measured: 0.03 to 0.54, up to 1.7)
 
@@ -29,7 +33,7 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"output_dir '{output_dir}' is a file. Choose another --output_dir.")
-    names = {path.name for path in output_dir.glob("*")}
+    names = {path.name for path in output_dir.glob("*") if not path.name.startswith(".")} - LEFT_BEHIND
     strangers = names - {*FILES, UNFINISHED}
     if strangers:
         raise FileExistsError(
@@ -42,11 +46,14 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             f"output_dir '{output_dir}' holds {', '.join(sorted(names))}, but no {MANIFEST}, so it was not prepared "
             "here. Choose another --output_dir, or replace it with --overwrite."
         )
-    shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     try:
         found = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
         different = [
-            f"{key} was {found.get(key)!r}, now {value!r}" for key, value in asked.items() if found.get(key) != value
+            "the source offered other candidates"
+            if key == "candidates_hash"
+            else f"{key} was {found.get(key)!r}, now {value!r}"
+            for key, value in asked.items()
+            if found.get(key) != value
         ]
     except (ValueError, AttributeError):
         different = [f"its {MANIFEST} cannot be read"]
@@ -56,6 +63,29 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             "Choose another --output_dir, or replace it with --overwrite."
         )
     return found
+
+
+@contextmanager
+def held(output_dir: Path) -> Iterator[None]:
+    """Make the folder and keep other preparations out of it; when a process dies, the system lets go.
+
+    Raises:
+        FileExistsError: if another preparation is at work in it.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"Another preparation is writing to output_dir '{output_dir}'. Wait for it, or choose another."
+            ) from None
+        except OSError:  # a network drive without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_room_for(output_dir: Path, source: Source, sizes: dict[str, int], budget: Budget) -> None:

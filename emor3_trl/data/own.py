@@ -6,18 +6,21 @@ written to a label, or to null for what shall be left out), or the labels that o
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from emor3_trl.data.candidates import SUFFIXES, Dropped, FolderPictures, Source, labelled, need
+from emor3_trl.data.candidates import SUFFIXES, Candidate, Dropped, FolderPictures, Source, labelled, need
 from emor3_trl.emotions import LabelSpace, canonical, label_space
 
 SIZES: dict[str, int | None] = {"train": None, "test": None}
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _OTHER_SPLITS = ("val", "valid", "validation", "dev")  # beside folders train and test; nothing is drawn from them
+
+_NO_PICTURE = f"is not named like a picture ({', '.join(SUFFIXES)})"
 
 _Row = tuple[str, str, str, str | None]  # id, path, written label, split
 
@@ -44,6 +47,10 @@ def read(
         root, (rows, dropped) = path, _folder_rows(path)
     else:
         root, (rows, dropped) = path.parent, _table_rows(path, image_column, emotion_column)
+    splits = {split for *_, split in rows}
+    if {"train", "test"} <= splits:  # what is of neither is never drawn, and its labels do not count
+        dropped += [Dropped(name, "is of no split, and others are") for name, *_, split in rows if split is None]
+        rows = [row for row in rows if row[3] is not None]
     if not rows:
         raise ValueError(f"{path} offers no labelled picture ({', '.join(SUFFIXES)}).")
     spelled: dict[str, str | None] = {}
@@ -51,11 +58,12 @@ def read(
         spoken = LabelSpace("own", tuple(sorted({canonical(label) for _, _, label, _ in rows})))
     else:
         spoken, spelled = read_label_space(space)
-    pools = {}
-    for split in sorted({split for *_, split in rows}, key=str):
-        of_split = [row[:3] for row in rows if row[3] == split]
-        pools[split or "all"], left_out = labelled(of_split, spoken, str(path), spelled)
-        dropped += left_out
+    candidates, left_out = labelled([row[:3] for row in rows], spoken, str(path), spelled)
+    dropped += left_out
+    split_of = {name: split or "all" for name, *_, split in rows}
+    pools: dict[str, list[Candidate]] = {split: [] for split in sorted(set(split_of.values()))}
+    for one in candidates:
+        pools[split_of[one.id]].append(one)
     if not any(pools.values()):
         raise ValueError(f"{path} offers no labelled picture: all {len(dropped)} are left out by `map` or their split.")
     return Source("own", spoken, pools, FolderPictures(root), dict(SIZES), dropped)
@@ -81,6 +89,11 @@ def read_label_space(space: str | Path) -> tuple[LabelSpace, dict[str, str | Non
     written = content.get("map") or {}
     if not isinstance(written, Mapping):
         raise ValueError(f"`map` of {path} is {written!r}. {expected}.")
+    odd = [word for word in (*content["labels"], *written) if isinstance(word, bool) or not isinstance(word, str | int)]
+    if odd:
+        raise ValueError(
+            f'{path} holds {odd[0]!r}, which YAML does not read as a word. Quote it, as in "no" or "null".'
+        )
     labels = LabelSpace(str(content.get("name", path.stem)), tuple(map(str, content["labels"])))
     spelled = {}
     for word, label in written.items():
@@ -95,29 +108,60 @@ def _folder_rows(root: Path) -> tuple[list[_Row], list[Dropped]]:
     """Return the rows of root/<label>/…, or of root/<train|test>/<label>/…, and what is no picture by its name."""
     rows: list[_Row] = []
     dropped: list[Dropped] = []
-    folders = [item for item in _visible(root.iterdir(), root) if item.is_dir()]
+
+    def leave_out(path: Path | str, reason: str) -> None:
+        dropped.append(Dropped(Path(path).relative_to(root).as_posix(), reason))
+
+    def folders_in(folder: Path) -> list[Path]:
+        found = []
+        for item in sorted(folder.iterdir()):
+            if _hidden(item.name):
+                continue
+            if not item.is_dir():
+                leave_out(item, "lies in no emotion's folder" if _named_as_picture(item) else _NO_PICTURE)
+            elif not item.resolve().is_relative_to(root.resolve()):
+                leave_out(item, "is a symbolic link that leads out of the folder")
+            else:
+                found.append(item)
+        return found
+
+    folders = folders_in(root)
     has_splits = any(folder.name.lower() in _SPLITS for folder in folders)
     for folder in folders:
         split = _SPLITS.get(folder.name.lower())
         other = has_splits and folder.name.lower() in _OTHER_SPLITS
-        labels = [item for item in _visible(folder.iterdir(), root) if item.is_dir()] if split else [folder]
-        for label in labels:
-            for file in _visible(label.rglob("*"), root):
+        for label in folders_in(folder) if split else [folder]:
+            for file in _files(label, leave_out):
                 place = file.relative_to(root).as_posix()
-                if not file.name.lower().endswith(SUFFIXES):
-                    if not file.is_dir():
-                        dropped.append(Dropped(place, f"is not named like a picture ({', '.join(SUFFIXES)})"))
+                if not _named_as_picture(file):
+                    leave_out(file, _NO_PICTURE)
                 elif other:
-                    dropped.append(Dropped(place, f"is of split '{folder.name}'"))
+                    leave_out(file, f"is of split '{folder.name}'")
                 else:
                     rows.append((place, place, label.name, split))
     return rows, dropped
 
 
-def _visible(paths: Iterable[Path], root: Path) -> list[Path]:
-    """Return the paths in order, without what systems leave behind (.DS_Store, ._photo.jpg, __MACOSX/)."""
-    hidden = (".", "__MACOSX")
-    return sorted(path for path in paths if not any(part.startswith(hidden) for part in path.relative_to(root).parts))
+def _files(folder: Path, leave_out: Callable[[Path | str, str], None]) -> list[Path]:
+    """Return the files below a folder, in order; a folder that cannot be opened, or is a link, is left out."""
+    files = []
+    walk = os.walk(folder, onerror=lambda error: leave_out(error.filename, f"cannot be opened: {error.strerror}"))
+    for place, folders, names in walk:
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in folders:
+            if os.path.islink(os.path.join(place, name)):
+                leave_out(Path(place, name), "is a symbolic link to a folder, which is not followed")
+        files += [Path(place, name) for name in names if not _hidden(name)]
+    return sorted(files)
+
+
+def _hidden(name: str) -> bool:
+    """Whether it is what systems leave behind: .DS_Store, ._photo.jpg, __MACOSX/."""
+    return name.startswith((".", "__MACOSX"))
+
+
+def _named_as_picture(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _table_rows(path: Path, image_column: str, emotion_column: str) -> tuple[list[_Row], list[Dropped]]:
@@ -132,13 +176,18 @@ def _table_rows(path: Path, image_column: str, emotion_column: str) -> tuple[lis
             )
         name, image, emotion = f"{path.name}:{number}", row[image_column], row[emotion_column]
         split = str(row.get("split") or "").strip().lower()
-        if image in (None, "") or emotion in (None, ""):
+        if any(value is None or not str(value).strip() for value in (image, emotion)):
             dropped.append(Dropped(name, "has no image or no emotion"))
         elif split and split not in _SPLITS:
             dropped.append(Dropped(name, f"is of split '{split}'"))
         else:
-            rows.append((name, str(image), str(emotion), _SPLITS.get(split)))
+            rows.append((name, _place(str(image), path.parent), str(emotion), _SPLITS.get(split)))
     return rows, dropped
+
+
+def _place(image: str, folder: Path) -> str:
+    """Return a path as it is written, or with slashes for backslashes, which tables of Windows have."""
+    return image if "\\" not in image or os.path.exists(folder / image) else image.replace("\\", "/")
 
 
 def _table(path: Path) -> Iterator[dict[str, Any]]:
@@ -148,11 +197,17 @@ def _table(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             if suffix in (".csv", ".tsv"):
-                yield from csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+                header = file.readline()
+                file.seek(0)
+                # Excel writes semicolons where numbers have commas; a quote that is not closed would swallow rows
+                delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
+                yield from csv.DictReader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
             else:
                 yield from _objects(file, path)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no such table in UTF-8 ({error}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no such table ({error}). Cells that begin with a quote end with one.") from error
 
 
 def _objects(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:

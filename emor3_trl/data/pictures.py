@@ -87,7 +87,7 @@ def take(file: bytes, budget: Budget) -> Picture:
 
 def _take(file: bytes, budget: Budget) -> Picture:
     with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-        pixels = image.width * image.height  # that the decoder works on
+        pixels = whole = image.width * image.height  # pixels: what the decoder works on
         if image.format in ("JPEG", "MPO"):
             progressive = image.info.get("progressive")
             if progressive and file.count(b"\xff\xda") > MAX_SCANS:
@@ -108,9 +108,12 @@ def _take(file: bytes, budget: Budget) -> Picture:
         long, short = max(resized.size), min(resized.size)
         if long > MAX_ASPECT_RATIO * short:
             raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
+        resized.info.clear()  # comments and profiles, which Pillow would write again
         buffer = io.BytesIO()
         if image.format in LOSSY:
-            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=get_sampling(image))
+            # Four times as many pixels have a colour for each that is stored, also where four share one (4:2:0)
+            subsampling = 0 if whole >= 4 * resized.width * resized.height else get_sampling(image)
+            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
         else:
             resized.save(buffer, "PNG", compress_level=1)
     thumbnail = resized.reduce(max(1, min(resized.size) // THUMBNAIL_SIDE))

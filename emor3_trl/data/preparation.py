@@ -24,7 +24,7 @@ from emor3_trl.data import SplitWriter
 from emor3_trl.data.candidates import Candidate, Dropped, Pictures, Source, Unusable
 from emor3_trl.data.contact_sheet import ContactSheet
 from emor3_trl.data.duplicates import Taken
-from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room_for, finished, publish
+from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room_for, finished, held, publish
 from emor3_trl.data.pictures import Budget, Picture, take
 from emor3_trl.data.sampling import Draw, Sampling, split_sizes
 
@@ -58,39 +58,43 @@ def prepare(
         The manifest.
 
     Raises:
-        FileExistsError: if the folder holds other data.
+        FileExistsError: if the folder holds other data, or another preparation is writing to it.
         ValueError: if a split has no candidates, or no picture of them can be used.
         OSError: if the disk has no room.
     """
     output_dir, budget = Path(output_dir), budget or Budget()
     asked = {"source": source.name, **(arguments or {}), **asdict(sampling), **asdict(budget)}
-    found = finished(output_dir, asked, overwrite)
-    if found is not None:
-        print(f"{output_dir}: already prepared with these arguments, nothing to do (--overwrite prepares it again)")
-        return found
+    asked["label_space"] = {"name": source.label_space.name, "labels": list(source.label_space.labels)}
+    asked["candidates_hash"] = source.candidates_hash()
+    prepared = finished(output_dir, asked, overwrite)
     sizes = split_sizes(source, sampling)
-    check_room_for(output_dir, source, sizes, budget)
+    if prepared is None:
+        check_room_for(output_dir, source, sizes, budget)
     folder = output_dir / UNFINISHED
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of a picture that is odd, and still is taken or dropped
-            results = _draw(source, sizes, sampling, budget, folder, workers or os.cpu_count() or 1, progress)
-        manifest = {
-            **asked,
-            "label_space": {"name": source.label_space.name, "labels": list(source.label_space.labels)},
-            "candidates": {name: len(pool) for name, pool in source.pools.items()},
-            "wanted": sizes,
-            **results,
-            "pillow": PIL.__version__,
-        }
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (folder / MANIFEST).write_text(_storable(text), encoding="utf-8")
-    except BaseException:
+    with held(output_dir):
+        prepared = finished(output_dir, asked, overwrite)  # another preparation may have ended meanwhile
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    publish(folder, output_dir)
+        if prepared is not None:
+            print(f"{output_dir}: already prepared with these arguments, nothing to do (--overwrite prepares it again)")
+            return prepared
+        folder.mkdir()
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module="PIL")  # of a picture that is odd, and still taken or dropped
+                results = _draw(source, sizes, sampling, budget, folder, workers or _cores(), progress)
+            manifest = {
+                **asked,
+                "candidates": {name: len(pool) for name, pool in source.pools.items()},
+                "wanted": sizes,
+                **results,
+                "pillow": PIL.__version__,
+            }
+            text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+            (folder / MANIFEST).write_text(_storable(text), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        publish(folder, output_dir)
     return manifest
 
 
@@ -138,7 +142,7 @@ def _draw(
                     raise ValueError(
                         f"No picture of {source.name} {split} could be used: "
                         + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-                        + ". Check --source."
+                        + f". One is '{candidates[0].place}'. Check --source."
                     )
             hashes[split] = writer.content_hash()
             counts[split] = {label: counted[label] for label in labels}
@@ -162,6 +166,11 @@ def _process(
             if len(running) >= ahead:
                 yield running.popleft()
         yield from running
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, of which a batch system may give it a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _storable(text: str) -> str:

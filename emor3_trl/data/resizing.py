@@ -74,8 +74,11 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # of which a plain conversion would clip all but the darkest
         values = np.asarray(image)
-        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in some TIFFs
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in some TIFFs
         grey = (values >> (bits - 8)).astype(np.uint8)
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white, which Pillow heeds in 8 bits only
+            grey = 255 - grey
         if isinstance(image.info.get("transparency"), int):
             grey[values == image.info["transparency"]] = 255
         return Image.fromarray(grey).convert("RGB")

@@ -99,9 +99,13 @@ def split_sizes(source: Source, sampling: Sampling) -> dict[str, int]:
     sizes = {"test": test, "train": size("train", sampling.train, max(shared - test, 0))}
     for name, wanted in sizes.items():
         if wanted and not source.pools.get(name, source.pools.get("all")):
+            offered = ", ".join(split for split, pool in source.pools.items() if pool) or "none"
+            reasons = Counter(item.reason for item in source.dropped).most_common(2)
+            dropped = "; ".join(f"{count:,} x {reason}" for reason, count in reasons)
             raise ValueError(
-                f"{source.name} offers no picture for the split '{name}' (it has {', '.join(source.pools) or 'none'}). "
-                f"Set --{name} 0 to leave it out."
+                f"{source.name} offers no picture for the split '{name}' (it has {offered}). "
+                + (f"Left out are: {dropped}. " if dropped else "")
+                + f"Set --{name} 0 to do without it."
             )
     if not any(sizes.values()):
         raise ValueError("Nothing to draw: train and test are 0. Set --train or --test.")

@@ -71,7 +71,7 @@ def _name(url: str) -> str:
 
 def _lines(path: Path, labels: int) -> Iterator[tuple[int, str, int]]:
     """Yield number, URL and label of each line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -87,7 +87,7 @@ def _lines(path: Path, labels: int) -> Iterator[tuple[int, str, int]]:
 def _categories(path: Path) -> list[str]:
     """Return the group of each of the 25 labels, in order."""
     groups = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         words = [word.lower() for word in re.findall(r"[^\W\d_]+", line)]
         named = [GROUP_OF[word] for word in words if word in GROUP_OF]
         named += [word for word in words if word in WEBEMO_7.labels]  # of a label that is spelled otherwise
@@ -97,6 +97,8 @@ def _categories(path: Path) -> list[str]:
                 f"{', '.join(WEBEMO_7.labels)}."
             )
         groups += named[:1]
+    if len(groups) != len(GROUP_OF):
+        raise ValueError(f"{path} names {len(groups)} labels. Expected the {len(GROUP_OF)}, in order, one per line.")
     return groups
 
 
@@ -105,8 +107,11 @@ def _fetched(folder: Path) -> dict[str, str]:
     path = folder / "images.csv"
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"url", "path"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}. Expected url and path.")
-        return {row["url"]: row["path"] for row in rows if row["path"]}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, strict=True)
+            if not {"url", "path"} <= set(rows.fieldnames or ()):
+                raise ValueError(f"{path} has the columns {rows.fieldnames}. Expected url and path.")
+            return {row["url"]: row["path"] for row in rows if row["path"]}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no such table in UTF-8 ({error}). Expected the columns url and path.") from error
