@@ -49,6 +49,13 @@ def check_room(folder: str | Path, needed: int, what: str) -> None:
         )
 
 
+def weights_sharded() -> bool:
+    """Whether this launch spreads the weights over its processes (ZeRO-3, FSDP); known once arguments are made."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
 def world_size() -> int:
     """Return the number of processes of this launch (torchrun and accelerate set it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -58,13 +65,14 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
     """Check the resolved values of a recipe; keys that it does not have are skipped.
 
     Raises:
-        ValueError: for groups that do not fit the batch, another number of processes than planned, a GPU's
-            configuration without a GPU.
+        ValueError: for groups that do not fit the batch, settings that contradict each other, another number of
+            processes than planned, a GPU's configuration without a GPU.
         ImportError: if vLLM or W&B is asked for and not installed.
     """
     planning = bool(values.get("plan"))
     processes = values.get("processes") if planning else None
     check_batch(values, processes or world_size())
+    check_combinations(values)
     if not planning:
         check_gpu(values, source)
         check_processes(values, source)
@@ -109,6 +117,40 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
     )
 
 
+def check_combinations(values: dict[str, Any]) -> None:
+    """Check for settings that would be ignored, or would make a reward that nothing can earn.
+
+    Raises:
+        ValueError: naming the settings, and what to set instead.
+    """
+    if values.get("resume_from_checkpoint"):
+        raise ValueError(
+            f"resume_from_checkpoint is '{values['resume_from_checkpoint']}', but a stopped run resumes from the last "
+            "checkpoint in its output_dir by itself. Leave it unset, and give the same --output_dir."
+        )
+    if "num_generations" not in values:
+        return
+    style, variant = values.get("prompt_style"), values.get("reward_variant")
+    wanted = "think" if variant == "plain" else "set"
+    earned = [values.get("lambda2") or 0, 0 if variant == "plain" else values.get("lambda1") or 0]
+    if style not in (None, wanted) and any(earned):
+        raise ValueError(
+            f"prompt_style is '{style}', but reward_variant '{variant}' rewards the form that '{wanted}' asks for, so "
+            f"nothing could earn it. Set --prompt_style {wanted}, or --lambda1 0 --lambda2 0 for accuracy alone."
+        )
+    if values.get("use_peft") and values.get("lora_dropout") and not values.get("disable_dropout"):
+        raise ValueError(
+            f"lora_dropout is {values['lora_dropout']} (TRL's default is 0.05). Rollouts are sampled without dropout, "
+            "so training with it would be off-policy: set --lora_dropout 0."
+        )
+    strategy = str(values.get("eval_strategy", "no")).split(".")[-1].lower()
+    if (strategy != "no") != bool(values.get("eval_split")):
+        raise ValueError(
+            f"eval_strategy is '{strategy}' and eval_split is {values.get('eval_split')!r}. To evaluate while training "
+            "set both, as in --eval_strategy steps --eval_split validation; else leave both unset."
+        )
+
+
 def check_processes(values: dict[str, Any], source: Path | None) -> None:
     """Check that the launch has as many processes as the configuration's batch arithmetic assumes.
 
@@ -126,12 +168,18 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
 
 
 def check_gpu(values: dict[str, Any], source: Path | None) -> None:
-    """Check that a configuration with settings of a GPU has one.
+    """Check that a configuration with settings of a GPU has one, and that a single process sees a single one.
 
     Raises:
-        ValueError: naming the settings, and the configuration to use instead.
+        ValueError: naming the settings, and the configuration or launch to use instead.
     """
     if gpu_available():
+        if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ and not values.get("use_cpu"):
+            raise ValueError(
+                f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel "
+                "would spread each batch over them: use one (CUDA_VISIBLE_DEVICES=0 python …), or start a "
+                "process for each with 'accelerate launch --config_file recipes/accelerate/ddp.yaml …'."
+            )
         return
     asked = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
     if asked:
@@ -183,9 +231,12 @@ def prepare_reporting(values: dict[str, Any]) -> None:
         ImportError: if W&B is asked for and not installed.
     """
     report_to = values.get("report_to") or []
-    if "wandb" not in ([report_to] if isinstance(report_to, str) else report_to):
+    report_to = [report_to] if isinstance(report_to, str) else report_to
+    if "wandb" not in report_to and "all" not in report_to:
         return
     if importlib.util.find_spec("wandb") is None:
+        if "wandb" not in report_to:
+            return
         raise ImportError(
             "report_to names wandb, which is not installed: 'pip install -e .[wandb]', or --report_to none."
         )

@@ -22,6 +22,20 @@ __all__ = [
 ]
 
 
+# Options of a sampler that change its distribution, which the trainer does not know of: each with what leaves it alone
+RESTRICTING: dict[str, tuple[Any, ...]] = {
+    "top_p": (None, 1.0),
+    "top_k": (None, 0, -1),
+    "min_p": (None, 0.0),
+    "repetition_penalty": (None, 1.0),
+    "presence_penalty": (None, 0.0),
+    "frequency_penalty": (None, 0.0),
+    "logit_bias": (None, {}),
+    "bad_words": (None, []),
+    "min_tokens": (None, 0),
+}
+
+
 @dataclass
 class EmoR3Config(GRPOConfig):
     """`trl.GRPOConfig` with the paper's defaults and the fields that EMO-R3 adds.
@@ -101,8 +115,13 @@ class EmoR3Config(GRPOConfig):
                 "vllm_importance_sampling_correction is false, so nothing would compare vLLM's log-probabilities with "
                 "the trainer's, and off-policy rollouts would go unnoticed. Leave it true."
             )
-        if self.top_p != 1.0 or self.top_k not in (0, -1) or self.min_p:
+        own = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        settings = {"repetition_penalty": self.repetition_penalty, "top_p": self.top_p, "top_k": self.top_k}
+        settings |= {"min_p": self.min_p, **own}
+        restricting = {key: settings[key] for key in RESTRICTING if settings.get(key) not in RESTRICTING[key]}
+        if restricting:
             raise ValueError(
-                "top_p, top_k or min_p restricts sampling, but GRPO's log-probabilities are those of the whole "
-                "distribution. Leave them at 1.0, 0 and unset; change temperature instead."
+                f"Sampling is restricted ({', '.join(f'{key} {value}' for key, value in restricting.items())}), but "
+                "GRPO's log-probabilities are those of the whole distribution. Leave top_p at 1, top_k at 0, penalties "
+                "at 1 or 0, and the others unset; change temperature instead."
             )

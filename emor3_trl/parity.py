@@ -16,7 +16,8 @@ CAUSES = """Look for, in this order:
   2. a stale encoder cache: the vision tower is trained and a picture that came before is answered from its old
      embedding (only rollouts of returning pictures differ);
   3. an expanded prompt: image tokens were expanded twice, or the pixel budgets of vLLM and of the trainer differ;
-  4. another distribution: dtype (vllm_engine_options.dtype), temperature or top-k/top-p that only one side applies."""
+  4. another distribution: dropout in training (lora_dropout), dtype (vllm_engine_options.dtype), temperature or
+     top-k/top-p that only one side applies."""
 
 
 class OffPolicyError(RuntimeError):

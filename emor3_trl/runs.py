@@ -19,6 +19,7 @@ from accelerate import PartialState
 from emor3_trl.evaluation.checkpoint import fingerprint
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
+SECRETS = frozenset({"hub_token", "push_to_hub_token"})  # never written to a run's folder
 # Keys that do not change what a run computes
 NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
@@ -92,7 +93,8 @@ class RunFolder:
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / CONFIG, yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True))
+        values = {key: None if key in SECRETS else value for key, value in self.values.items()}
+        write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         write_text(self.path / ENVIRONMENT, json.dumps(environment() | {"sources": self.sources}, indent=2) + "\n")
 
     def finish(self, metrics: dict[str, Any]) -> None:
@@ -146,7 +148,7 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *_without_secrets(sys.argv[1:])],
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -155,6 +157,15 @@ def environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": versions,
     }
+
+
+def _without_secrets(arguments: list[str]) -> list[str]:
+    shown = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name = argument.split("=")[0]
+        secret = "=" in argument and name.lstrip("-") in SECRETS
+        shown.append("…" if before.lstrip("-") in SECRETS else f"{name}=…" if secret else argument)
+    return shown
 
 
 def write_text(path: Path, text: str) -> None:

@@ -66,6 +66,14 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         pytest.param({"lambda1": 0.9, "lambda2": 0.2}, [], ["lambda"], id="weights above 1"),
         pytest.param({"use_vllm": True, "vllm_mode": "server"}, [], ["colocate"], id="server mode"),
         pytest.param({"top_p": 0.9}, [], ["top_p"], id="truncated sampling"),
+        pytest.param({"repetition_penalty": 1.05}, [], ["repetition_penalty 1.05"], id="repetition penalty"),
+        pytest.param({"generation_kwargs": {"top_k": 50}}, [], ["top_k 50"], id="restriction among further options"),
+        pytest.param({"use_peft": True}, [], ["lora_dropout is 0.05", "--lora_dropout 0"], id="dropout in training"),
+        pytest.param({"prompt_style": "think"}, [], ["'think'", "--prompt_style set"], id="prompt of another reward"),
+        pytest.param({"reward_variant": "plain"}, [], ["'set'", "--prompt_style think"], id="reward of another prompt"),
+        pytest.param({"eval_split": "validation"}, [], ["--eval_strategy steps"], id="split that nothing evaluates"),
+        pytest.param({"eval_strategy": "steps"}, [], ["eval_split is None"], id="evaluation without a split"),
+        pytest.param({"resume_from_checkpoint": "c"}, [], ["output_dir"], id="resuming by hand"),
     ],
 )
 def test_mistakes_are_named_before_anything_loads(
@@ -116,6 +124,39 @@ def test_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
         checks.check_vllm({"use_vllm": True})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"prompt_style": "think", "reward_variant": "plain"}, id="plain GRPO"),
+        pytest.param({"prompt_style": "direct", "lambda1": 0.0, "lambda2": 0.0}, id="accuracy alone"),
+        pytest.param({"use_peft": True, "lora_dropout": 0.0}, id="LoRA without dropout"),
+        pytest.param({"eval_split": "validation", "eval_strategy": "steps"}, id="evaluation while training"),
+        pytest.param({"generation_kwargs": {"stop": ["x"], "top_p": 1.0}}, id="options that restrict nothing"),
+    ],
+)
+def test_settings_that_agree_are_taken(tmp_path: Path, changes: dict) -> None:
+    parse(CLASSES, argv=["--config", write(tmp_path, **changes)])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "refused"),
+    [(1, {}, False), (2, {}, True), (2, {"WORLD_SIZE": "2"}, False)],
+    ids=["one GPU", "two for one process", "one for each process"],
+)
+def test_one_process_uses_one_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, environment: dict, refused: bool) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(checks, "gpu_available", lambda: True)
+    monkeypatch.setattr(checks.torch.cuda, "device_count", lambda: gpus)
+    if refused:
+        with pytest.raises(ValueError, match=r"2 GPUs.*CUDA_VISIBLE_DEVICES=0"):
+            checks.check_gpu({}, None)
+    else:
+        checks.check_gpu({}, None)
+    checks.check_gpu({"use_cpu": True}, None)
+
+
 @pytest.mark.parametrize("path", ["runs/nope", "./nope", "/nope/model", "nope"])
 def test_missing_model_folder(path: str) -> None:
     with pytest.raises(FileNotFoundError, match="--model_name_or_path"):
@@ -126,12 +167,15 @@ def test_name_on_the_hub_is_no_folder() -> None:
     checks.check_model_path("Qwen/Qwen2.5-VL-3B-Instruct")
 
 
-def test_wandb_is_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("report_to", [["wandb"], "all"])
+def test_wandb_is_offline_without_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report_to: str | list[str]
+) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(checks, "_wandb_login", lambda: False)
-    checks.prepare_reporting({"report_to": ["wandb"], "output_dir": str(tmp_path)})
+    checks.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
     assert checks.os.environ["WANDB_MODE"] == "offline"
     assert checks.os.environ["WANDB_DIR"] == str(tmp_path)
 
@@ -196,6 +240,14 @@ class TestRunFolder:
         (tmp_path / "thesis.txt").write_text("x")
         with pytest.raises(FileExistsError, match="left alone"):
             RunFolder(tmp_path, self.values, overwrite=True)
+
+    @pytest.mark.parametrize("flags", [["--hub_token", "hf_x", "--seed", "2"], ["--hub_token=hf_x", "--seed", "2"]])
+    def test_a_token_is_written_nowhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list) -> None:
+        monkeypatch.setattr("sys.argv", ["grpo.py", *flags])
+        RunFolder(tmp_path / "run", {**self.values, "hub_token": "hf_x"}).begin()
+        written = "".join(file.read_text() for file in (tmp_path / "run").iterdir())
+        assert "hf_x" not in written
+        assert "--seed" in written
 
     def test_resumes_from_the_last_complete_checkpoint(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
