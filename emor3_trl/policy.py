@@ -22,22 +22,38 @@ def image_token_ids(processor: Any) -> list[int]:
 def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
     """Give the model's head the same bias on image tokens that vLLM's sampler gets, in place.
 
-    The bias is a buffer that is neither trained, nor saved, nor synchronised. Log-probabilities, entropies and
-    `generate` then all use the distribution that rollouts are sampled from.
+    The bias is made when it is read: it is neither trained, nor saved, nor synchronised, nor sharded.
+    Log-probabilities, entropies and `generate` then all use the distribution that rollouts are sampled from.
     """
     head = model.get_output_embeddings()
     token_ids = image_token_ids(processor)
-    if not token_ids or isinstance(head.bias, torch.nn.Parameter):
-        # A trained bias cannot be replaced by a buffer; add to it instead (no model of the Qwen-VL family has one).
-        if token_ids:
-            head.bias.data[token_ids] += SUPPRESSED_LOGIT
+    if not token_ids:
         return
-    # ZeRO-3 keeps the whole weight's shape apart from the empty local part
-    size = getattr(head.weight, "ds_shape", head.weight.shape)[0]
-    bias = torch.zeros(size, dtype=head.weight.dtype, device=head.weight.device)
-    bias[token_ids] = SUPPRESSED_LOGIT
-    head._parameters.pop("bias", None)
-    head.register_buffer("bias", bias, persistent=False)
+    if isinstance(head.bias, torch.nn.Parameter):
+        # A trained bias has to stay one; add to it instead (no model of the Qwen-VL family has one).
+        head.bias.data[token_ids] += SUPPRESSED_LOGIT
+        return
+    head.suppressed_token_ids = token_ids
+    head.__class__ = type(f"Suppressing{type(head).__name__}", (type(head),), {"bias": property(_suppressing_bias)})
+
+
+def _suppressing_bias(head: Any) -> torch.Tensor:
+    """Return the bias of a head, in its weight's type and on its device, which launchers change."""
+    weight = head.weight
+    size = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 keeps the whole shape apart from the empty local part
+    bias = head.__dict__.get("_bias")
+    if bias is None or (len(bias), bias.dtype, bias.device) != (size, weight.dtype, weight.device):
+        with torch.inference_mode(False):
+            bias = torch.zeros(size, dtype=weight.dtype, device=weight.device)
+            bias[head.suppressed_token_ids] = SUPPRESSED_LOGIT
+        head._bias = bias
+    # TRL's fused head treats a bias as sharded wherever the weight is: it asks ZeRO-3 whether the bias is there, and
+    # FSDP2 for the whole of it.
+    if hasattr(weight, "ds_status"):
+        bias.ds_status = type(weight.ds_status).AVAILABLE
+    if hasattr(weight, "full_tensor"):
+        bias.full_tensor = bias.detach
+    return bias
 
 
 def freeze_vision_tower(model: torch.nn.Module) -> None:
