@@ -11,8 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from emor3_trl.emotions import label_space
@@ -50,7 +53,7 @@ class ColdStartConfig(SFTConfig):
         default=False, metadata={"help": "Do not train the vision tower and its merger (full SFT trains them)."}
     )
     probe_samples: int = field(
-        default=64, metadata={"help": "Validation pictures that format and accuracy are measured on, before and after."}
+        default=64, metadata={"help": "Pictures that format and accuracy are measured on, before and after."}
     )
     probe_max_tokens: int = field(
         default=512, metadata={"help": "Longest completion of these measurements, in tokens."}
@@ -80,6 +83,31 @@ def balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
     Raises:
         ValueError: if the data set has fewer than `n` rows.
     """
+    return dataset.select(_balanced(dataset, n, seed))
+
+
+def unused_rows(dataset: Dataset, used: int, n: int, seed: int = 1) -> Dataset:
+    """Return `n` balanced rows, or as many as there are, of those that `balanced_sample(dataset, used, seed)` leaves.
+
+    Args:
+        dataset: rows with `emotion`.
+        used: rows that the sample has.
+        n: rows to return, at most.
+        seed: that of the sample.
+
+    Raises:
+        ValueError: if the sample leaves no row.
+    """
+    left = sorted(set(range(len(dataset))) - set(_balanced(dataset, used, seed)))
+    if not left:
+        raise ValueError(
+            f"num_samples is {used}, so the cold start uses every row, and none is left to measure format on. Lower "
+            "--num_samples, or name a split of other pictures with --eval_split."
+        )
+    return balanced_sample(dataset.select(left), min(n, len(left)), seed)
+
+
+def _balanced(dataset: Dataset, n: int, seed: int) -> list[int]:
     if not 0 < n <= len(dataset):
         raise ValueError(
             f"num_samples is {n}, but there are {len(dataset)} rows to draw from. Expected 1 to {len(dataset)}."
@@ -95,7 +123,7 @@ def balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
     rounds = [queue[depth] for depth in range(max(map(len, queues))) for queue in queues if depth < len(queue)]
     chosen = rounds[:n]
     generator.shuffle(chosen)
-    return dataset.select(chosen)
+    return chosen
 
 
 def cold_start_examples(dataset: Dataset) -> Dataset:
@@ -145,7 +173,7 @@ def probe(
     Args:
         model: the model, on any device.
         processor: its processor.
-        dataset: validation rows.
+        dataset: rows to measure on.
         max_tokens: longest completion.
 
     Returns:
@@ -159,6 +187,29 @@ def probe(
         "accuracy_set": rate([prediction.correct for prediction in with_steps]),
         "accuracy_direct": rate([prediction.correct for prediction in direct]),
     }
+
+
+def probe_checkpoint(
+    path: str, options: dict[str, Any], processor: ProcessorMixin, dataset: Dataset, args: ColdStartConfig
+) -> dict[str, float]:
+    """Load a checkpoint and `probe` it, on the main process.
+
+    Args:
+        path: the checkpoint.
+        options: what `from_pretrained` gets.
+        processor: its processor.
+        dataset: rows to measure on.
+        args: the configuration.
+
+    Returns:
+        What `probe` does; nothing on other processes, and under ZeRO-3, which would spread the model over all of them.
+    """
+    if is_deepspeed_zero3_enabled() or not PartialState().is_main_process:
+        return {}
+    if args.bf16:
+        options = {**options, "dtype": torch.bfloat16}
+    model = AutoModelForImageTextToText.from_pretrained(path, **options, device_map={"": args.device})
+    return probe(model, processor, dataset, args.probe_max_tokens)
 
 
 def format_warning(before: dict[str, float], after: dict[str, float], min_format_rate: float = 0.9) -> str | None:

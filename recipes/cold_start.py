@@ -5,8 +5,9 @@
         --config recipes/configs/qwen2_5_vl_3b/emoset_cold_start.yaml
 
 Saves a whole checkpoint (LoRA is merged), which recipes/grpo.py takes as --model_name_or_path. Format under the
-structured prompt, and accuracy with and without steps, are measured on validation pictures before and after; a cold
-start that unteaches the steps is reported. A YAML is one complete run; flags override it.
+structured prompt, and accuracy with and without steps, are measured before and after, on training pictures that the
+cold start does not use or on another split (--eval_split); a cold start that unteaches the steps is reported. A YAML is
+one complete run; flags override it.
 """
 
 import os
@@ -19,8 +20,16 @@ from typing import Any, Literal
 from transformers import AutoProcessor
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from emor3_trl.checks import gpu_available, world_size
-from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer, format_warning, plan, probe
+from emor3_trl.checks import gpu_available, weights_sharded, world_size
+from emor3_trl.cold_start import (
+    ColdStartConfig,
+    balanced_sample,
+    build_cold_start_trainer,
+    format_warning,
+    plan,
+    probe_checkpoint,
+    unused_rows,
+)  # fmt: skip
 from emor3_trl.command_line import model_options
 from emor3_trl.config import RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
@@ -33,9 +42,12 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass
 class ColdStartArguments(RunArguments):
-    """`RunArguments` of a cold start: validation pictures are needed, and the question is the direct one."""
+    """`RunArguments` of a cold start: what format is measured on, and that the question is the direct one."""
 
-    eval_split: str | None = field(default="validation", metadata={"help": "Split that format is measured on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "Split that format is measured on; by default, training rows that are not drawn."},
+    )
     prompt_style: Literal["direct"] = field(
         default="direct", metadata={"help": "The direct question; answers alone under another one unteach its steps."}
     )
@@ -48,9 +60,15 @@ def main() -> None:
     with user_errors():
         if run.plan:
             name = f"{model.model_name_or_path}, {f'LoRA r={model.lora_r}' if model.use_peft else 'all weights'}"
-            train, held_out = (f"{run.data}/{split}" for split in (run.train_split, run.eval_split))
+            train = f"{run.data}/{run.train_split}"
+            held_out = f"{run.data}/{run.eval_split}" if run.eval_split else f"{train} that are not drawn"
             print(plan(args, name, train, held_out, run.processes or world_size()))
             return
+        if model.use_peft and weights_sharded():
+            raise ValueError(
+                "use_peft is true, but this launch shards the weights (ZeRO-3, FSDP) into which the cold start merges "
+                "its adapter. Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or train all weights."
+            )
         ensure_demo(run.data, model.model_name_or_path)
         check_model_path(model.model_name_or_path)
         folder = RunFolder(
@@ -60,12 +78,11 @@ def main() -> None:
             folder.say_finished()
             return
         train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
-        validation = load_split(run.data, run.eval_split or "validation", "set", args.probe_samples, args.seed)
-        if args.num_samples > len(train):
-            raise ValueError(
-                f"num_samples is {args.num_samples}, and '{run.train_split}' has {len(train)} rows. Set --num_samples "
-                f"{len(train)} or fewer."
-            )
+        balanced_sample(train, args.num_samples, args.seed)  # refuses more rows than there are
+        if run.eval_split:
+            held_out = load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
+        else:
+            held_out = unused_rows(train, args.num_samples, args.probe_samples, args.seed)
         # Pictures come in their final size from the data preparation, so the processor has nothing left to resize.
         processor = AutoProcessor.from_pretrained(
             model.model_name_or_path, revision=model.model_revision, padding_side="left"
@@ -73,15 +90,15 @@ def main() -> None:
 
     folder.begin()
     args.model_init_kwargs = model_options(model, args.model_init_kwargs)
+    before = probe_checkpoint(model.model_name_or_path, args.model_init_kwargs, processor, held_out, args)
     trainer = build_cold_start_trainer(
         model.model_name_or_path, args, train, processor, peft_config=get_peft_config(model)
     )
-    before = measure(trainer, processor, validation)
     show_compactly(trainer)
     result = trainer.train(resume_from_checkpoint=folder.checkpoint)
-    after = measure(trainer, processor, validation)
     save(trainer, processor, model.use_peft)
-    metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(validation)}
+    after = probe_checkpoint(args.output_dir, {"dtype": model.dtype}, processor, held_out, args)
+    metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(held_out)}
     metrics |= {f"{name}_before": value for name, value in before.items()}
     metrics |= {f"{name}_after": value for name, value in after.items()}
     folder.finish(metrics)
@@ -100,14 +117,6 @@ def default_config() -> Path | None:
     return config
 
 
-def measure(trainer: SFTTrainer, processor: Any, validation: Any) -> dict[str, float]:
-    """Probe the model, unless DeepSpeed or FSDP has yet to place its weights (then evaluate.py measures the result)."""
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        return {}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return probe(model, processor, validation, trainer.args.probe_max_tokens)
-
-
 def save(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
     """Save a whole checkpoint, the processor and the trainer's log."""
     folder = trainer.args.output_dir
@@ -122,6 +131,8 @@ def save(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
 
 def tell(before: dict[str, float], after: dict[str, float], args: ColdStartConfig) -> None:
     """Print what changed, and warn when the steps were untaught."""
+    if not after:
+        print(f"Format was not measured, under ZeRO-3: python recipes/evaluate.py --model {args.output_dir} --data …")
     for name, value in after.items():
         print(f"{name}: {before[name]:.3f} -> {value:.3f}")
     message = format_warning(before, after, args.min_format_rate)

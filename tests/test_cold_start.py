@@ -16,6 +16,8 @@ from emor3_trl.cold_start import (
     cold_start_examples,
     format_warning,
     probe,
+    probe_checkpoint,
+    unused_rows,
 )
 
 
@@ -54,6 +56,20 @@ def test_another_seed_draws_another_sample():
 def test_a_sample_that_cannot_be_drawn_is_refused(n):
     with pytest.raises(ValueError, match=f"num_samples is {n}, but there are 6 rows"):
         balanced_sample(emotions(3, 3), n)
+
+
+@pytest.mark.parametrize(("used", "asked", "expected"), [(6, 4, 4), (6, 64, 6)], ids=["enough", "fewer-than-asked"])
+def test_what_is_measured_on_is_not_what_is_trained_on(used, asked, expected):
+    dataset = emotions(4, 4, 4)
+    held_out = unused_rows(dataset, used, asked, seed=3)
+    assert len(held_out) == expected
+    assert not set(held_out["row"]) & set(balanced_sample(dataset, used, seed=3)["row"])
+    assert len(set(held_out["emotion"])) == 3
+
+
+def test_a_cold_start_that_uses_every_row_needs_another_split():
+    with pytest.raises(ValueError, match=r"num_samples is 6.*--eval_split"):
+        unused_rows(emotions(3, 3), 6, 4)
 
 
 @pytest.mark.parametrize("name", ["num_samples", "probe_samples"])
@@ -138,3 +154,14 @@ def test_the_user_is_warned_when_the_steps_are_lost(before, after, expected):
 
 def test_nothing_is_said_where_nothing_was_measured():
     assert format_warning({}, {}) is None
+
+
+def test_a_checkpoint_is_probed_from_its_folder_where_its_weights_are_whole(
+    tiny_model_dir, tmp_path, training_rows, monkeypatch
+):
+    args = ColdStartConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, probe_max_tokens=4)
+    measured = (str(tiny_model_dir), {"dtype": "float32"}, AutoProcessor.from_pretrained(tiny_model_dir))
+    rates = probe_checkpoint(*measured, training_rows, args)
+    assert set(rates) == {"format_rate", "accuracy_set", "accuracy_direct"}
+    monkeypatch.setattr("emor3_trl.cold_start.is_deepspeed_zero3_enabled", lambda: True)
+    assert probe_checkpoint(*measured, training_rows, args) == {}

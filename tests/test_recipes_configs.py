@@ -12,12 +12,14 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
+from datasets import Dataset
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from emor3_trl import checks
 from emor3_trl.cold_start import ColdStartConfig
 from emor3_trl.command_line import RunArguments, UserError, parse
 from emor3_trl.config import EmoR3Config
+from emor3_trl.data import write_split
 from emor3_trl.evaluation.arguments import EvaluationArguments
 from emor3_trl.planning import batches, memory, model_shape
 
@@ -122,6 +124,12 @@ def test_real_configuration_follows_the_paper_and_the_reference(path: Path) -> N
     assert values["prompt_style"] == ("think" if values["reward_variant"] == "plain" else "set")
 
 
+@pytest.mark.parametrize("path", [path for path in REAL if not is_grpo(path)], ids=name)
+def test_real_cold_start_needs_no_split_that_prepare_data_does_not_write(path: Path) -> None:
+    values = parse(classes(path), argv=["--config", str(path), *flags(path)]).values
+    assert (values["train_split"], values["eval_split"]) == ("train", None)
+
+
 @pytest.mark.parametrize(("stem", "card"), [("lora_24gb", 24), ("lora_80gb", 80)])
 def test_lora_configurations_are_planned_to_fit_their_card(stem: str, card: int) -> None:
     for path in REAL:
@@ -221,12 +229,13 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in REAL if is_grpo(path)], ids=name)
 def test_grpo_configuration_takes_two_steps_on_the_tiny_model(
-    path: Path, tmp_path: Path, tiny_model_dir: Path, training_rows: object, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, tiny_model_dir: Path, training_rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through recipes/grpo.py itself: only sizes, paths and what needs a GPU differ from the file."""
     grpo = recipe("grpo")
-    monkeypatch.setattr(grpo, "load_split", lambda *args, **kwargs: training_rows)
+    write_split(tmp_path / "data", "train", training_rows)
     overrides = {**SMALL, "model_name_or_path": tiny_model_dir, "output_dir": tmp_path / "run"}
+    overrides["data"] = tmp_path / "data"
     if "steps_per_generation" in yaml.safe_load(path.read_text()):
         overrides["steps_per_generation"] = 2
     argv = ["grpo.py", "--config", str(path), *flags(path)]
@@ -242,12 +251,13 @@ def test_grpo_configuration_takes_two_steps_on_the_tiny_model(
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in REAL if not is_grpo(path)], ids=name)
 def test_cold_start_configuration_takes_two_steps_on_the_tiny_model(
-    path: Path, tmp_path: Path, tiny_model_dir: Path, training_rows: object, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, tiny_model_dir: Path, training_rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through recipes/cold_start.py itself: only sizes, paths and what needs a GPU differ from the file."""
     cold_start = recipe("cold_start")
-    monkeypatch.setattr(cold_start, "load_split", lambda *args, **kwargs: training_rows)
+    write_split(tmp_path / "data", "train", training_rows)  # and test, which no stage looks at
     overrides = {
+        "data": tmp_path / "data",
         "per_device_train_batch_size": 2,
         "max_steps": 2,
         "num_samples": 4,
