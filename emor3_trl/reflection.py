@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.distributed
 
 from emor3_trl.emotions import LabelSpace, label_space
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, messages
-from emor3_trl.thinking import parse
+from emor3_trl.thinking import parse, says_something
 
 CONSISTENCY_CHOICES = ("Yes", "No")
 
@@ -179,14 +180,28 @@ class VLLMEngine:
     Args:
         llm: a `vllm.LLM`, awake.
         processor: the policy's processor.
+        group: the process group whose ranks hold one engine together (tensor parallelism), None for an engine each.
     """
 
-    def __init__(self, llm: Any, processor: Any) -> None:
+    def __init__(self, llm: Any, processor: Any, group: Any | None = None) -> None:
         self.llm = llm
         self.encoder = QuestionEncoder(processor)
+        self.group = group
 
     def choose(self, questions: Sequence[Question]) -> tuple[list[str], ReflectionCost]:
-        """Answer all questions in one call of the engine."""
+        """Answer all questions in one call of the engine; ranks that share one answer those of all, and keep theirs."""
+        if self.group is None:
+            return self._choose(questions)
+        everyones: list[Any] = [None] * torch.distributed.get_world_size(self.group)
+        torch.distributed.all_gather_object(everyones, list(questions), group=self.group)
+        rank = torch.distributed.get_rank(self.group)
+        first = sum(map(len, everyones[:rank]))
+        answers, cost = self._choose([question for asked in everyones for question in asked])
+        return answers[first : first + len(questions)], cost
+
+    def _choose(self, questions: Sequence[Question]) -> tuple[list[str], ReflectionCost]:
+        if not questions:
+            return [], ReflectionCost()
         from vllm import SamplingParams
 
         start = time.perf_counter()
@@ -325,7 +340,7 @@ class Reflector:
         completions: Sequence[str],
         label_spaces: Sequence[str | Sequence[str] | LabelSpace],
     ) -> list[Reflection]:
-        """Ask about each completion (paper, Eq. 3 and 4); nothing is asked about a malformed one.
+        """Ask about each completion (paper, Eq. 3 and 4); nothing is asked about a malformed one, or a wordless step 1.
 
         Args:
             images: the PIL image of each completion's prompt, or None (then consistency is not asked).
@@ -348,7 +363,7 @@ class Reflector:
 
         for image, completion, space in zip(images, completions, label_spaces, strict=True):
             thinking = parse(completion)
-            if thinking is None:
+            if thinking is None or not says_something(thinking.trigger):
                 asked.append((None, None))
                 continue
             labels = label_space(space).labels
@@ -362,5 +377,7 @@ class Reflector:
                     ask(Question(coherence, labels)),
                 )
             )
-        answers, self.last_cost = self.engine.choose(questions) if questions else ([], ReflectionCost())
+        # Ranks that hold one engine together call it together, with questions or without
+        joint = getattr(self.engine, "group", None) is not None
+        answers, self.last_cost = self.engine.choose(questions) if questions or joint else ([], ReflectionCost())
         return [Reflection(None if i is None else answers[i], None if j is None else answers[j]) for i, j in asked]

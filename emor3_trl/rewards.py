@@ -14,7 +14,7 @@ from typing import Any
 
 from emor3_trl.emotions import LabelSpace, canonical
 from emor3_trl.emotions import label_space as to_label_space
-from emor3_trl.thinking import boxed_answer, is_plain_think, parse
+from emor3_trl.thinking import boxed_answer, is_plain_think, parse, says_something
 
 Completions = Sequence[str | list[dict[str, Any]]]
 SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
@@ -68,7 +68,7 @@ def consistency_reward(
     r"""Return 1 for each completion whose step 1 the policy finds true of the picture, else 0 (Sec. 3.3, Eq. 3).
 
     Args:
-        completions: N completions; a malformed one earns nothing, whatever the answer.
+        completions: N completions; a malformed one, or one whose step 1 has no word, earns nothing whatever the answer.
         consistency_answer: N answers, "Yes" or "No"; None where nothing was asked.
         _columns: what else TRL passes; ignored.
 
@@ -81,7 +81,9 @@ def consistency_reward(
     """
     answers = _column("consistency_answer", consistency_answer, len(completions))
     says_yes = [isinstance(answer, str) and canonical(answer) == "yes" for answer in answers]
-    return [float(yes and parsed) for yes, parsed in zip(says_yes, _well_formed(completions), strict=True)]
+    thoughts = [parse(completion_text(completion)) for completion in completions]
+    triggers = ["" if thought is None else thought.trigger for thought in thoughts]
+    return [float(yes and says_something(trigger)) for yes, trigger in zip(says_yes, triggers, strict=True)]
 
 
 def coherence_reward(

@@ -102,6 +102,15 @@ def box_start(completion: str) -> int | None:
     return spans[0][0] if spans else None
 
 
+def says_something(text: str) -> bool:
+    """Return whether a text has a letter or a digit: a judge finds "…", like an empty text, true of any picture.
+
+    >>> says_something("A dog"), says_something(" . ")
+    (True, False)
+    """
+    return any(char.isalnum() for char in text)
+
+
 def _sections(completion: object, expected_tags: list[str]) -> list[str] | None:
     """Return the non-empty text of each tagged section and of the box that follows, or None if anything is amiss."""
     if not isinstance(completion, str):

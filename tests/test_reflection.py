@@ -71,10 +71,39 @@ def test_both_questions_of_all_completions_go_to_the_engine_in_one_call():
     assert answers == [asked, Reflection(), asked, asked]
 
 
-def test_nothing_well_formed_asks_nothing():
+@pytest.mark.parametrize(
+    "completion",
+    ["\\boxed{awe}", gold_completion("awe").replace("A wide night sky above a small tent.", "…")],
+    ids=["malformed", "wordless-step-1"],
+)
+def test_nothing_is_asked_about_a_completion_without_a_trigger(completion):
     engine = RecordingEngine()
-    assert Reflector(engine).reflect([None], ["\\boxed{awe}"], ["emoset_8"]) == [Reflection()]
+    assert Reflector(engine).reflect([tiny_pictures(1)[0]], [completion], ["emoset_8"]) == [Reflection()]
     assert engine.calls == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("own", [["\\boxed{awe}"], [gold_completion("awe")]], ids=["none-of-its-own", "some"])
+def test_ranks_that_share_an_engine_ask_the_same_and_keep_their_own_answers(tiny_model_dir, monkeypatch, rank, own):
+    asked: list[str] = []
+    others = [Question("anything", ("No", "Yes"))]
+
+    def gather(everyones, questions, group):
+        everyones[:] = [questions, others] if rank == 0 else [others, questions]
+
+    def choose(self, questions):
+        asked.extend(question.text for question in questions)
+        return [question.choices[0] for question in questions], ReflectionCost(requests=len(questions))
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group: rank)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(VLLMEngine, "_choose", choose)
+    engine = VLLMEngine(None, AutoProcessor.from_pretrained(tiny_model_dir), group="tensor parallel")
+    (reflection,) = Reflector(engine).reflect([tiny_pictures(1)[0]], own, ["emoset_8"])
+    assert "anything" in asked
+    assert reflection == (Reflection("Yes", LABELS[0]) if "step1" in own[0] else Reflection())
+    assert len(asked) == (3 if "step1" in own[0] else 1)
 
 
 def test_a_text_only_row_is_asked_about_coherence_only():

@@ -75,6 +75,11 @@ def test_a_malformed_completion_earns_nothing_from_reflection_whatever_the_answe
     assert format_reward([completion], **COLUMNS) == [0.0]
 
 
+@pytest.mark.parametrize("trigger", [".", "…", "- -", "\u200b", "\x00"])
+def test_a_step_1_without_a_word_earns_no_consistency(trigger):
+    assert consistency_reward([GOLD.replace("A dog runs.", trigger)], **COLUMNS) == [0.0]
+
+
 @pytest.mark.parametrize(
     ("answer", "reward"),
     [("Yes", 1.0), (" yes.", 1.0), ("No", 0.0), ("Yes and No", 0.0), ("", 0.0), (None, 0.0)],
