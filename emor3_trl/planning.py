@@ -90,11 +90,22 @@ class Batches:
 
 
 def batches(values: dict[str, Any], samples: int, processes: int) -> Batches:
-    """Return the batch arithmetic of a configuration on `samples` prompts and `processes` processes."""
+    """Return the batch arithmetic of a configuration on `samples` prompts and `processes` processes.
+
+    Raises:
+        ValueError: if the samples do not fill one rollout: nothing would be trained.
+    """
     group, accumulation = values["num_generations"], values["gradient_accumulation_steps"]
     micro = processes * values["per_device_train_batch_size"]
     steps = values.get("steps_per_generation") or accumulation
     completions = values.get("generation_batch_size") or micro * steps
+    if samples < completions // group:
+        raise ValueError(
+            f"{samples} samples do not fill one rollout of {completions // group} prompts "
+            f"({processes} process(es) x {values['per_device_train_batch_size']} completions x {steps} step(s) / "
+            f"num_generations {group}). Lower per_device_train_batch_size, or steps_per_generation "
+            "(gradient_accumulation_steps by default), or train on more samples."
+        )
     steps = completions // micro
     iterations = values.get("num_iterations", 1)
     rollouts_per_epoch = samples // (completions // group)  # an incomplete last batch is dropped
@@ -154,11 +165,6 @@ def plan(values: dict[str, Any], samples: int, processes: int) -> str:
     """
     shape = model_shape(values["model_name_or_path"])
     count = batches(values, samples, processes)
-    if count.rollouts < 1:
-        raise ValueError(
-            f"{samples} samples do not fill one rollout of {count.prompts} prompts. "
-            "Lower per_device_train_batch_size or steps_per_generation, or raise max_samples."
-        )
     return "\n".join(_lines(values, samples, processes, shape, count))
 
 
@@ -176,7 +182,8 @@ def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, c
         f"tokens       prompt <= {prompt:,}, completion <= {completion:,}: <= "
         f"{count.completions * (prompt + completion):,} per rollout"
     )
-    questions = f"{2 * count.completions:,} questions per rollout, one engine call" if values.get("lambda1") else "none"
+    asks = values.get("lambda1") and values.get("reward_variant") != "plain"
+    questions = f"{2 * count.completions:,} questions per rollout, one engine call" if asks else "none"
     yield f"reflection   {questions}"
     yield ""
     yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"

@@ -13,6 +13,7 @@ What differs from `GRPOTrainer`:
 A prompt that leaves no room for its completion is refused before a model loads (`context_length`).
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from emor3_trl import shared_prefix
+from emor3_trl.checks import weights_sharded, world_size
 from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose
@@ -54,8 +56,8 @@ class EmoR3Trainer(GRPOTrainer):
         kwargs: further arguments of `GRPOTrainer`.
 
     Raises:
-        ValueError: if the data set lacks a column that the rewards need, or a prompt and its completion do not fit the
-            context.
+        ValueError: if the data set lacks a column that the rewards need, a prompt and its completion do not fit the
+            context, or the weights are sharded and reflection has no vLLM.
     """
 
     _tag_names = ["trl", "grpo", "emo-r3"]
@@ -71,7 +73,15 @@ class EmoR3Trainer(GRPOTrainer):
         processing_class: ProcessorMixin | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_columns(train_dataset)
+        # Whether a reward uses the reflection's answers: not with lambda1=0 (paper, Table 3, SET only)
+        self.reflects = (args.lambda1 > 0 and args.reward_variant != "plain") or _names_answers(reward_funcs)
+        _check_columns(train_dataset, self.reflects)
+        if self.reflects and not args.use_vllm and world_size() > 1 and weights_sharded():
+            # Each rank asks as many questions as it has well-formed completions, but forwards of all must match
+            raise ValueError(
+                "use_vllm is false, and this launch shards the weights (ZeRO-3 or FSDP): reflection would wait for "
+                "ever. Set use_vllm: true, or launch with recipes/accelerate/ddp.yaml or zero2.yaml."
+            )
         if reward_funcs is None:
             if args.reward_weights is not None:
                 raise ValueError(
@@ -109,11 +119,6 @@ class EmoR3Trainer(GRPOTrainer):
         self._rows: list[dict] = []
         self._reflections: list[Reflection] = []
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
-
-    @property
-    def reflects(self) -> bool:
-        """Whether a reward uses the reflection's answers: not with `lambda1=0` (paper, Table 3, SET only)."""
-        return self.args.lambda1 > 0 and self.args.reward_variant != "plain"
 
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
@@ -244,7 +249,8 @@ class EmoR3Trainer(GRPOTrainer):
         images = [row.get("image") for row in inputs]
         spaces = [row["label_space"] for row in inputs]
         if self.use_vllm:
-            reflector = Reflector(VLLMEngine(self.vllm_generation.llm, self.processing_class))
+            ranks = getattr(self.vllm_generation, "tp_group", None)  # with tensor parallelism
+            reflector = Reflector(VLLMEngine(self.vllm_generation.llm, self.processing_class, ranks))
             reflections = reflector.reflect(images, texts, spaces)
         else:
             with unwrap_model_for_generation(
@@ -336,7 +342,14 @@ def _compute_dtype(model: str | PreTrainedModel, args: EmoR3Config) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_columns(dataset: Any) -> None:
+def _names_answers(reward_funcs: Any) -> bool:
+    """Return whether a reward function has an answer of the reflection among its parameters."""
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    named = {name for each in functions if callable(each) for name in inspect.signature(each).parameters}
+    return bool(named & {"consistency_answer", "coherence_answer"})
+
+
+def _check_columns(dataset: Any, reflects: bool) -> None:
     columns = getattr(dataset, "column_names", None)
     if columns is not None:
         if "images" in columns:
@@ -344,7 +357,8 @@ def _check_columns(dataset: Any) -> None:
                 "The training data has a column 'images'. Reflection asks about one picture: give each row one, in the "
                 "column 'image'."
             )
-        missing = [name for name in ("prompt", "emotion", "label_space") if name not in columns]
+        needed = ["prompt", *(["image"] if reflects else []), "emotion", "label_space"]
+        missing = [name for name in needed if name not in columns]
         if missing:
             raise ValueError(
                 f"The training data has the columns {sorted(columns)}; {', '.join(missing)} missing. "

@@ -18,13 +18,13 @@ import torch
 from transformers import AutoProcessor
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.checks import gpu_available, world_size
+from emor3_trl.checks import gpu_available, weights_sharded, world_size
 from emor3_trl.command_line import model_options
 from emor3_trl.config import EmoR3Config, RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.data.demo_model import ensure_demo
-from emor3_trl.planning import plan
+from emor3_trl.planning import batches, plan
 from emor3_trl.progress import show_compactly
 from emor3_trl.runs import RunFolder, sources
 
@@ -51,6 +51,7 @@ def main() -> None:
             folder.say_finished()
             return
         train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=args.seed)
+        batches(parsed.values, len(train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         # TRL's multimodal token types need padding on the left. Pictures come in their final size from the data
         # preparation, so that this processor and vLLM's have nothing left to resize.
@@ -101,13 +102,15 @@ def count_samples(run: RunArguments) -> int:
 
 
 def save(trainer: "EmoR3Trainer", processor: Any, lora: bool) -> None:
-    """Save the model (of LoRA also merged, ready for vLLM), the processor and the trainer's log."""
+    """Save the model (of LoRA also merged, ready for vLLM, where one process has it whole), processor and log."""
     folder = Path(trainer.args.output_dir)
     trainer.save_model()
     trainer.save_state()
     if trainer.accelerator.is_main_process:
         processor.save_pretrained(folder)
-        if lora:
+        if lora and weights_sharded():
+            print(f"{folder} holds the adapter alone: recipes/evaluate.py merges it")
+        elif lora:
             merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
             merged.save_pretrained(folder / "merged")
             processor.save_pretrained(folder / "merged")

@@ -94,6 +94,14 @@ def training_arguments(folder: Path, model: Path) -> list[str]:
     return ["--config", DEMO, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
 
 
+def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = training_arguments(tmp_path, tiny_model_dir)
+    result = grpo(tmp_path, *arguments, "--max_samples", "3", "--per_device_train_batch_size", "16")
+    assert result.returncode == 2, result.stdout
+    assert "3 samples do not fill one rollout of 4 prompts" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_two_ranks_share_a_folder(tmp_path: Path, tiny_model_dir: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", GRPO[1]]

@@ -82,15 +82,21 @@ def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> 
     assert rows["activations, at most"] == pytest.approx((kept + layer + tile) / 2**30)
 
 
+@pytest.mark.parametrize("changes", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"])
+def test_plan_counts_no_questions_where_none_are_asked(changes: dict) -> None:
+    assert "reflection   none" in plan({**VALUES, **changes}, 2000, 8)
+
+
 def test_plan_names_what_would_run() -> None:
     text = plan(VALUES, 2000, 8)
     for part in ("512 prompts x 8 completions", "120 steps", "8,192 questions", "checkpoint-N every 10 steps (2 kept)"):
         assert part in text
 
 
-def test_plan_of_too_few_samples_is_an_error() -> None:
-    with pytest.raises(ValueError, match="do not fill one rollout of 512 prompts"):
-        plan(VALUES, 100, 8)
+@pytest.mark.parametrize("max_steps", [-1, 24], ids=["epochs", "max_steps"])
+def test_plan_of_too_few_samples_is_an_error(max_steps: int) -> None:
+    with pytest.raises(ValueError, match=r"100 samples do not fill one rollout of 512 prompts \(8 process.* 8 .* 64 "):
+        plan({**VALUES, "max_steps": max_steps}, 100, 8)
 
 
 def test_unknown_model_is_an_error() -> None:

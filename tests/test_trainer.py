@@ -5,12 +5,13 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_model import gold_completion
-from training import LABELS, lengths_differ, logged, tiny_trainer
+from training import LABELS, lengths_differ, logged, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
 from emor3_trl.reflection import TransformersEngine, VLLMEngine
+from emor3_trl.rewards import accuracy_reward, coherence_reward
 from emor3_trl.rollout import check_same_prompts, collapse_image_tokens
 
 
@@ -90,6 +91,20 @@ def test_without_a_reflective_reward_nothing_is_asked(tiny_model_dir, tmp_path, 
     assert not [key for key in trainer.state.log_history[0] if key.startswith("reflection/")]
 
 
+def test_a_reward_that_names_an_answer_gets_it_whatever_lambda1_says(tiny_model_dir, tmp_path):
+    options = {"lambda1": 0.0, "use_vllm": False}
+    assert tiny_trainer(tiny_model_dir, tmp_path, reward_funcs=coherence_reward, **options).reflects
+    assert not tiny_trainer(tiny_model_dir, tmp_path, reward_funcs=accuracy_reward, **options).reflects
+
+
+def test_reflection_without_vllm_is_refused_where_ranks_must_call_the_model_together(tmp_path, monkeypatch):
+    args = EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"use_vllm is false.*ddp\.yaml"):
+        EmoR3Trainer(model="no/such/model", args=args, train_dataset=tiny_dataset())
+
+
 def test_image_tokens_are_never_sampled_and_both_sides_leave_them_out(tiny_model_dir):
     processor = AutoProcessor.from_pretrained(tiny_model_dir)
     model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32)
@@ -127,7 +142,7 @@ def test_another_prompt_in_vllm_is_an_error_with_its_numbers():
 def test_a_data_set_without_the_columns_is_refused_before_a_model_loads(tmp_path):
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "label": "awe"}])
     args = EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False)
-    with pytest.raises(ValueError, match="emotion, label_space missing"):
+    with pytest.raises(ValueError, match="image, emotion, label_space missing"):
         EmoR3Trainer(model="no/such/model", args=args, train_dataset=rows)
 
 
