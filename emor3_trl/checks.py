@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations import get_reporting_integration_callbacks
 
 NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
     "bf16": lambda value: value is not False,  # TRL turns it on when it is not set
@@ -109,9 +110,11 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
     groups = [divisor for divisor in range(2, batch + 1) if batch % divisor == 0]
     smaller = [divisor for divisor in groups if divisor < group][-1:]
     larger = [divisor for divisor in groups if divisor > group][:1]
+    made_of = f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation"
+    if values.get("generation_batch_size"):
+        made_of = "generation_batch_size"
     raise ValueError(
-        f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation = "
-        f"{batch} completions, which do not divide into groups of num_generations = {group}. "
+        f"{made_of} = {batch} completions, which do not divide into groups of num_generations = {group}. "
         f"Use --per_device_train_batch_size {' or '.join(map(str, near))}"
         + (f", or --num_generations {' or '.join(map(str, smaller + larger))}." if smaller + larger else ".")
     )
@@ -128,8 +131,22 @@ def check_combinations(values: dict[str, Any]) -> None:
             f"resume_from_checkpoint is '{values['resume_from_checkpoint']}', but a stopped run resumes from the last "
             "checkpoint in its output_dir by itself. Leave it unset, and give the same --output_dir."
         )
+    for name, least in (("learning_rate", 0), ("num_train_epochs", 1e-9)):
+        if values.get(name) is not None and not values[name] >= least:
+            raise ValueError(f"{name} is {values[name]}. Expected {'0 or more' if least == 0 else 'more than 0'}.")
+    if values.get("use_peft") and not (values.get("lora_target_modules") or values.get("lora_target_parameters")):
+        raise ValueError(
+            "use_peft is true, but lora_target_modules is not set, and PEFT has no default for Qwen2.5-VL. Set "
+            "--lora_target_modules all-linear, or the language model's alone: "
+            "--lora_target_modules '.*language_model.*\\.(q|k|v|o|gate|up|down)_proj'."
+        )
     if "num_generations" not in values:
         return
+    if values.get("reward_weights"):
+        raise ValueError(
+            f"reward_weights is {values['reward_weights']}, but the recipe's rewards are weighted by lambda1 and "
+            "lambda2 (paper, Eq. 6): set those. reward_weights is for an EmoR3Trainer with your own reward_funcs."
+        )
     style, variant = values.get("prompt_style"), values.get("reward_variant")
     wanted = "think" if variant == "plain" else "set"
     earned = [values.get("lambda2") or 0, 0 if variant == "plain" else values.get("lambda1") or 0]
@@ -229,9 +246,11 @@ def prepare_reporting(values: dict[str, Any]) -> None:
 
     Raises:
         ImportError: if W&B is asked for and not installed.
+        ValueError: if there is no such integration.
     """
     report_to = values.get("report_to") or []
     report_to = [report_to] if isinstance(report_to, str) else report_to
+    get_reporting_integration_callbacks([name for name in report_to if name not in ("none", "all")])
     if "wandb" not in report_to and "all" not in report_to:
         return
     if importlib.util.find_spec("wandb") is None:

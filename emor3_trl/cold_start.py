@@ -232,7 +232,7 @@ def format_warning(before: dict[str, float], after: dict[str, float], min_format
     return (
         f"The cold start untaught the steps: {rate_after:.0%} of the completions under the structured prompt are well "
         f"formed, it was {start:.0%} (wanted: {min_format_rate:.0%}). GRPO rarely gets them back. Lower "
-        "--learning_rate or --num_samples, or train LoRA with --use_peft true."
+        "--learning_rate or --num_samples, or train LoRA with --use_peft true --lora_target_modules all-linear."
     )
 
 

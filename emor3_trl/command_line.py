@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import enum
+import json
 import logging
 import os
 import re
@@ -114,6 +115,7 @@ def parse(
         if unknown:
             raise UserError(_unknown_flag(unknown, _fields(dataclass_types)))
         values = vars(namespace)
+        _check_json(values, _fields(dataclass_types))
         check_values(values, parser.source)
         planned = _without_hardware(values) if values.get("plan") else values
         built = tuple(
@@ -198,13 +200,23 @@ def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
             raise UserError(f"{' and '.join(given)} are given. Write the list once: {given[0].split('=')[0]} A B C.")
 
 
+def _check_json(values: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse a mapping that is given as text and is no JSON, by its name."""
+    for key, value in values.items():
+        if isinstance(value, str) and value.startswith("{") and _fits({}, known[key]):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise UserError(f"{key} is set to '{value}'; expected JSON ({error}).") from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"Config file '{path}' does not exist." + (f" There are: {', '.join(there)}." if there else ""))
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' is not valid YAML: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"'{path}' must hold 'key: value' lines.")

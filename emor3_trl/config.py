@@ -33,6 +33,15 @@ RESTRICTING: dict[str, tuple[Any, ...]] = {
     "logit_bias": (None, {}),
     "bad_words": (None, []),
     "min_tokens": (None, 0),
+    "temperature": (None,),  # of generation_kwargs; the trainer knows the field of that name
+}
+
+# What TRL checks at the first loss, after a model has loaded and a rollout has been made
+CHOICES: dict[str, tuple[str, ...]] = {
+    "loss_type": ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
 
@@ -105,6 +114,12 @@ class EmoR3Config(GRPOConfig):
         super().__post_init__()
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}. Expected one of {', '.join(choices)}.")
+        for name in ("temperature", "max_completion_length"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}. Expected more than 0.")
         if self.vllm_mode != "colocate" and self.use_vllm:
             raise ValueError(
                 f"vllm_mode is '{self.vllm_mode}'. Reflection needs the engine in the same process: "
@@ -115,7 +130,9 @@ class EmoR3Config(GRPOConfig):
                 "vllm_importance_sampling_correction is false, so nothing would compare vLLM's log-probabilities with "
                 "the trainer's, and off-policy rollouts would go unnoticed. Leave it true."
             )
-        own = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        own = self.generation_kwargs or {}
+        if not isinstance(own, dict):
+            raise ValueError(f'generation_kwargs is {own!r}. Expected a mapping, as in {{"stop": ["…"]}}.')
         settings = {"repetition_penalty": self.repetition_penalty, "top_p": self.top_p, "top_k": self.top_k}
         settings |= {"min_p": self.min_p, **own}
         restricting = {key: settings[key] for key in RESTRICTING if settings.get(key) not in RESTRICTING[key]}

@@ -40,6 +40,7 @@ class RunFolder:
 
     Raises:
         FileExistsError: if the folder holds another run, or files that no run wrote.
+        PermissionError: if it cannot be written.
     """
 
     def __init__(
@@ -59,6 +60,9 @@ class RunFolder:
         self.checkpoint: str | None = None
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output_dir '{path}' is a file. Choose another --output_dir.")
+        place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise PermissionError(f"output_dir '{path}' cannot be written, because of '{place}'. Choose another.")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not (self.path / CONFIG).is_file():
@@ -106,7 +110,10 @@ class RunFolder:
         return (self.path / METRICS).is_file()
 
     def _differing(self) -> list[str]:
-        before = yaml.safe_load((self.path / CONFIG).read_text()) or {}
+        try:
+            before = dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            return [f"its {CONFIG} cannot be read ({error})"]
         keys = [key for key in (*self.values, *(set(before) - set(self.values))) if key not in self.not_compared]
         recorded = self.path / ENVIRONMENT
         sources = json.loads(recorded.read_text()).get("sources", {}) if recorded.is_file() else {}

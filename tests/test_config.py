@@ -68,7 +68,25 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         pytest.param({"top_p": 0.9}, [], ["top_p"], id="truncated sampling"),
         pytest.param({"repetition_penalty": 1.05}, [], ["repetition_penalty 1.05"], id="repetition penalty"),
         pytest.param({"generation_kwargs": {"top_k": 50}}, [], ["top_k 50"], id="restriction among further options"),
-        pytest.param({"use_peft": True}, [], ["lora_dropout is 0.05", "--lora_dropout 0"], id="dropout in training"),
+        pytest.param({"generation_kwargs": {"temperature": 2}}, [], ["temperature 2"], id="vLLM's own temperature"),
+        pytest.param({}, ["--generation_kwargs", "[1]"], ["generation_kwargs", "mapping"], id="list for a mapping"),
+        pytest.param({}, ["--generation_kwargs", "{x"], ["generation_kwargs", "expected JSON"], id="broken JSON"),
+        pytest.param({"loss_type": "gppo"}, [], ["'gppo'", "dr_grpo"], id="unknown loss"),
+        pytest.param({"scale_rewards": "std"}, [], ["'std'", "group"], id="unknown scaling of rewards"),
+        pytest.param({"temperature": 0.0}, [], ["temperature is 0.0"], id="temperature of 0"),
+        pytest.param({"max_completion_length": 0}, [], ["max_completion_length is 0"], id="completions of no token"),
+        pytest.param({"learning_rate": -1.0}, [], ["learning_rate is -1.0"], id="negative rate"),
+        pytest.param({"num_train_epochs": 0}, [], ["num_train_epochs is 0"], id="no epoch"),
+        pytest.param({"reward_weights": [1.0, 2.0]}, [], ["reward_weights", "lambda1"], id="weights by hand"),
+        pytest.param({"report_to": "wandd"}, [], ["wandd", "wandb"], id="unknown integration"),
+        pytest.param({"use_peft": True}, [], ["--lora_target_modules all-linear"], id="LoRA of nothing"),
+        pytest.param({"generation_batch_size": 6}, [], ["generation_batch_size = 6"], id="whole groups by hand"),
+        pytest.param(
+            {"use_peft": True, "lora_target_modules": ["x"]},
+            [],
+            ["lora_dropout is 0.05", "--lora_dropout 0"],
+            id="dropout in training",
+        ),
         pytest.param({"prompt_style": "think"}, [], ["'think'", "--prompt_style set"], id="prompt of another reward"),
         pytest.param({"reward_variant": "plain"}, [], ["'set'", "--prompt_style think"], id="reward of another prompt"),
         pytest.param({"eval_split": "validation"}, [], ["--eval_strategy steps"], id="split that nothing evaluates"),
@@ -91,6 +109,12 @@ def test_missing_config_lists_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(UserError, match=r"nope\.yaml' does not exist.*config\.yaml"):
         parse(CLASSES, argv=["--config", str(tmp_path / "nope.yaml")])
+
+
+def test_config_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"model\.yaml' is not valid YAML"):
+        parse(CLASSES, argv=["--config", str(tmp_path / "model.yaml")])
 
 
 def test_missing_required_argument_is_named() -> None:
@@ -129,7 +153,9 @@ def test_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
     [
         pytest.param({"prompt_style": "think", "reward_variant": "plain"}, id="plain GRPO"),
         pytest.param({"prompt_style": "direct", "lambda1": 0.0, "lambda2": 0.0}, id="accuracy alone"),
-        pytest.param({"use_peft": True, "lora_dropout": 0.0}, id="LoRA without dropout"),
+        pytest.param(
+            {"use_peft": True, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}, id="LoRA without dropout"
+        ),
         pytest.param({"eval_split": "validation", "eval_strategy": "steps"}, id="evaluation while training"),
         pytest.param({"generation_kwargs": {"stop": ["x"], "top_p": 1.0}}, id="options that restrict nothing"),
     ],
@@ -235,6 +261,17 @@ class TestRunFolder:
         assert (tmp_path / "run" / "metrics.json").exists()
         second.begin()
         assert not (tmp_path / "run" / "metrics.json").exists()
+
+    def test_run_whose_configuration_is_cut_off_is_another_run(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "run", self.values).begin()
+        (tmp_path / "run" / "config.yaml").write_text("learning_rate: [")
+        with pytest.raises(FileExistsError, match=r"(?s)cannot be read.*--overwrite"):
+            RunFolder(tmp_path / "run", self.values)
+
+    def test_folder_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(PermissionError, match=r"cannot be written, because of '.*file'"):
+            RunFolder(tmp_path / "file" / "run", self.values)
 
     def test_foreign_files_are_never_removed(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("x")
