@@ -239,6 +239,11 @@ def check_model_path(path: str | None) -> None:
             f"Model folder '{path}' {what}. Point --model_name_or_path at a finished run, or make it first: "
             "recipes/prepare_data.py builds the demo's base model, recipes/cold_start.py a cold start."
         )
+    if local and not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"Model folder '{path}' holds no *.safetensors. Was its run stopped before the end? Weights in other "
+            "formats are not loaded: save them with save_pretrained(…, safe_serialization=True)."
+        )
 
 
 def prepare_reporting(values: dict[str, Any]) -> None:

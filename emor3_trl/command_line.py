@@ -172,6 +172,7 @@ def model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dic
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "quantization_config": get_quantization_config(model),
+        "use_safetensors": True,  # a pickle can run code
     }
     before = given if isinstance(given, dict) else {}
     return {**before, **{key: value for key, value in options.items() if value is not None}}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emor3_trl.emotions import LabelSpace, label_space
-from emor3_trl.rewards import completion_text, reward_functions
+from emor3_trl.rewards import RewardFunction, completion_text, reward_functions
 from emor3_trl.thinking import StructuredThinking, boxed_answer, parse
 
 _VALENCE_WORD = re.compile(r"\b(positive|negative|pleasant|unpleasant)(?:ly)?\b", re.IGNORECASE)
@@ -69,6 +69,7 @@ def diagnose(
     completions: Sequence[str] | Sequence[list[dict[str, Any]]],
     columns: Mapping[str, Sequence[Any]],
     num_generations: int,
+    reward: tuple[Sequence[RewardFunction], Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Return the diagnostics of one batch of rollouts.
 
@@ -77,9 +78,10 @@ def diagnose(
         columns: what the reward functions get, one value per completion: `emotion`, `label_space` and, after
             reflection, `consistency_answer` and `coherence_answer`.
         num_generations: G, completions per prompt.
+        reward: reward functions and their weights; the paper's by default.
 
     Returns:
-        Under `diagnostics/`: `zero_spread/<reward>` and `zero_spread/overall` (paper weights; shares of groups),
+        Under `diagnostics/`: `zero_spread/<reward>` and `zero_spread/overall` (weighted; shares of groups),
         `agreement` (of reflected completions: the emotion read from steps 1 and 2 is the answer), `answer_entropy`
         (0 to 1, over all answers), `answer_entropy/<emotion>` (over the answers to pictures of that emotion),
         `largest_answer_share` (1 / labels to 1), `no_answer` (share), and over well-formed completions
@@ -92,8 +94,8 @@ def diagnose(
     texts = [completion_text(completion) for completion in completions]
     spaces = [label_space(value) for value in columns["label_space"]]
     answered = answers(texts, spaces)
-    result = _spreads(completions, columns, num_generations)
-    result |= _answer_spread(answered, columns["emotion"], len(spaces[0].labels))
+    result = _spreads(completions, columns, num_generations, *(reward or reward_functions()))
+    result |= _answer_spread(answered, columns["emotion"], len({label for space in spaces for label in space.labels}))
     result |= _steps([parse(text) for text in texts], spaces)
     read = columns.get("coherence_answer") or [None] * len(texts)
     agreements = [read == answer for read, answer in zip(read, answered, strict=True) if read is not None]
@@ -103,11 +105,14 @@ def diagnose(
 
 
 def _spreads(
-    completions: Sequence[Any], columns: Mapping[str, Sequence[Any]], num_generations: int
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+    num_generations: int,
+    functions: Sequence[RewardFunction],
+    weights: Sequence[float],
 ) -> dict[str, float]:
     missing = [None] * len(completions)
     columns = {"consistency_answer": missing, "coherence_answer": missing, **columns}
-    functions, weights = reward_functions()
     rewards = {function.__name__.removesuffix("_reward"): function(completions, **columns) for function in functions}
     rewards["overall"] = list(np.asarray(weights) @ np.asarray(list(rewards.values()), dtype=float))
     return {f"zero_spread/{name}": zero_spread_share(values, num_generations) for name, values in rewards.items()}

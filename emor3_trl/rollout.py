@@ -110,6 +110,7 @@ class ColocatedEngine(VLLMGeneration):
     """
 
     enable_sleep_mode: bool
+    generation_kwargs: dict[str, Any]
     _llm_weights_sleeping: bool
 
     def __init__(self, *args: Any, options: dict[str, Any], **kwargs: Any) -> None:
@@ -117,7 +118,8 @@ class ColocatedEngine(VLLMGeneration):
         self._kv_cache_sleeping = False
         super().__init__(*args, **kwargs)
         own = self.generation_kwargs.get("logit_bias") or {}
-        self.generation_kwargs["logit_bias"] = {**own, **image_token_bias(self.processing_class)}
+        bias = {**own, **image_token_bias(self.processing_class)}
+        self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's own dict stays as it is
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()

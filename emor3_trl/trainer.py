@@ -16,6 +16,7 @@ A prompt that leaves no room for its completion is refused before a model loads 
 import inspect
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -83,12 +84,13 @@ class EmoR3Trainer(GRPOTrainer):
                 "ever. Set use_vllm: true, or launch with recipes/accelerate/ddp.yaml or zero2.yaml."
             )
         if reward_funcs is None:
-            if args.reward_weights is not None:
+            reward_funcs, weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+            if args.reward_weights not in (None, weights):  # an earlier trainer may have set them
                 raise ValueError(
                     f"reward_weights is {args.reward_weights}, but the rewards of reward_variant "
                     f"'{args.reward_variant}' are weighted by lambda1 and lambda2. Set those, or pass reward_funcs."
                 )
-            reward_funcs, args.reward_weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+            args.reward_weights = weights
         # TRL builds multimodal token types for left-padded prompts only.
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if padded is not None and hasattr(padded, "padding_side"):
@@ -118,6 +120,7 @@ class EmoR3Trainer(GRPOTrainer):
         self.shares_prefix = args.shared_prefix and self._install_shared_prefix()
         self._rows: list[dict] = []
         self._reflections: list[Reflection] = []
+        self._unscored = 0.0  # share of sampled tokens whose log-probability vLLM does not know
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
 
     def _install_shared_prefix(self) -> bool:
@@ -224,6 +227,8 @@ class EmoR3Trainer(GRPOTrainer):
         # Processors take an empty list for a row without a picture, not None
         output += [images and [row or [] for row in images], tool_images]
         texts = [completion_text(completion) for completion in output[3]]
+        scores = [score is None for row in output[4] or () for score in row]
+        self._unscored = sum(scores) / max(len(scores), 1)
         self._reflections = self._reflect(self._rows, texts) if self.reflects else [Reflection()] * len(texts)
         if self.use_vllm:
             self.vllm_generation.sleep()
@@ -279,7 +284,8 @@ class EmoR3Trainer(GRPOTrainer):
             return
         names = ("emotion", "label_space", "consistency_answer", "coherence_answer")
         columns = {name: [row[name] for row in inputs] for name in names}
-        for name, value in diagnose(texts, columns, generations).items():
+        reward = reward_functions(self.args.reward_variant, self.args.lambda1, self.args.lambda2)
+        for name, value in diagnose(texts, columns, generations, reward).items():
             self._log_metric(name, value)
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
@@ -308,7 +314,8 @@ class EmoR3Trainer(GRPOTrainer):
             self._metrics[mode][f"images/{name}"].append(value)
         gaps = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
         if gaps:
-            self.parity.check(gaps[-1], step=self.state.global_step)
+            # TRL leaves out what is not a number; an engine that computes nothing else has no gap
+            self.parity.check(math.nan if self._unscored > 0.5 else gaps[-1], step=self.state.global_step)
         return output
 
 

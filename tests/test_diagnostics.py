@@ -6,6 +6,7 @@ import pytest
 from tiny_model import gold_completion
 
 from emor3_trl.diagnostics import diagnose, entropy, names_valence, zero_spread_share
+from emor3_trl.rewards import reward_functions
 
 LABELS = ["awe", "fear", "joy", "anger"]
 
@@ -99,3 +100,17 @@ def test_untrusted_completions_never_raise_and_all_numbers_are_finite(text):
     assert result["diagnostics/no_answer"] == 1.0
     assert all(math.isfinite(value) for value in result.values())
     assert "diagnostics/agreement" not in result
+
+
+def test_dead_groups_are_those_of_the_reward_that_is_trained_on():
+    texts = [r"<think>A tent.</think>\boxed{fear}", r"\boxed{fear}"]  # both wrong, one in the baseline's form
+    result = diagnose(texts, columns(["awe", "awe"]), 2, reward_functions("plain"))
+    assert result["diagnostics/zero_spread/accuracy"] == 1.0
+    assert result["diagnostics/zero_spread/think_format"] == 0.0
+    assert result["diagnostics/zero_spread/overall"] == 0.0
+
+
+def test_the_entropy_of_answers_from_several_label_spaces_is_a_share_too():
+    spaces = {"emotion": ["awe", "joy", "fear", "anger"], "label_space": [LABELS[:2]] + [LABELS] * 3}
+    result = diagnose([rf"\boxed{{{label}}}" for label in ("awe", "joy", "fear", "anger")], spaces, 2)
+    assert result["diagnostics/answer_entropy"] == pytest.approx(1.0)

@@ -5,7 +5,7 @@ import torch
 from training import launch_two, logged, tiny_trainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from emor3_trl import rollout
+from emor3_trl import EmoR3Trainer, rollout
 from emor3_trl.parity import OffPolicyError, ParityCanary
 
 GAP = "sampling/sampling_logp_difference/mean"
@@ -91,6 +91,18 @@ def test_an_expanded_prompt_trips_the_canary(tiny_model_dir, tmp_path, monkeypat
     trainer = tiny_trainer(tiny_model_dir, tmp_path)
     with pytest.raises(OffPolicyError, match="expanded prompt"):
         trainer.train()
+
+
+def test_an_engine_that_scores_nothing_trips_the_canary(tiny_model_dir, tmp_path, monkeypatch):
+    stock = EmoR3Trainer._generate_single_turn
+
+    def unscored(self, *args, **kwargs):
+        completion_ids, log_probs = stock(self, *args, **kwargs)
+        return completion_ids, [[None] * len(row) for row in log_probs]  # what TRL makes of NaN
+
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", unscored)
+    with pytest.raises(OffPolicyError, match="nan at step 0"):
+        tiny_trainer(tiny_model_dir, tmp_path).train()
 
 
 @pytest.mark.parametrize(

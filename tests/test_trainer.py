@@ -81,6 +81,8 @@ def test_the_four_rewards_are_built_from_the_configuration(tiny_model_dir, tmp_p
     assert trainer.reward_func_names == ["accuracy_reward", "consistency_reward", "coherence_reward", "format_reward"]
     assert torch.allclose(trainer.reward_weights, torch.tensor([0.7, 0.1, 0.1, 0.1]))
     trainer.train()
+    tiny = {"model": trainer.model, "processing_class": trainer.processing_class, "train_dataset": tiny_dataset()}
+    assert EmoR3Trainer(args=trainer.args, **tiny).reward_func_names == trainer.reward_func_names  # the cell run twice
     assert {f"rewards/{name}/mean" for name in trainer.reward_func_names} <= set(trainer.state.log_history[0])
 
 
