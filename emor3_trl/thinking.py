@@ -138,7 +138,8 @@ def _final_box(text: str) -> str | None:
     lead_in, tail = text[: start - len("\\boxed{")].strip(), text[end + 1 :]
     if len(lead_in) > MAX_LEAD_IN or len(lead_in.splitlines()) > 1 or any(char in "<>{}" for char in lead_in):
         return None
-    return text[start:end].strip() if all(map(_is_space_or_punctuation, tail)) else None
+    answer = text[start:end].strip()  # of decoration alone, such as \text{}, it is as good as empty
+    return answer if canonical(answer) and all(map(_is_space_or_punctuation, tail)) else None
 
 
 def _is_space_or_punctuation(char: str) -> bool:

@@ -70,6 +70,7 @@ def test_the_parts_are_those_of_the_completion():
         pytest.param(STEPS + r"\boxed{\boxed{awe}}", id="box-in-a-box"),
         pytest.param(STEPS + r"\boxed{}", id="empty-box"),
         pytest.param(STEPS + "\\boxed{ \n}", id="blank-box"),
+        pytest.param(STEPS + r"\boxed{\text{ }.}", id="box-of-decoration"),
         pytest.param(STEPS + r"\boxed{awe", id="unclosed-box"),
         pytest.param(STEPS + r"\boxed{{awe}", id="unbalanced-box"),
         pytest.param(STEPS + r"\boxed{awe}}", id="brace-after-box"),
