@@ -185,13 +185,14 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
 
 
 def check_gpu(values: dict[str, Any], source: Path | None) -> None:
-    """Check that a configuration with settings of a GPU has one, and that a single process sees a single one.
+    """Check that a configuration with settings of a GPU has one, and that one process trains on one.
 
     Raises:
         ValueError: naming the settings, and the configuration or launch to use instead.
     """
     if gpu_available():
-        if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ and not values.get("use_cpu"):
+        trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
+        if trains and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
             raise ValueError(
                 f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel "
                 "would spread each batch over them: use one (CUDA_VISIBLE_DEVICES=0 python …), or start a "

@@ -169,6 +169,7 @@ class QuestionEncoder:
 
     def data_ids(self, text: str) -> list[int]:
         """Return the tokens of a text that may hold anything, none of them special."""
+        text = text.encode("utf-8", "replace").decode()  # a tokenizer refuses half of a surrogate pair
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         return [token for token in ids if token not in special]
