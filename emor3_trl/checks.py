@@ -169,10 +169,10 @@ def check_combinations(values: dict[str, Any]) -> None:
 
 
 def check_processes(values: dict[str, Any], source: Path | None) -> None:
-    """Check that the launch has as many processes as the configuration's batch arithmetic assumes.
+    """Check that the launch has as many processes as the batch arithmetic assumes, and one process one GPU.
 
     Raises:
-        ValueError: if it has another number.
+        ValueError: if it has another number, or one process sees several GPUs.
     """
     planned, found = values.get("processes"), world_size()
     if planned not in (None, found):
@@ -182,22 +182,22 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
             f"--num_processes {planned} …', or set --processes {found} and scale gradient_accumulation_steps by "
             f"{planned}/{found} to keep the batch."
         )
+    trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
+    if trains and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel would "
+            "spread each batch over them: use one (CUDA_VISIBLE_DEVICES=0 python …), or start a process for each with "
+            "'accelerate launch --config_file recipes/accelerate/ddp.yaml …'."
+        )
 
 
 def check_gpu(values: dict[str, Any], source: Path | None) -> None:
-    """Check that a configuration with settings of a GPU has one, and that one process trains on one.
+    """Check that a configuration with settings of a GPU has one.
 
     Raises:
-        ValueError: naming the settings, and the configuration or launch to use instead.
+        ValueError: naming the settings, and the configuration to use instead.
     """
     if gpu_available():
-        trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
-        if trains and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel "
-                "would spread each batch over them: use one (CUDA_VISIBLE_DEVICES=0 python …), or start a "
-                "process for each with 'accelerate launch --config_file recipes/accelerate/ddp.yaml …'."
-            )
         return
     asked = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
     if asked:

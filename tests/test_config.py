@@ -173,16 +173,15 @@ def test_one_process_uses_one_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, en
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(checks, "gpu_available", lambda: True)
     monkeypatch.setattr(checks.torch.cuda, "device_count", lambda: gpus)
     training = {"per_device_train_batch_size": 8}
     if refused:
         with pytest.raises(ValueError, match=r"2 GPUs.*CUDA_VISIBLE_DEVICES=0"):
-            checks.check_gpu(training, None)
+            checks.check_processes(training, None)
     else:
-        checks.check_gpu(training, None)
-    checks.check_gpu({**training, "use_cpu": True}, None)
-    checks.check_gpu({}, None)  # an evaluation takes the first
+        checks.check_processes(training, None)
+    checks.check_processes({**training, "use_cpu": True}, None)
+    checks.check_processes({}, None)  # an evaluation takes the first
 
 
 @pytest.mark.parametrize("path", ["runs/nope", "./nope", "/nope/model", "nope"])
