@@ -1,8 +1,8 @@
 """Every literal prompt of the project, in one place.
 
 The question and the structured prompt follow the paper's Sec. 3.2 and Fig. 2 in this project's own words; the two
-reflection questions quote Sec. 3.3. An image always stands first in a user turn, so that a rollout and the consistency
-question about it share the image as a common prefix.
+reflection questions are those of Sec. 3.3, after the text. An image always stands first in a user turn, so that a
+rollout and the consistency question about it share the image as a common prefix.
 """
 
 from collections.abc import Sequence

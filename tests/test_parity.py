@@ -50,9 +50,13 @@ def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_parity_holds_in_two_processes(tiny_model_dir, tmp_path, lora):
-    history = launch_two(tiny_model_dir, tmp_path, {"lora": lora, "per_device_train_batch_size": 4})
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lora": True}, {"vllm_tensor_parallel_size": 2}],
+    ids=["full", "lora", "one-engine-of-both"],
+)
+def test_parity_holds_in_two_processes(tiny_model_dir, tmp_path, options):
+    history = launch_two(tiny_model_dir, tmp_path, {"per_device_train_batch_size": 4, **options})
     assert history["processes"] == 2
     assert_on_policy([entry[GAP] for entry in history["log"] if GAP in entry], steps=4)
 
