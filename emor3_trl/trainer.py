@@ -112,9 +112,8 @@ class EmoR3Trainer(GRPOTrainer):
             )
         if processing_class is None:  # TRL has loaded it
             check_context(rows, self.processing_class, args, self.model)
-        for policy in (self.model, self.ref_model):
-            if policy is not None:
-                suppress_image_tokens(policy, self.processing_class)
+        for policy in self._policies():
+            suppress_image_tokens(policy, self.processing_class)
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
         self.shares_prefix = args.shared_prefix and self._install_shared_prefix()
@@ -123,6 +122,10 @@ class EmoR3Trainer(GRPOTrainer):
         self._unscored = 0.0  # share of sampled tokens whose log-probability vLLM does not know
         self.parity = ParityCanary.for_dtype(options["dtype"], args.parity_warn, args.parity_stop, args.parity_patience)
 
+    def _policies(self) -> list[Any]:
+        """Return the policy and, where there is one, the reference model, which DeepSpeed has wrapped by now."""
+        return [self.model] if self.ref_model is None else [self.model, self.accelerator.unwrap_model(self.ref_model)]
+
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
         reason = shared_prefix.why_not(self.model)
@@ -130,9 +133,8 @@ class EmoR3Trainer(GRPOTrainer):
         if reason:
             says("The groups' prompts are not shared (shared_prefix): %s.", reason)
             return False
-        for policy in (self.model, self.ref_model):
-            if policy is not None:
-                shared_prefix.install(policy)
+        for policy in self._policies():
+            shared_prefix.install(policy)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._rope_index = getattr(base.model, "get_rope_index", None)
         self._layers = base.config.get_text_config().num_hidden_layers

@@ -3,12 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from tiny_model import gold_completion
 from training import LABELS, lengths_differ, logged, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl import EmoR3Config, EmoR3Trainer
+from emor3_trl import EmoR3Config, EmoR3Trainer, shared_prefix
 from emor3_trl.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
 from emor3_trl.reflection import TransformersEngine, VLLMEngine
 from emor3_trl.rewards import accuracy_reward, coherence_reward
@@ -119,6 +120,30 @@ def test_image_tokens_are_never_sampled_and_both_sides_leave_them_out(tiny_model
     assert torch.equal(after, expected)
     assert "lm_head.bias" not in model.state_dict()
     assert "lm_head.bias" not in dict(model.named_parameters())
+
+
+class Engine(torch.nn.Module):
+    """A model as DeepSpeed wraps it: its configuration is DeepSpeed's own."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.config = module, {}
+
+    def __getattr__(self, name):
+        return self._modules["module"] if name == "module" else getattr(self._modules["module"], name)
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def test_a_reference_model_in_an_engine_of_deepspeed_is_prepared_like_the_policy(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "prepare_model", lambda self, model, **kwargs: Engine(model))
+    monkeypatch.setattr(Accelerator, "unwrap_model", lambda self, model, **kwargs: getattr(model, "module", model))
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, beta=0.01, use_vllm=False)
+    assert isinstance(trainer.ref_model, Engine)
+    reference = trainer.ref_model.module
+    assert reference.get_output_embeddings().bias.min() == SUPPRESSED_LOGIT
+    assert reference.config.get_text_config()._attn_implementation == shared_prefix.ATTENTION
 
 
 @pytest.mark.parametrize(
