@@ -23,6 +23,9 @@ NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
 }
 
 
+FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
+
+
 def gpu_available() -> bool:
     """Whether torch sees an accelerator that bf16 training and vLLM run on."""
     return torch.cuda.is_available() or torch.xpu.is_available()
@@ -55,6 +58,21 @@ def weights_sharded() -> bool:
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
+def check_reference(beta: float, lora: bool) -> None:
+    """Check that each process loads the reference model, of which TRL shards what the process has.
+
+    Raises:
+        ValueError: if FSDP lets only the main process load weights: KL would be that to an empty model.
+    """
+    on = [os.environ.get(key, "").lower() in ("true", "1") for key in FSDP_LOADING]
+    if beta and not lora and all(on) and world_size() > 1:
+        raise ValueError(
+            f"fsdp_cpu_ram_efficient_loading is true and beta is {beta}: the reference model would be empty on every "
+            "process but the first, and the KL term wrong. Set it to false in Accelerate's file, as "
+            "recipes/accelerate/fsdp2.yaml does, or set beta: 0."
+        )
 
 
 def world_size() -> int:

@@ -30,7 +30,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from emor3_trl import shared_prefix
-from emor3_trl.checks import weights_sharded, world_size
+from emor3_trl.checks import check_reference, weights_sharded, world_size
 from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose
@@ -83,6 +83,7 @@ class EmoR3Trainer(GRPOTrainer):
                 "use_vllm is false, and this launch shards the weights (ZeRO-3 or FSDP): reflection would wait for "
                 "ever. Set use_vllm: true, or launch with recipes/accelerate/ddp.yaml or zero2.yaml."
             )
+        check_reference(args.beta, kwargs.get("peft_config") is not None)
         if reward_funcs is None:
             reward_funcs, weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
             if args.reward_weights not in (None, weights):  # an earlier trainer may have set them

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoProcessor
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.checks import gpu_available, weights_sharded, world_size
+from emor3_trl.checks import check_reference, gpu_available, weights_sharded, world_size
 from emor3_trl.command_line import model_options
 from emor3_trl.config import EmoR3Config, RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.context_length import check_context
@@ -42,6 +42,7 @@ def main() -> None:
         if run.plan:
             print(plan(parsed.values, count_samples(run), run.processes or world_size()))
             return
+        check_reference(args.beta, model.use_peft)
         ensure_demo(run.data, model.model_name_or_path)
         check_model_path(model.model_name_or_path)
         folder = RunFolder(

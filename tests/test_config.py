@@ -184,6 +184,29 @@ def test_one_process_uses_one_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, en
     checks.check_processes({}, None)  # an evaluation takes the first
 
 
+@pytest.mark.parametrize(
+    ("beta", "lora", "loading", "refused"),
+    [
+        (0.01, False, "true", True),
+        (0.01, False, "false", False),
+        (0.0, False, "true", False),
+        (0.01, True, "true", False),
+    ],
+    ids=["empty reference", "loaded everywhere", "no reference", "adapter switched off"],
+)
+def test_a_reference_model_that_one_process_loads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, beta: float, lora: bool, loading: str, refused: bool
+) -> None:
+    launch = {"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": loading}
+    for key, value in launch.items():
+        monkeypatch.setenv(key, value)
+    if refused:
+        with pytest.raises(ValueError, match=r"fsdp_cpu_ram_efficient_loading is true.*fsdp2\.yaml"):
+            checks.check_reference(beta, lora)
+    else:
+        checks.check_reference(beta, lora)
+
+
 @pytest.mark.parametrize("path", ["runs/nope", "./nope", "/nope/model", "nope"])
 def test_missing_model_folder(path: str) -> None:
     with pytest.raises(FileNotFoundError, match="--model_name_or_path"):

@@ -162,7 +162,8 @@ def test_fsdp_file_makes_a_plugin() -> None:
     renamed = {"fsdp_version": "fsdp_version", "fsdp_offload_params": "cpu_offload"}
     names = {renamed.get(key, key.removeprefix("fsdp_")): value for key, value in settings.items()}
     assert set(names) <= known
-    assert FullyShardedDataParallelPlugin(**names).fsdp_version == 2
+    plugin = FullyShardedDataParallelPlugin(**names)
+    assert (plugin.fsdp_version, plugin.cpu_ram_efficient_loading) == (2, False)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
