@@ -76,7 +76,13 @@ def main() -> None:
     show_compactly(trainer)
     result = trainer.train(resume_from_checkpoint=folder.checkpoint)
     save(trainer, processor, model.use_peft)
-    folder.finish({**result.metrics, **reward_quarters(trainer.state.log_history)})
+    rewards = reward_quarters(trainer.state.log_history)
+    folder.finish({**result.metrics, **rewards})
+    if rewards and trainer.accelerator.is_main_process:
+        first, last = rewards.values()
+        print(
+            f"Saved in {args.output_dir}. Mean reward: {first:.2f} in the first quarter of the steps, {last:.2f} in the last"
+        )
 
 
 def default_config() -> Path | None:

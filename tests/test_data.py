@@ -11,6 +11,7 @@ from PIL import Image
 
 import emor3_trl.data
 from emor3_trl.data import content_hash, load_split, to_pixel_budget, write_split
+from emor3_trl.emotions import EMOTION6
 from emor3_trl.prompts import prompt_text
 
 LABELS = ["awe", "fear", "sadness"]
@@ -111,6 +112,19 @@ def test_other_faults_are_told(tmp_path):
         load_split(tmp_path, "train", max_samples=0)
     with pytest.raises(ValueError, match="prompt style"):
         load_split(tmp_path, "train", prompt_style="steps")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_a_known_label_space_may_be_named(tmp_path, kind):
+    write_split(tmp_path, "named", [row(0, emotion="joy", label_space="emotion6")])
+    table = pq.read_table(tmp_path / "named.parquet")
+    other = table.set_column(3, "label_space", pa.array(["emotion6"], kind))
+    pq.write_table(other, tmp_path / "other.parquet")
+    assert load_split(tmp_path, "named")["label_space"][0] == load_split(tmp_path, "other")["label_space"][0]
+    assert load_split(tmp_path, "named")["label_space"][0][:2] == list(EMOTION6.labels[:2])
+    pq.write_table(table.set_column(3, "label_space", pa.array(["emoset_9"], kind)), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="Unknown label space 'emoset_9'. Expected one of emoset_8, emotion6"):
+        load_split(tmp_path, "other")
 
 
 def test_an_interrupted_write_leaves_the_old_split(tmp_path, monkeypatch):

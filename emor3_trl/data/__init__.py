@@ -23,7 +23,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from emor3_trl.data.resizing import to_pixel_budget
-from emor3_trl.emotions import LabelSpace
+from emor3_trl.emotions import LabelSpace, label_space
 from emor3_trl.prompts import PromptStyle, prompt_text
 
 __all__ = ["COLUMNS", "SplitWriter", "content_hash", "load_split", "to_pixel_budget", "write_split"]
@@ -85,7 +85,7 @@ def load_split(
                     f"{path} has no column {', '.join(absent)}. Expected {', '.join(COLUMNS)}, as "
                     "emor3_trl.data.write_split writes them; prepare the data again."
                 )
-            texts = file.read(columns=[name for name in COLUMNS if name != "image"])
+            texts = _with_labels(file.read(columns=[name for name in COLUMNS if name != "image"]))
             _check_labels(texts.to_pylist(), path)
             chosen = _choose(texts.num_rows, max_samples, seed)
             table = texts.take(chosen).append_column("image", _read_images(file, chosen))
@@ -111,7 +111,7 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
         data_dir: folder to write to; it is made if need be. A split of that name is replaced.
         split: name of the split.
         rows: `id` (unique), `image` (an RGB picture that `to_pixel_budget` returned, or the bytes of a picture file),
-            `emotion`, `label_space` (labels) and `source`.
+            `emotion`, `label_space` (labels, or the name of a known space) and `source`.
 
     Returns:
         The path of the file.
@@ -150,7 +150,7 @@ class SplitWriter:
         """
         stored = {name: row[name] for name in COLUMNS}
         picture = _png(row["image"])
-        stored |= {"label_space": list(row["label_space"]), "image": {"bytes": picture, "path": None}}
+        stored |= {"label_space": _labels(row["label_space"]), "image": {"bytes": picture, "path": None}}
         self._rows.append(stored)
         self._bytes += len(picture)
         if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
@@ -203,6 +203,19 @@ def _add_row(digest: Any, row: Mapping[str, Any]) -> None:
     for part in (*((text or "").encode() for text in texts), row["image"]["bytes"]):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
+
+
+def _labels(space: str | Sequence[str] | None) -> list[str]:
+    return list(label_space(space).labels if isinstance(space, str) else space or ())
+
+
+def _with_labels(table: pa.Table) -> pa.Table:
+    """Return a table whose column `label_space` holds labels where a file of another origin names known spaces."""
+    column = table["label_space"]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return table
+    labels = pa.array(map(_labels, column.to_pylist()), _STORED.arrow_schema.field("label_space").type)
+    return table.set_column(table.schema.get_field_index("label_space"), "label_space", labels)
 
 
 def _png(image: Image.Image | bytes) -> bytes:
