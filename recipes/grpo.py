@@ -81,7 +81,8 @@ def main() -> None:
     if rewards and trainer.accelerator.is_main_process:
         first, last = rewards.values()
         print(
-            f"Saved in {args.output_dir}. Mean reward: {first:.2f} in the first quarter of the steps, {last:.2f} in the last"
+            f"Saved in {args.output_dir}. Mean reward: {first:.2f} in the first quarter of the steps, "
+            f"{last:.2f} in the last"
         )
 
 

@@ -123,7 +123,7 @@ def test_a_known_label_space_may_be_named(tmp_path, kind):
     assert load_split(tmp_path, "named")["label_space"][0] == load_split(tmp_path, "other")["label_space"][0]
     assert load_split(tmp_path, "named")["label_space"][0][:2] == list(EMOTION6.labels[:2])
     pq.write_table(table.set_column(3, "label_space", pa.array(["emoset_9"], kind)), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="Unknown label space 'emoset_9'. Expected one of emoset_8, emotion6"):
+    with pytest.raises(ValueError, match="Unknown label space 'emoset_9'"):
         load_split(tmp_path, "other")
 
 
