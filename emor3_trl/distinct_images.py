@@ -2,7 +2,8 @@
 
 GRPO repeats every row G times, and TRL hands each copy to the image processor twice: to tokenise the prompt, and for
 the forward passes. Here rows with the same picture share one decoded image (`share_images`), and the image processor
-remembers, for the time of one step, what it has made of each (`processed_once`).
+remembers, for the time of one step, what it has made of each (`processed_once`). Patches of a picture stand once in
+memory, too: each row has a view of them (`pixels_of_rows`).
 """
 
 import hashlib
@@ -79,14 +80,40 @@ def _identity(image: Any) -> Any:
     return id(image)
 
 
+def pixels_of_rows(
+    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, images: Sequence[Any | None]
+) -> list[torch.Tensor]:
+    """Return the patches of each row's image, as views: rows with the same image have the same memory.
+
+    Args:
+        pixel_values: patches of the rows' images, or of the distinct ones in the order in which they first come; shape
+            (patches, values per patch).
+        image_grid_thw: patches of each row's image by time, height and width, shape (images, 3).
+        images: the image object of each row, None for a row without one.
+    """
+    lengths = image_grid_thw.prod(dim=-1).tolist()
+    present = [id(image) for image in images if image is not None]
+    if sum(lengths) == len(pixel_values):
+        order, sizes = list(range(len(lengths))), lengths
+    else:
+        first: dict[int, int] = {}
+        order = [first.setdefault(key, len(first)) for key in present]
+        sizes = [lengths[present.index(key)] for key in first]
+    patches = pixel_values.split(sizes)
+    own = iter(order)
+    return [pixel_values[:0] if image is None else patches[next(own)] for image in images]
+
+
 @contextmanager
-def processed_once(processor: Any, counts: ImageCounts) -> Iterator[None]:
+def processed_once(processor: Any, counts: ImageCounts, repeated: bool = True) -> Iterator[None]:
     """Let a processor of the Qwen-VL family process each image object once, while in this context.
 
     Args:
         processor: a processor whose image processor returns `pixel_values` (patches of all images, one after the other)
             and `image_grid_thw`. Any other processor, and a tokenizer, works as it always does.
         counts: `requested` and `processed` are added to.
+        repeated: whether the patches of an image are repeated where it comes again in a call, as the processor does it;
+            if not, `pixels_of_rows` reads the result.
     """
     image_processor: Any = getattr(processor, "image_processor", None)
     if set(getattr(image_processor, "model_input_names", ())) != {"pixel_values", "image_grid_thw"}:
@@ -110,8 +137,9 @@ def processed_once(processor: Any, counts: ImageCounts) -> Iterator[None]:
             patches = made["pixel_values"].split(grids.prod(dim=-1).tolist())
             for (key, image), patch, grid in zip(new.items(), patches, grids, strict=True):
                 known[key] = (image, patch, grid)
+        parts = [known[key][1] for key in (keys if repeated else dict.fromkeys(keys))]
         result = {
-            "pixel_values": torch.cat([known[key][1] for key in keys]),
+            "pixel_values": parts[0] if len(parts) == 1 else torch.cat(parts),
             "image_grid_thw": torch.stack([known[key][2] for key in keys]),
         }
         return BatchFeature(result, tensor_type=asked_for)

@@ -242,7 +242,7 @@ def pack(
     logits_to_keep: int,
     rope_index: Callable | None,
     image_token_id: int = -1,
-    pixel_values: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
     image_grid_thw: torch.Tensor | None = None,
     num_images: Sequence[int] | None = None,
 ) -> PackedRow:
@@ -254,7 +254,7 @@ def pack(
         logits_to_keep: T.
         rope_index: the model's `get_rope_index`, None for a text model.
         image_token_id: the placeholder of picture tokens; -1 for a text model.
-        pixel_values: patches of all pictures, shape (patches, values per patch).
+        pixel_values: patches of all pictures, shape (patches, values per patch), or a tensor of them for each row.
         image_grid_thw: patches of each picture by time, height and width, shape (pictures, 3).
         num_images: pictures of each row.
 
@@ -303,8 +303,9 @@ def pack(
     position_ids = torch.cat(positions, dim=1)
     images = {}
     if image_grid_thw is not None and any(group.grids is not None for group in groups):
+        pixels = [group.pixels for group in groups if group.pixels is not None]
         images = {
-            "pixel_values": torch.cat([group.pixels for group in groups if group.pixels is not None]),
+            "pixel_values": pixels[0] if len(pixels) == 1 else torch.cat(pixels),
             "image_grid_thw": torch.cat([group.grids for group in groups if group.grids is not None]),
         }
     return PackedRow(
@@ -327,21 +328,22 @@ def packed_rows(
     logits_to_keep: int,
     rope_index: Callable | None,
     batch_size: int | None = None,
-    pixel_values: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
     image_grid_thw: torch.Tensor | None = None,
     num_images: Sequence[int] | None = None,
     **options: Any,
 ) -> Iterator[PackedRow]:
     """Yield a micro-batch as packed rows of up to `batch_size` completions; the arguments are those of `pack`."""
     size = batch_size or len(input_ids)
+    if pixel_values is not None and image_grid_thw is not None and num_images is not None:
+        pixel_values = _by_row(pixel_values, image_grid_thw, num_images)
     for start in range(0, len(input_ids), size):
         part = slice(start, start + size)
         own: dict[str, Any] = {}
         if pixel_values is not None and image_grid_thw is not None and num_images is not None:
             first, last = sum(num_images[:start]), sum(num_images[: start + size])
-            patches = [0, *image_grid_thw.prod(dim=-1).cumsum(dim=0).tolist()]
             own = {
-                "pixel_values": pixel_values[patches[first] : patches[last]],
+                "pixel_values": pixel_values[part],
                 "image_grid_thw": image_grid_thw[first:last],
                 "num_images": num_images[part],
             }
@@ -396,11 +398,20 @@ def explain_dropout(model: torch.nn.Module) -> str | None:
     )
 
 
+def _by_row(
+    pixel_values: torch.Tensor | Sequence[torch.Tensor], image_grid_thw: torch.Tensor, num_images: Sequence[int]
+) -> Sequence[torch.Tensor]:
+    """Return the patches of each row's pictures."""
+    if not isinstance(pixel_values, torch.Tensor):
+        return pixel_values
+    return pixel_values.split([int(grid.prod(dim=-1).sum()) for grid in image_grid_thw.split(list(num_images))])
+
+
 def _find_groups(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     prompt_length: int,
-    pixel_values: torch.Tensor | None,
+    pixel_values: torch.Tensor | Sequence[torch.Tensor] | None,
     image_grid_thw: torch.Tensor | None,
     num_images: Sequence[int] | None,
 ) -> list[_Group]:
@@ -410,7 +421,7 @@ def _find_groups(
     if pixel_values is not None and image_grid_thw is not None and num_images is not None:
         per_row = image_grid_thw.split(list(num_images))
         grids = [grid if len(grid) else None for grid in per_row]
-        patches = pixel_values.split([int(grid.prod(dim=-1).sum()) for grid in per_row])
+        patches = _by_row(pixel_values, image_grid_thw, num_images)
         pixels = [patch if len(grid) else None for patch, grid in zip(patches, per_row, strict=True)]
     ids = input_ids[:, :prompt_length].tolist()
     masks = attention_mask[:, :prompt_length].tolist()

@@ -34,7 +34,7 @@ from emor3_trl.checks import check_reference, weights_sharded, world_size
 from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose
-from emor3_trl.distinct_images import ImageCounts, leave_encoded, processed_once, share_images
+from emor3_trl.distinct_images import ImageCounts, leave_encoded, pixels_of_rows, processed_once, share_images
 from emor3_trl.parity import ParityCanary
 from emor3_trl.policy import freeze_vision_tower, suppress_image_tokens
 from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
@@ -152,13 +152,23 @@ class EmoR3Trainer(GRPOTrainer):
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            batch = self._generate_and_score_completions(generation_batch)
+            apart = isinstance(batch.get("pixel_values"), list)
+            if apart:
+                batch["image_grid_thw"] = list(batch["image_grid_thw"].split(batch["num_images"]))
+            else:
+                batch = split_pixel_values_by_grid(batch)
             rows = len(batch["prompt_ids"])
             first = self.accelerator.process_index * rows
             order = shared_prefix.permute_groups(rows, first, self.num_generations)
             batch = {name: _take(values, order) for name, values in batch.items()}
             parts = split_tensor_dict(batch, self.args.steps_per_generation)
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+            self._buffered_inputs = [
+                {**part, "image_grid_thw": torch.cat(part["image_grid_thw"])}
+                if apart
+                else unsplit_pixel_values_by_grid(part)
+                for part in parts
+            ]
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _get_per_token_logps_and_entropies(
@@ -184,6 +194,7 @@ class EmoR3Trainer(GRPOTrainer):
             group = self.num_generations if mode == "train" else self.num_generations_eval
             batch_size = max(batch_size // group, 1) * group
         log_probs, entropies = [], []
+        fields["pixel_values"] = self._pixels_apart(fields)
         for row in shared_prefix.packed_rows(
             input_ids,
             attention_mask,
@@ -201,6 +212,18 @@ class EmoR3Trainer(GRPOTrainer):
                 entropies.append(row.unpack(output.entropy))
             self._metrics[mode]["shared_prefix/token_share"].append(row.input_ids.shape[1] / row.ordinary_tokens)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    @property
+    def _keeps_pixels_apart(self) -> bool:
+        """Whether the patches of a picture stand once in memory: not where a forward takes rows that are not packed."""
+        return self.shares_prefix and self.use_vllm and not self.tools and not self.args.use_liger_kernel
+
+    def _pixels_apart(self, fields: dict[str, Any]) -> Any:
+        """Return the patches of each row's picture where they are kept apart, else `pixel_values` as they are."""
+        pixels, grids = fields.get("pixel_values"), fields.get("image_grid_thw")
+        if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
+            return pixels
+        return pixels_of_rows(pixels, grids, [row.get("image") for row in self._rows])
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         """Tokenise each distinct prompt once; vLLM needs token ids and pictures, and none of the other fields."""
@@ -300,7 +323,7 @@ class EmoR3Trainer(GRPOTrainer):
         self._rows = inputs
         log_multimodal, self.log_multimodal = self.log_multimodal, False
         try:
-            with processed_once(self.processing_class, counts):
+            with processed_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):
                 output = super()._generate_and_score_completions(inputs)
         finally:
             self.log_multimodal = log_multimodal
@@ -308,6 +331,8 @@ class EmoR3Trainer(GRPOTrainer):
             # TRL gathers pictures from the processes that have some, and waits for the others forever
             pictures = [[] if row["image"] is None else [row["image"]] for row in inputs]
             self._logs["images"].extend(gather_object(pictures))
+        if "pixel_values" in output:
+            output["pixel_values"] = self._pixels_apart(output)
         logged = self._logs["prompt"]
         plain = [_plain_content(prompt) for prompt in logged]
         logged.clear()

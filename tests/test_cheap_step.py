@@ -6,24 +6,25 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from PIL import Image
 from tiny_model import gold_completion, tiny_pictures
 from training import fixed_completions, logged, tiny_trainer
 from transformers import AutoModelForImageTextToText
 from trl import GRPOTrainer
 
 from emor3_trl import EmoR3Trainer, shared_prefix
-from emor3_trl.distinct_images import ImageCounts, leave_encoded, share_images
+from emor3_trl.distinct_images import ImageCounts, leave_encoded, pixels_of_rows, share_images
 from emor3_trl.reflection import VLLMEngine
 
 
 def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_dir, tmp_path, monkeypatch):
-    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2)
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2, parity_warn=1e9, parity_stop=1e9)
     written = trainer.processing_class.tokenizer(gold_completion("awe"))["input_ids"]
     generate = trainer._generate_single_turn
 
     def well_formed(prompt_ids, *args, **kwargs):
         generate(prompt_ids, *args, **kwargs)
-        return [written] * len(prompt_ids), [[None] * len(written)] * len(prompt_ids)
+        return [written] * len(prompt_ids), [[0.0] * len(written)] * len(prompt_ids)
 
     monkeypatch.setattr(trainer, "_generate_single_turn", well_formed)
     worked_on: dict[bool, int] = {True: 0, False: 0}
@@ -42,6 +43,23 @@ def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_d
     assert logged(trainer, "images/decoded") == [2, 2]
     assert min(logged(trainer, "images/requested")) >= 8
     assert worked_on == {True: 2 * 2, False: 2 * 2}
+    patches = [part["pixel_values"] for part in trainer._buffered_inputs]
+    assert [len(rows) for rows in patches] == [8]
+    assert len({row.data_ptr() for rows in patches for row in rows}) == 2  # siblings look at the same memory
+
+
+@pytest.mark.parametrize("repeated", [True, False], ids=["as-the-processor-repeats-them", "once"])
+def test_each_row_has_the_patches_of_its_own_picture(repeated):
+    first, second = Image.new("RGB", (28, 28)), Image.new("RGB", (56, 28))
+    images = [second, None, first, second]
+    patches = {id(first): torch.full((4, 6), 1.0), id(second): torch.full((8, 6), 2.0)}
+    given = [second, first, second] if repeated else [second, first]
+    grids = torch.tensor([[1, 2, 4], [1, 2, 2], [1, 2, 4]])
+    rows = pixels_of_rows(torch.cat([patches[id(image)] for image in given]), grids, images)
+    assert [row.shape[0] for row in rows] == [8, 0, 4, 8]
+    for row, image in zip(rows, images, strict=True):
+        assert image is None or torch.equal(row, patches[id(image)])
+    assert (rows[0].data_ptr() == rows[3].data_ptr()) is not repeated
 
 
 @pytest.mark.parametrize(("mode", "decoded"), [(None, 1), ("L", 0)])
