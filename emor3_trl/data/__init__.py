@@ -41,7 +41,9 @@ _STORED = Features(
     }
 )
 _PROMPT = List({"role": Value("string"), "content": Value("string")})
-_ROW_GROUP, _ROW_GROUP_BYTES = 256, 32 * 2**20  # what is held in memory when a split is written, whichever comes first
+# What is held in memory when a split is written, whichever comes first. More bytes are slower: 1.6 ms a picture at
+# 32 MiB, 0.5 ms here, where the buffers are used again and stay in the cores' caches.
+_ROW_GROUP, _ROW_GROUP_BYTES = 256, 4 * 2**20
 _ROWS_READ = 32  # at a time
 
 
