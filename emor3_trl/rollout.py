@@ -54,6 +54,7 @@ def engine_options(dtype: str | torch.dtype, options: dict[str, Any] | None = No
         "dtype": str(dtype).removeprefix("torch."),
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
         # A multi-token choice is constrained by the tokens before it, so they must be known when logits are masked.
         "async_scheduling": False,
         "logits_processors": ["emor3_trl.vllm_choices:ChoiceLogitsProcessor"],
