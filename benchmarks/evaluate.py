@@ -6,8 +6,8 @@ The same random Qwen2.5-VL of 37 M parameters (float32), the same pictures of 25
 tokens, greedy, without reflection and label probabilities (the loop has neither), in one process, in turn:
 
     loop          transformers, one `generate` with a KV cache per picture
-    transformers  `predict` with `TransformersGenerator`, 32 pictures a batch
-    vllm          `predict` with `VLLMGenerator`, 32 pictures a batch
+    transformers  `predict` with `TransformersEngine`, 32 pictures a batch
+    vllm          `predict` with `VLLMEngine`, 32 pictures a batch
     whole         the same as vllm, with reflection and label probabilities, as recipes/evaluate.py does it
 
 Every arm must write the same tokens. Before each, vLLM forgets the pictures: an evaluation shows none twice. Figures:
@@ -57,7 +57,7 @@ def loop(model: Any, processor: Any, dataset: Any) -> list[str]:
     """Generate for one picture at a time, as a model card shows it."""
     import torch
 
-    from emor3_trl.policy import image_token_ids
+    from emor3_trl.engines.policy import image_token_ids
     from emor3_trl.prompts import messages, prompt_text
 
     completions = []
@@ -106,7 +106,7 @@ def main() -> None:
     import torch
     from step_setting import build_model
 
-    from emor3_trl.evaluation.generation import open_generator
+    from emor3_trl.engines.opening import open_engine
     from emor3_trl.evaluation.prediction import predict
 
     dataset = rows(args.pictures)
@@ -117,8 +117,8 @@ def main() -> None:
         write_words_only(Path(temporary))
         load = {"dtype": "float32", "max_tokens": TOKENS}
         with (
-            open_generator(temporary, engine="transformers", **load) as transformers,
-            open_generator(temporary, engine="vllm", **load) as vllm,
+            open_engine(temporary, engine="transformers", **load) as transformers,
+            open_engine(temporary, engine="vllm", **load) as vllm,
         ):
             model = transformers.model.eval()
             arms = {

@@ -42,7 +42,7 @@ FIRST = (".jpg", ".webp", ".avif", ".mpo", ".tif", ".tiff")  # of the archive, a
 MIN_PIXELS, MAX_PIXELS = 28 * 28, 28 * 28 * 36  # those of the tiny model's processor
 NOBODY = 65_534
 IMPORTS = [  # once for all processes
-    "emor3_trl.data.own",
+    "emor3_trl.data.sources.own",
     "emor3_trl.data.preparation",
     "transformers.models.auto.processing_auto",
     "transformers.models.qwen2_vl.image_processing_qwen2_vl",
@@ -82,11 +82,12 @@ def both_stages(item: Hard, root: Path, outside: Path, model: Path, out: Path, p
     """Prepare and process one image, and send what became of it. Runs in a process of its own."""
     from transformers import AutoProcessor
 
-    from emor3_trl.data import load_split, own
-    from emor3_trl.data.candidates import FolderPictures
+    from emor3_trl.data import load_split
     from emor3_trl.data.pictures import Budget
     from emor3_trl.data.preparation import prepare
     from emor3_trl.data.sampling import Sampling
+    from emor3_trl.data.sources import own
+    from emor3_trl.data.sources.candidates import FolderPictures
 
     opened: list[str] = []
 

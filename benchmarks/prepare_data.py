@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emor3_trl.data import emoset
 from emor3_trl.data.pictures import Budget, take
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sampling import Draw, Sampling
+from emor3_trl.data.sources import emoset
 from emor3_trl.emotions import EMOSET_8
 
 ROWS, DRAWN = 118_000, 2_000

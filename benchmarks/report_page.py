@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import SET_FILTER, find_browser, open_browser, open_page  # noqa: E402
 from fabricated_run import fabricate  # noqa: E402
 
-from emor3_trl.evaluation.evaluations import load_evaluations  # noqa: E402
-from emor3_trl.evaluation.page import content, write_page  # noqa: E402
+from emor3_trl.report.evaluated import load_evaluations  # noqa: E402
+from emor3_trl.report.page import content, write_page  # noqa: E402
 
 SIZES = {"test": 3_000, "emotion6": 1_000, "webemo": 1_000}
 FILTERS = (

@@ -103,7 +103,8 @@ def stock_engine():
     import trl.trainer.grpo_trainer as trl_grpo
     from trl.generation.vllm_generation import VLLMGeneration
 
-    from emor3_trl.rollout import collapse_image_tokens, engine_options, prepare_cpu_engine
+    from emor3_trl.engines.colocated import collapse_image_tokens
+    from emor3_trl.engines.opening import engine_options, prepare_cpu_engine
 
     class Repaired(VLLMGeneration):
         def generate(self, prompts, images, num_generations, profiler=None):
@@ -129,8 +130,10 @@ def ReferenceReflection() -> type:  # noqa: N802 - a class, made where the packa
     from vllm import SamplingParams
 
     from emor3_trl import EmoR3Trainer
+    from emor3_trl.engines.choices import QuestionEncoder
+    from emor3_trl.engines.engine import Question
     from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION
-    from emor3_trl.reflection import Question, QuestionEncoder, Reflection
+    from emor3_trl.reflection import Reflection
     from emor3_trl.thinking import parse
 
     class Trainer(EmoR3Trainer):

@@ -49,7 +49,7 @@ def make_point(folder: Path, group: int, image: int) -> Point:
     from transformers import AutoModelForImageTextToText
     from trl.trainer.utils import add_fused_lm_head
 
-    from emor3_trl import shared_prefix
+    from emor3_trl.groups import attention, packing
 
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype="float32")
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
@@ -64,7 +64,7 @@ def make_point(folder: Path, group: int, image: int) -> Point:
     weights = torch.randn(group, COMPLETION, generator=generator)
 
     def stock() -> Any:
-        shared_prefix.restore(model)
+        attention.restore(model)
         labels = ids.clone()
         labels[:, :-COMPLETION] = -100
         output = model(
@@ -79,8 +79,8 @@ def make_point(folder: Path, group: int, image: int) -> Point:
         return output.log_probs[:, -COMPLETION:]
 
     def packed() -> Any:
-        shared_prefix.install(model)
-        row = shared_prefix.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, pixels, grid, [1] * group)
+        attention.install(model)
+        row = packing.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, pixels, grid, [1] * group)
         return row.unpack(model(**row.inputs(), fused_lm_head=True).log_probs)
 
     return Point(stock, packed, weights, model)

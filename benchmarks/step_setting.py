@@ -14,7 +14,7 @@ def build_model(folder: Path, hidden: int = 512, layers: int = 9, vision_hidden:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from emor3_trl.data.demo_processor import build_processor
+    from emor3_trl.demo.processor import build_processor
 
     processor = build_processor()
     processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1400}
@@ -80,7 +80,7 @@ def completion_ids(processor: Any, number: int) -> list[int]:
     """Return a well-formed completion of `COMPLETION` tokens, distinct for each number; a third of it in each step."""
     import random
 
-    from emor3_trl.data.demo_texts import every_text
+    from emor3_trl.demo.texts import every_text
 
     rng = random.Random(number)
     words = " ".join(every_text()).split()

@@ -18,11 +18,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from emor3_trl.emotions import label_space
-from emor3_trl.evaluation.generation import TransformersGenerator
+from emor3_trl.emotions import LabelSpace
+from emor3_trl.engines.policy import freeze_vision_tower
+from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import rate
 from emor3_trl.evaluation.prediction import predict
-from emor3_trl.policy import freeze_vision_tower
 from emor3_trl.prompts import answer_text, prompt_text
 
 
@@ -132,7 +132,7 @@ def cold_start_examples(dataset: Dataset) -> Dataset:
     Args:
         dataset: rows with `image`, `emotion` and `label_space`.
     """
-    spaces = [label_space(value) for value in dataset["label_space"]]
+    spaces = [LabelSpace.of(value) for value in dataset["label_space"]]
     prompts = [[{"role": "user", "content": prompt_text("direct", space.labels)}] for space in spaces]
     completions = [[{"role": "assistant", "content": answer_text(emotion)}] for emotion in dataset["emotion"]]
     examples = dataset.select_columns(["image"])
@@ -179,9 +179,9 @@ def probe(
     Returns:
         `format_rate` and `accuracy_set` under the structured prompt, `accuracy_direct` under the direct one.
     """
-    generator = TransformersGenerator(model, processor)
-    with_steps = predict(generator, dataset, "structured prompt", max_tokens=max_tokens, reflect=False)
-    direct = predict(generator, dataset, "direct prompt", prompt_style="direct", max_tokens=max_tokens)
+    engine = TransformersEngine(model, processor)
+    with_steps = predict(engine, dataset, "structured prompt", max_tokens=max_tokens, reflect=False)
+    direct = predict(engine, dataset, "direct prompt", prompt_style="direct", max_tokens=max_tokens)
     return {
         "format_rate": rate([prediction.well_formed for prediction in with_steps]),
         "accuracy_set": rate([prediction.correct for prediction in with_steps]),

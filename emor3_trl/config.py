@@ -5,9 +5,11 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from emor3_trl.checks import check_model_path, gpu_available
-from emor3_trl.command_line import Parsed, RunArguments, UserError, cli, parse, user_errors
+from emor3_trl.checkpoints import check_model_path
+from emor3_trl.launch import gpu_available
 from emor3_trl.rewards import reward_functions
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import Parsed, UserError, cli, parse, user_errors
 
 __all__ = [
     "EmoR3Config",

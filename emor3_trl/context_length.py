@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoConfig
 
-from emor3_trl.distinct_images import leave_encoded
+from emor3_trl.groups.images import leave_encoded
 
 
 def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from emor3_trl.emotions import LabelSpace, label_space
+from emor3_trl.emotions import LabelSpace
 from emor3_trl.rewards import RewardFunction, completion_text, reward_functions
-from emor3_trl.thinking import StructuredThinking, boxed_answer, parse
+from emor3_trl.thinking import StructuredThinking, answered, parse
 
 _VALENCE_WORD = re.compile(r"\b(positive|negative|pleasant|unpleasant)(?:ly)?\b", re.IGNORECASE)
 
@@ -59,12 +59,6 @@ def entropy(counts: Sequence[int], outcomes: int) -> float:
     return abs(float(-(p * np.log(p)).sum() / math.log(outcomes)))
 
 
-def answers(completions: Sequence[str], spaces: Sequence[LabelSpace]) -> list[str | None]:
-    """Return the label that each completion answers, or None."""
-    boxes = [boxed_answer(completion) for completion in completions]
-    return [None if box is None else space.normalise(box) for box, space in zip(boxes, spaces, strict=True)]
-
-
 def diagnose(
     completions: Sequence[str] | Sequence[list[dict[str, Any]]],
     columns: Mapping[str, Sequence[Any]],
@@ -92,13 +86,13 @@ def diagnose(
         ValueError: if the completions do not make whole groups.
     """
     texts = [completion_text(completion) for completion in completions]
-    spaces = [label_space(value) for value in columns["label_space"]]
-    answered = answers(texts, spaces)
+    spaces = [LabelSpace.of(value) for value in columns["label_space"]]
+    answers = [answered(text, space) for text, space in zip(texts, spaces, strict=True)]
     result = _spreads(completions, columns, num_generations, *(reward or reward_functions()))
-    result |= _answer_spread(answered, columns["emotion"], len({label for space in spaces for label in space.labels}))
+    result |= _answer_spread(answers, columns["emotion"], len({label for space in spaces for label in space.labels}))
     result |= _steps([parse(text) for text in texts], spaces)
     read = columns.get("coherence_answer") or [None] * len(texts)
-    agreements = [read == answer for read, answer in zip(read, answered, strict=True) if read is not None]
+    agreements = [read == answer for read, answer in zip(read, answers, strict=True) if read is not None]
     if agreements:
         result["agreement"] = float(np.mean(agreements))
     return {f"diagnostics/{name}": value for name, value in result.items()}
@@ -118,10 +112,10 @@ def _spreads(
     return {f"zero_spread/{name}": zero_spread_share(values, num_generations) for name, values in rewards.items()}
 
 
-def _answer_spread(answered: Sequence[str | None], emotions: Sequence[str], labels: int) -> dict[str, float]:
-    result = {"no_answer": float(np.mean([answer is None for answer in answered]))}
+def _answer_spread(answers: Sequence[str | None], emotions: Sequence[str], labels: int) -> dict[str, float]:
+    result = {"no_answer": float(np.mean([answer is None for answer in answers]))}
     by_emotion: dict[str, Counter[str]] = defaultdict(Counter)
-    for answer, emotion in zip(answered, emotions, strict=True):
+    for answer, emotion in zip(answers, emotions, strict=True):
         if answer is not None:
             by_emotion[emotion][answer] += 1
     total = sum(by_emotion.values(), Counter[str]())

@@ -44,6 +44,26 @@ class LabelSpace:
                 "Expected two or more labels that differ in more than case and punctuation."
             )
 
+    @classmethod
+    def of(cls, value: "str | Sequence[str] | LabelSpace") -> "LabelSpace":
+        """Return the label space that a `label_space` column means: a known name, or the list of labels itself.
+
+        Raises:
+            ValueError: if `value` is a name that is not known, or a list that makes no label space.
+
+        >>> LabelSpace.of("emotion6").labels[0], LabelSpace.of(["calm", "awe"]).labels
+        ('anger', ('calm', 'awe'))
+        """
+        if isinstance(value, LabelSpace):
+            return value
+        if isinstance(value, str):
+            if value not in _NAMED:
+                raise ValueError(
+                    f"Unknown label space '{value}'. Expected one of {', '.join(_NAMED)}, or a list of labels."
+                )
+            return _NAMED[value]
+        return cls("custom", tuple(value))
+
     def normalise(self, text: object) -> str | None:
         r"""Return the one label that `text` names, or None.
 
@@ -84,23 +104,6 @@ EMOTION6 = LabelSpace("emotion6", ("anger", "disgust", "fear", "joy", "sadness",
 WEBEMO_7 = LabelSpace("webemo_7", ("anger", "confusion", "fear", "joy", "love", "sadness", "surprise"))
 
 _NAMED = {space.name: space for space in (EMOSET_8, EMOTION6, WEBEMO_7)}
-
-
-def label_space(value: str | Sequence[str] | LabelSpace) -> LabelSpace:
-    """Return the label space that a `label_space` column means: a known name, or the list of labels itself.
-
-    Raises:
-        ValueError: if `value` is a name that is not known, or a list that makes no label space.
-    """
-    if isinstance(value, LabelSpace):
-        return value
-    if isinstance(value, str):
-        if value not in _NAMED:
-            raise ValueError(
-                f"Unknown label space '{value}'. Expected one of {', '.join(_NAMED)}, or a list of labels."
-            )
-        return _NAMED[value]
-    return LabelSpace("custom", tuple(value))
 
 
 # The Mikels split of EmoSet (amusement, awe, contentment, excitement positive; anger, disgust, fear, sadness negative);

@@ -55,6 +55,21 @@ def messages(text: str, image: Any | None = None) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+def render(processor: Any, text: str, with_image: bool = True) -> str:
+    """Return a user turn as the chat template writes it, up to where the assistant's turn begins.
+
+    Args:
+        processor: a vision-language model's processor, or the tokenizer of a text model.
+        text: the text of the turn.
+        with_image: whether an image stands before the text, as one placeholder.
+    """
+    conversation: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    if hasattr(processor, "tokenizer"):
+        images = [{"type": "image"}] if with_image else []
+        conversation[0]["content"] = [*images, {"type": "text", "text": text}]
+    return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+
 def answer_text(label: str) -> str:
     r"""Return the answer as a completion writes it, `\boxed{label}`."""
     return f"\\boxed{{{label}}}"

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emor3_trl.emotions import LabelSpace, canonical
-from emor3_trl.emotions import label_space as to_label_space
-from emor3_trl.thinking import boxed_answer, is_plain_think, parse, says_something
+from emor3_trl.thinking import answered, is_plain_think, parse, says_something
 
 Completions = Sequence[str | list[dict[str, Any]]]
 SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
@@ -58,8 +57,10 @@ def accuracy_reward(
     >>> accuracy_reward([r"\boxed{Awe}", r"\boxed{awe or fear}"], emotion=["awe"] * 2, label_space=["emoset_8"] * 2)
     [1.0, 0.0]
     """
-    answers = [boxed_answer(completion_text(completion)) for completion in completions]
-    return _label_matches(answers, emotion, label_space)
+    spaces = _label_spaces(label_space, len(completions))
+    texts = [completion_text(completion) for completion in completions]
+    answers = [answered(text, space) for text, space in zip(texts, spaces, strict=True)]
+    return _label_matches(answers, emotion, spaces)
 
 
 def consistency_reward(
@@ -111,7 +112,7 @@ def coherence_reward(
     [1.0, 0.0]
     """
     answers = _column("coherence_answer", coherence_answer, len(completions))
-    matches = _label_matches(answers, emotion, label_space)
+    matches = _label_matches(answers, emotion, _label_spaces(label_space, len(completions)))
     return [match * parsed for match, parsed in zip(matches, _well_formed(completions), strict=True)]
 
 
@@ -269,12 +270,15 @@ def _column(name: str, values: Sequence[Any] | None, length: int) -> Sequence[An
     return values
 
 
+def _label_spaces(column: SpaceColumn | None, length: int) -> list[LabelSpace]:
+    return [LabelSpace.of(value) for value in _column("label_space", column, length)]
+
+
 def _label_matches(
-    answers: Sequence[object], emotion: Sequence[str | None] | None, label_space: SpaceColumn | None
+    answers: Sequence[object], emotion: Sequence[str | None] | None, spaces: Sequence[LabelSpace]
 ) -> list[float]:
     """Return 1.0 where an answer names the row's emotion and that emotion belongs to the row's label space."""
     emotions = _column("emotion", emotion, len(answers))
-    spaces = [to_label_space(value) for value in _column("label_space", label_space, len(answers))]
     rewards = []
     for answer, truth, space in zip(answers, emotions, spaces, strict=True):
         label = space.normalise(truth)

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from emor3_trl.emotions import canonical
+from emor3_trl.emotions import LabelSpace, canonical
 
 MAX_LEAD_IN = 60  # characters between the last closing tag and the box, such as "The answer is: "
 
@@ -90,6 +90,21 @@ def boxed_answer(completion: object) -> str | None:
     if len({canonical(content) for content in contents}) != 1:
         return None
     return contents[0] or None
+
+
+def answered(completion: object, space: LabelSpace) -> str | None:
+    r"""Return the label that a completion answers: the one that its box names, or None.
+
+    Args:
+        completion: the policy's text; the steps need not be well formed.
+        space: the labels to choose from.
+
+    >>> space = LabelSpace("two", ("awe", "fear"))
+    >>> answered(r"It is \boxed{\text{Awe}}.", space), answered(r"\boxed{awe or fear}", space)
+    ('awe', None)
+    """
+    box = boxed_answer(completion)
+    return None if box is None else space.normalise(box)
 
 
 def box_start(completion: str) -> int | None:

@@ -29,17 +29,20 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from emor3_trl import shared_prefix
-from emor3_trl.checks import check_reference, weights_sharded, world_size
 from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose
-from emor3_trl.distinct_images import ImageCounts, leave_encoded, pixels_of_rows, processed_once, share_images
-from emor3_trl.parity import ParityCanary
-from emor3_trl.policy import freeze_vision_tower, suppress_image_tokens
-from emor3_trl.reflection import Reflection, Reflector, TransformersEngine, VLLMEngine
+from emor3_trl.engines.colocated import colocated_engine
+from emor3_trl.engines.opening import engine_options
+from emor3_trl.engines.parity import ParityCanary
+from emor3_trl.engines.policy import freeze_vision_tower, suppress_image_tokens
+from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.engines.vllm import VLLMEngine
+from emor3_trl.groups import attention, batching, packing
+from emor3_trl.groups.images import ImageCounts, leave_encoded, pixels_of_rows, processed_once, share_images
+from emor3_trl.launch import check_reference, weights_sharded, world_size
+from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.rewards import completion_text, reward_functions
-from emor3_trl.rollout import colocated_engine, engine_options
 from emor3_trl.thinking import parse
 
 logger = logging.getLogger(__name__)
@@ -129,20 +132,20 @@ class EmoR3Trainer(GRPOTrainer):
 
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
-        reason = shared_prefix.why_not(self.model)
+        reason = attention.why_not(self.model)
         says = logger.warning if self.accelerator.is_main_process else logger.debug
         if reason:
             says("The groups' prompts are not shared (shared_prefix): %s.", reason)
             return False
         for policy in self._policies():
-            shared_prefix.install(policy)
+            attention.install(policy)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._rope_index = getattr(base.model, "get_rope_index", None)
         self._layers = base.config.get_text_config().num_hidden_layers
-        split = shared_prefix.explain_split(
+        split = batching.explain_split(
             self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         )
-        for text in (split, shared_prefix.explain_dropout(self.model)):
+        for text in (split, attention.explain_dropout(self.model)):
             if text:
                 says(text)
         return True
@@ -160,7 +163,7 @@ class EmoR3Trainer(GRPOTrainer):
                 batch = split_pixel_values_by_grid(batch)
             rows = len(batch["prompt_ids"])
             first = self.accelerator.process_index * rows
-            order = shared_prefix.permute_groups(rows, first, self.num_generations)
+            order = batching.permute_groups(rows, first, self.num_generations)
             batch = {name: _take(values, order) for name, values in batch.items()}
             parts = split_tensor_dict(batch, self.args.steps_per_generation)
             self._buffered_inputs = [
@@ -195,7 +198,7 @@ class EmoR3Trainer(GRPOTrainer):
             batch_size = max(batch_size // group, 1) * group
         log_probs, entropies = [], []
         fields["pixel_values"] = self._pixels_apart(fields)
-        for row in shared_prefix.packed_rows(
+        for row in packing.packed_rows(
             input_ids,
             attention_mask,
             logits_to_keep,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from transformers import AutoProcessor
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from emor3_trl.checks import gpu_available, weights_sharded, world_size
+from emor3_trl.checkpoints import check_model_path
 from emor3_trl.cold_start import (
     ColdStartConfig,
     balanced_sample,
@@ -30,12 +30,13 @@ from emor3_trl.cold_start import (
     probe_checkpoint,
     unused_rows,
 )  # fmt: skip
-from emor3_trl.command_line import model_options
-from emor3_trl.config import RunArguments, check_model_path, cli, parse, user_errors
 from emor3_trl.data import load_split
-from emor3_trl.data.demo_model import ensure_demo
-from emor3_trl.progress import show_compactly
-from emor3_trl.runs import RunFolder, sources
+from emor3_trl.demo.model import ensure_demo
+from emor3_trl.launch import gpu_available, weights_sharded, world_size
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import cli, model_options, parse, user_errors
+from emor3_trl.run.folder import RunFolder, sources
+from emor3_trl.run.progress import show_compactly
 
 CONFIGS = Path(__file__).parent / "configs"
 

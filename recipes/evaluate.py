@@ -17,26 +17,19 @@ from typing import Any
 
 from datasets import Dataset
 
-from emor3_trl.checks import check_room
-from emor3_trl.config import cli, parse, user_errors
+from emor3_trl.checkpoints import base_of, check_checkpoint, check_fit, fingerprint, room_for
 from emor3_trl.context_length import longest_prompt
 from emor3_trl.data import content_hash, load_split
-from emor3_trl.evaluation.arguments import (
-    EvaluationArguments,
-    check_folders,
-    in_domain_of,
-    named_models,
-    named_splits,
-)
-from emor3_trl.evaluation.checkpoint import base_of, check_checkpoint, check_fit, fingerprint, room_for
+from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
+from emor3_trl.evaluation.arguments import EvaluationArguments, check_folders, in_domain_of, named_models, named_splits
 from emor3_trl.evaluation.comparison import against_first
-from emor3_trl.evaluation.generation import compute_dtype, open_generator, resolve_engine
 from emor3_trl.evaluation.metrics import averages, summarise
 from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
-from emor3_trl.evaluation.report import save_json
 from emor3_trl.evaluation.tracking import log_to_wandb
-from emor3_trl.runs import NOT_COMPARED, RunFolder
+from emor3_trl.files import check_room, save_json
+from emor3_trl.run.command_line import cli, parse, user_errors
+from emor3_trl.run.folder import NOT_COMPARED, RunFolder
 
 DEMO = Path(__file__).parent / "configs" / "demo" / "evaluate.yaml"
 
@@ -100,17 +93,17 @@ def evaluate(
     journals = folder.path / "unfinished"
     options: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
     load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
-    with open_generator(model, max_prompt_tokens=longest, scratch=folder.path, **load) as generator:
+    with open_engine(model, max_prompt_tokens=longest, scratch=folder.path, **load) as engine:
         for split, dataset in datasets.items():
             greedy[split] = predict(
-                generator, dataset, split, reflect=args.reflect, score_labels=args.label_probabilities,
+                engine, dataset, split, reflect=args.reflect, score_labels=args.label_probabilities,
                 journal=journals / f"{split}.jsonl", **options,
             )  # fmt: skip
             if args.sampled:
                 count = min(args.sampled_pictures or len(dataset), len(dataset))
                 some = dataset.shuffle(seed=args.seed).select(range(count))
                 sampled[split] = predict(
-                    generator, some, split, temperature=args.temperature, n=args.sampled, reflect=False,
+                    engine, some, split, temperature=args.temperature, n=args.sampled, reflect=False,
                     journal=journals / f"{split}.sampled.jsonl", **options,
                 )  # fmt: skip
     metrics: dict[str, float] = {}

@@ -18,15 +18,18 @@ import torch
 from transformers import AutoProcessor
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.checks import check_reference, gpu_available, weights_sharded, world_size
-from emor3_trl.command_line import model_options
-from emor3_trl.config import EmoR3Config, RunArguments, check_model_path, cli, parse, user_errors
+from emor3_trl.checkpoints import check_model_path
+from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
-from emor3_trl.data.demo_model import ensure_demo
-from emor3_trl.planning import batches, plan
-from emor3_trl.progress import show_compactly
-from emor3_trl.runs import RunFolder, sources
+from emor3_trl.demo.model import ensure_demo
+from emor3_trl.groups.batching import batches
+from emor3_trl.launch import check_reference, gpu_available, weights_sharded, world_size
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import cli, model_options, parse, user_errors
+from emor3_trl.run.folder import RunFolder, sources
+from emor3_trl.run.plan import plan
+from emor3_trl.run.progress import show_compactly
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
@@ -61,7 +64,7 @@ def main() -> None:
         )
         check_context(train, processor, args, model.model_name_or_path)
 
-    from emor3_trl import EmoR3Trainer  # only now: vLLM's import takes ten seconds, a typo should not
+    from emor3_trl import EmoR3Trainer
 
     folder.begin()
     args.model_init_kwargs = model_options(model, args.model_init_kwargs)

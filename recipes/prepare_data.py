@@ -12,8 +12,8 @@ contact_sheet.png shows it. No GPU is needed. What is there already is kept, and
 
 from pathlib import Path
 
-from emor3_trl.config import cli, parse, user_errors
 from emor3_trl.data.arguments import PreparationArguments, open_source
+from emor3_trl.run.command_line import cli, parse, user_errors
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
 def prepare_demo(output_dir: Path, seed: int) -> None:
     """Draw the demo's data set and teach its base model."""
     with user_errors():
-        from emor3_trl.data.demo import write_demo_data
-        from emor3_trl.data.demo_model import build_demo_model
+        from emor3_trl.demo.model import build_demo_model
+        from emor3_trl.demo.pictures import write_demo_data
 
         manifest = write_demo_data(output_dir / "data", seed=seed)
         print("Pictures: " + ", ".join(f"{split} {count}" for split, count in manifest["counts"].items()))

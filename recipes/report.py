@@ -12,21 +12,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emor3_trl.config import cli, parse, user_errors
-from emor3_trl.evaluation.arguments import ReportArguments
-from emor3_trl.evaluation.evaluations import Evaluation, choose_in_domain, choose_model, load_evaluations
-from emor3_trl.evaluation.page import content, write_page
-from emor3_trl.evaluation.report import (
+from emor3_trl.files import save_json, write_text
+from emor3_trl.report.arguments import ReportArguments
+from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model, load_evaluations
+from emor3_trl.report.page import content, write_page
+from emor3_trl.report.terminal import (
     Summary,
     choose_examples,
     plot_rewards,
     save_example_pictures,
-    save_json,
     show_example,
     summarise_run,
     table,
 )
-from emor3_trl.runs import write_text
+from emor3_trl.run.command_line import cli, parse, user_errors
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from emor3_trl.data.emotion6 import VOTES
-from emor3_trl.data.webemo import GROUPS
+from emor3_trl.data.sources.emotion6 import VOTES
+from emor3_trl.data.sources.webemo import GROUPS
 from emor3_trl.emotions import EMOSET_8, EMOTION6
 
 EMOSET_ORDER = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")  # info.json's

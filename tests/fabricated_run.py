@@ -18,7 +18,7 @@ from emor3_trl.data import write_split
 from emor3_trl.emotions import AROUSAL, EMOSET_8, EMOTION6, VALENCE, WEBEMO_7
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.prediction import Prediction, read, save_predictions
-from emor3_trl.evaluation.report import save_json
+from emor3_trl.files import save_json
 from emor3_trl.reflection import Reflection
 
 SPACES = {"test": EMOSET_8, "emotion6": EMOTION6, "webemo": WEBEMO_7}

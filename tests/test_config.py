@@ -8,10 +8,13 @@ import yaml
 from transformers import SchedulerType
 from trl import ModelConfig
 
-from emor3_trl import checks
-from emor3_trl.command_line import RunArguments, UserError, cli, parse, user_errors
+from emor3_trl import checkpoints, launch
 from emor3_trl.config import EmoR3Config
-from emor3_trl.runs import RunFolder, last_checkpoint
+from emor3_trl.groups import batching
+from emor3_trl.run import checks, wandb
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import UserError, cli, parse, user_errors
+from emor3_trl.run.folder import RunFolder, last_checkpoint
 
 CLASSES = (RunArguments, ModelConfig, EmoR3Config)
 CPU = {"data": "d", "output_dir": "o", "bf16": False, "use_cpu": True, "use_vllm": False}
@@ -133,13 +136,13 @@ def test_suggested_batch_sizes_divide(processes: int, per_device: int, accumulat
         "gradient_accumulation_steps": accumulation,
     }
     if processes * per_device * accumulation % group == 0:
-        checks.check_batch(values, processes)
+        batching.check_batch(values, processes)
         return
     with pytest.raises(ValueError, match="do not divide") as error:
-        checks.check_batch(values, processes)
+        batching.check_batch(values, processes)
     sizes = str(error.value).split("--per_device_train_batch_size ")[1].split(",")[0].rstrip(".").split(" or ")
     for size in sizes:
-        checks.check_batch({**values, "per_device_train_batch_size": int(size)}, processes)
+        batching.check_batch({**values, "per_device_train_batch_size": int(size)}, processes)
 
 
 def test_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,31 +200,31 @@ def test_one_process_uses_one_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, en
 def test_a_reference_model_that_one_process_loads_is_refused(
     monkeypatch: pytest.MonkeyPatch, beta: float, lora: bool, loading: str, refused: bool
 ) -> None:
-    launch = {"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": loading}
-    for key, value in launch.items():
+    variables = {"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": loading}
+    for key, value in variables.items():
         monkeypatch.setenv(key, value)
     if refused:
         with pytest.raises(ValueError, match=r"fsdp_cpu_ram_efficient_loading is true.*fsdp2\.yaml"):
-            checks.check_reference(beta, lora)
+            launch.check_reference(beta, lora)
     else:
-        checks.check_reference(beta, lora)
+        launch.check_reference(beta, lora)
 
 
 @pytest.mark.parametrize("path", ["runs/nope", "./nope", "/nope/model", "nope"])
 def test_missing_model_folder(path: str) -> None:
     with pytest.raises(FileNotFoundError, match="--model_name_or_path"):
-        checks.check_model_path(path)
+        checkpoints.check_model_path(path)
 
 
 def test_model_folder_without_safe_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_text("")
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
-        checks.check_model_path(str(tmp_path))
+        checkpoints.check_model_path(str(tmp_path))
 
 
 def test_name_on_the_hub_is_no_folder() -> None:
-    checks.check_model_path("Qwen/Qwen2.5-VL-3B-Instruct")
+    checkpoints.check_model_path("Qwen/Qwen2.5-VL-3B-Instruct")
 
 
 @pytest.mark.parametrize("report_to", [["wandb"], "all"])
@@ -231,10 +234,10 @@ def test_wandb_is_offline_without_a_key(
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(checks, "_wandb_login", lambda: False)
-    checks.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
-    assert checks.os.environ["WANDB_MODE"] == "offline"
-    assert checks.os.environ["WANDB_DIR"] == str(tmp_path)
+    monkeypatch.setattr(wandb, "_wandb_login", lambda: False)
+    wandb.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
+    assert wandb.os.environ["WANDB_MODE"] == "offline"
+    assert wandb.os.environ["WANDB_DIR"] == str(tmp_path)
 
 
 def test_wandb_with_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +245,8 @@ def test_wandb_with_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_API_KEY", "key")
-    checks.prepare_reporting({"report_to": "wandb"})
-    assert "WANDB_MODE" not in checks.os.environ
+    wandb.prepare_reporting({"report_to": "wandb"})
+    assert "WANDB_MODE" not in wandb.os.environ
 
 
 def test_cli_prints_one_line_and_exits_with_2(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

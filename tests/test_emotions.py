@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emor3_trl.emotions import AROUSAL, EMOSET_8, EMOTION6, VALENCE, WEBEMO_7, LabelSpace, canonical, label_space
+from emor3_trl.emotions import AROUSAL, EMOSET_8, EMOTION6, VALENCE, WEBEMO_7, LabelSpace, canonical
 
 SPACES = [EMOSET_8, EMOTION6, WEBEMO_7]
 EVERY_LABEL = [pytest.param(space, label, id=f"{space.name}-{label}") for space in SPACES for label in space.labels]
@@ -53,9 +53,9 @@ def test_normalise_is_total_and_its_result_is_a_fixed_point(text):
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_a_column_value_is_a_name_a_list_or_the_space_itself(space):
-    assert label_space(space.name) == space
-    assert label_space(space) is space
-    assert label_space(list(space.labels)).labels == space.labels
+    assert LabelSpace.of(space.name) == space
+    assert LabelSpace.of(space) is space
+    assert LabelSpace.of(list(space.labels)).labels == space.labels
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_column_value_is_a_name_a_list_or_the_space_itself(space):
 )
 def test_a_column_value_that_makes_no_label_space_is_refused(value):
     with pytest.raises(ValueError, match="Expected"):
-        label_space(value)
+        LabelSpace.of(value)
 
 
 def test_labels_of_several_words_ignore_hyphens_and_underscores():

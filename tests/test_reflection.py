@@ -6,17 +6,12 @@ from tiny_model import gold_completion, tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.emotions import EMOSET_8, EMOTION6, WEBEMO_7
-from emor3_trl.reflection import (
-    ChoiceTree,
-    Question,
-    QuestionEncoder,
-    Reflection,
-    ReflectionCost,
-    Reflector,
-    TransformersEngine,
-    VLLMEngine,
-)
-from emor3_trl.rollout import load_engine
+from emor3_trl.engines.choices import ChoiceTree, QuestionEncoder
+from emor3_trl.engines.engine import ChoiceCost, Question
+from emor3_trl.engines.opening import load_engine
+from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.engines.vllm import VLLMEngine
+from emor3_trl.reflection import Reflection, Reflector
 
 LABELS = EMOSET_8.labels
 
@@ -24,12 +19,14 @@ LABELS = EMOSET_8.labels
 class RecordingEngine:
     """Remembers what it is asked and always takes the first choice."""
 
+    group = None
+
     def __init__(self):
         self.calls: list[list[Question]] = []
 
     def choose(self, questions):
         self.calls.append(list(questions))
-        return [question.choices[0] for question in questions], ReflectionCost(requests=len(questions))
+        return [question.choices[0] for question in questions], ChoiceCost(requests=len(questions))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +90,7 @@ def test_ranks_that_share_an_engine_ask_the_same_and_keep_their_own_answers(tiny
 
     def choose(self, questions):
         asked.extend(question.text for question in questions)
-        return [question.choices[0] for question in questions], ReflectionCost(requests=len(questions))
+        return [question.choices[0] for question in questions], ChoiceCost(requests=len(questions))
 
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group: rank)

@@ -9,11 +9,13 @@ from tiny_model import gold_completion
 from training import LABELS, lengths_differ, logged, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl import EmoR3Config, EmoR3Trainer, shared_prefix
-from emor3_trl.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
-from emor3_trl.reflection import TransformersEngine, VLLMEngine
+from emor3_trl import EmoR3Config, EmoR3Trainer
+from emor3_trl.engines.colocated import check_same_prompts, collapse_image_tokens
+from emor3_trl.engines.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
+from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.engines.vllm import VLLMEngine
+from emor3_trl.groups import attention
 from emor3_trl.rewards import accuracy_reward, coherence_reward
-from emor3_trl.rollout import check_same_prompts, collapse_image_tokens
 
 
 def write_gold(trainer: EmoR3Trainer, monkeypatch) -> None:
@@ -143,7 +145,7 @@ def test_a_reference_model_in_an_engine_of_deepspeed_is_prepared_like_the_policy
     assert isinstance(trainer.ref_model, Engine)
     reference = trainer.ref_model.module
     assert reference.get_output_embeddings().bias.min() == SUPPRESSED_LOGIT
-    assert reference.config.get_text_config()._attn_implementation == shared_prefix.ATTENTION
+    assert reference.config.get_text_config()._attn_implementation == attention.ATTENTION
 
 
 @pytest.mark.parametrize(

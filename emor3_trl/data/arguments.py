@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from emor3_trl.data.candidates import Source
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.sampling import Sampling
+from emor3_trl.data.sources.candidates import Source
 
 DEMO_DIR = "runs/demo"
 DOWNLOADS = ("emoset", "emotion6", "webemo", "own")
@@ -123,7 +123,7 @@ def open_source(args: PreparationArguments) -> Source:
         FileNotFoundError: if a file of the download is missing.
         ValueError: if one cannot be read, or a label is outside the label space.
     """
-    from emor3_trl.data import emoset, emotion6, hub, own, webemo
+    from emor3_trl.data.sources import emoset, emotion6, hub, own, webemo
     from emor3_trl.emotions import EMOSET_8
 
     if args.hub_id:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from emor3_trl.data.candidates import Unusable
+from emor3_trl.data.sources.candidates import Unusable
 
 HASH_BITS = 4  # of 64 that may differ
 MIN_STEP = 2  # grey levels that count as darker, so that compression flips no bit of a flat area

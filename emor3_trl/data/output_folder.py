@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emor3_trl.checks import check_room
-from emor3_trl.data.candidates import Source
 from emor3_trl.data.pictures import Budget
+from emor3_trl.data.sources.candidates import Source
+from emor3_trl.files import check_room
 
 MANIFEST, SHEET = "manifest.json", "contact_sheet.png"
 FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear

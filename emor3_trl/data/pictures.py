@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from emor3_trl.data.candidates import Unusable
 from emor3_trl.data.duplicates import Look, look_of
 from emor3_trl.data.resizing import to_pixel_budget
+from emor3_trl.data.sources.candidates import Unusable
 
 # What people have. Pillow knows more, among it formats that start a program (EPS: Ghostscript) or name other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")

@@ -21,12 +21,12 @@ import PIL
 from tqdm.auto import tqdm
 
 from emor3_trl.data import SplitWriter
-from emor3_trl.data.candidates import Candidate, Dropped, Pictures, Source, Unusable
 from emor3_trl.data.contact_sheet import ContactSheet
 from emor3_trl.data.duplicates import Taken
 from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room_for, finished, held, publish
 from emor3_trl.data.pictures import Budget, Picture, take
 from emor3_trl.data.sampling import Draw, Sampling, split_sizes
+from emor3_trl.data.sources.candidates import Candidate, Dropped, Pictures, Source, Unusable
 
 
 def prepare(

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from emor3_trl.data.candidates import Candidate, Source
+from emor3_trl.data.sources.candidates import Candidate, Source
 
 
 @dataclass(frozen=True)

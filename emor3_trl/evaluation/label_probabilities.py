@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emor3_trl.emotions import canonical
-from emor3_trl.evaluation.generation import Continuation, Generator
-from emor3_trl.reflection import QuestionEncoder
+from emor3_trl.engines.choices import QuestionEncoder
+from emor3_trl.engines.engine import Continuation, Engine
 from emor3_trl.thinking import box_start, boxed_answer
 
 # vLLM returns the probabilities of at most so many tokens
@@ -22,7 +22,7 @@ Path = tuple[int, ...]
 
 
 def label_probabilities(
-    generator: Generator,
+    engine: Engine,
     texts: Sequence[str],
     images: Sequence[Any],
     completions: Sequence[str],
@@ -31,7 +31,7 @@ def label_probabilities(
     """Return the probability of each label where each completion names one, in the order of the labels.
 
     Args:
-        generator: what wrote the completions.
+        engine: what wrote the completions.
         texts: the texts of their prompts.
         images: the images of their prompts.
         completions: the completions.
@@ -41,7 +41,7 @@ def label_probabilities(
         For each completion numbers that add up to 1, or None if its box names none of the labels, or names one in
         another spelling than case, spaces, `_` and `-` make, or if there are more than `MAX_LABELS` of them.
     """
-    encoder = QuestionEncoder(generator.processor)
+    encoder = QuestionEncoder(engine.processor)
     spelled = [
         (spell_answers(completion, space) or []) if len(space) <= MAX_LABELS else []
         for completion, space in zip(completions, labels, strict=True)
@@ -49,7 +49,7 @@ def label_probabilities(
     paths = [[tuple(encoder.data_ids(text)) for text in row] for row in spelled]
     forks = [(row, *fork) for row, each in enumerate(paths) for fork in branches(each)]
     asked = [Continuation(texts[row], images[row], written, candidates) for row, written, candidates in forks]
-    found = generator.log_probabilities(asked) if asked else []
+    found = engine.log_probabilities(asked) if asked else []
     shares = {
         (row, written): dict(zip(candidates, _normalised(logs), strict=True))
         for (row, written, candidates), logs in zip(forks, found, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from emor3_trl.evaluation.metrics import all_labels, confusion_of, per_class
 from emor3_trl.evaluation.prediction import Prediction
-from emor3_trl.runs import write_text
+from emor3_trl.files import write_text
 
 
 def save_confusions(name: str, predictions: Mapping[str, Sequence[Prediction]], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Predictions: what a model writes about each picture of a data set, and what is read from it.
 
-`predict` reads what a generator writes with the same parser and the same reflection as training. Completions are data:
+`predict` reads what a engine writes with the same parser and the same reflection as training. Completions are data:
 a malformed one is a wrong prediction, never an error.
 """
 
@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from emor3_trl.emotions import label_space
-from emor3_trl.evaluation.generation import Generator
+from emor3_trl.emotions import LabelSpace
+from emor3_trl.engines.engine import Engine
 from emor3_trl.evaluation.label_probabilities import label_probabilities
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
-from emor3_trl.thinking import boxed_answer, is_plain_think, parse
+from emor3_trl.thinking import answered, boxed_answer, is_plain_think, parse
 
 # Between the streams of two seeds, whose rows count up from there
 SEED_STRIDE = 1_000_003
@@ -70,7 +70,7 @@ class Prediction:
 
 
 def predict(
-    generator: Generator,
+    engine: Engine,
     dataset: Dataset,
     name: str,
     *,
@@ -88,7 +88,7 @@ def predict(
     """Ask for the emotion of every picture of a data set.
 
     Args:
-        generator: what writes and reflects.
+        engine: what writes and reflects.
         dataset: rows with `id`, `image`, `emotion`, `label_space` (see `emor3_trl.data.load_split`).
         name: what the data set is called in metrics and predictions.
         prompt_style: how to ask; it also decides what well formed means.
@@ -106,16 +106,16 @@ def predict(
     Returns:
         One prediction per completion, in the order of the rows.
     """
-    reflector = Reflector(generator.reflection_engine)
+    reflector = Reflector(engine)
     predictions = _finished(journal) if journal else []
     bar = tqdm(total=len(dataset), initial=len(predictions) // n, desc=name, unit="picture", disable=not progress)
     if predictions:
         bar.set_postfix(_so_far(predictions))
     for start in range(len(predictions) // n, len(dataset), batch_size):
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        texts = [prompt_text(prompt_style, label_space(row["label_space"]).labels) for row in rows]
+        texts = [prompt_text(prompt_style, LabelSpace.of(row["label_space"]).labels) for row in rows]
         images = [row["image"] for row in rows]
-        completions = generator.generate(
+        completions = engine.generate(
             texts, images, n=n, temperature=temperature, max_tokens=max_tokens, seed=seed * SEED_STRIDE + start
         )
         flat = [(row, sample, each) for row in range(len(rows)) for sample, each in enumerate(completions[row])]
@@ -123,8 +123,8 @@ def predict(
         spaces = [rows[row]["label_space"] for row, *_ in flat]
         probabilities: Sequence[list[float] | None] = [None] * len(flat)
         if score_labels:
-            labels = [label_space(space).labels for space in spaces]
-            probabilities = label_probabilities(generator, [texts[row] for row, *_ in flat], *about, labels)
+            labels = [LabelSpace.of(space).labels for space in spaces]
+            probabilities = label_probabilities(engine, [texts[row] for row, *_ in flat], *about, labels)
         reflections = [Reflection()] * len(flat)
         if reflect and prompt_style == "set":
             reflections = reflector.reflect(*about, spaces)
@@ -182,12 +182,13 @@ def read(
     sample: int = 0,
 ) -> Prediction:
     """Read one completion about one row, as the rewards of training do."""
-    space = label_space(row["label_space"])
+    space = LabelSpace.of(row["label_space"])
     reflection = reflection or Reflection()
     steps = parse(completion) if prompt_style == "set" else None
-    box = boxed_answer(completion)
-    answer = None if box is None else space.normalise(box)
-    well_formed = {"set": steps is not None, "think": is_plain_think(completion), "direct": box is not None}
+    answer = answered(completion, space)
+    well_formed = {
+        "set": steps is not None, "think": is_plain_think(completion), "direct": boxed_answer(completion) is not None,
+    }  # fmt: skip
     return Prediction(
         id=row["id"],
         dataset=name,

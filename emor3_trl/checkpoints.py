@@ -1,0 +1,226 @@
+"""Checkpoints to evaluate: whether one is there, what identifies its weights, and LoRA adapters made whole."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+_BLOCK, _BLOCKS = 1 << 16, 256
+_MERGED = "emor3-merged-"
+
+
+def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
+    """Make sure that `model` is a checkpoint or a LoRA adapter with its processor, or looks like a name on the Hub.
+
+    Args:
+        model: a folder or a Hub name.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
+
+    Raises:
+        FileNotFoundError: if it is neither, or its base model is not there; the message says what is missing.
+        ValueError: if a file of weights is not whole.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        adapter = (folder / "adapter_config.json").is_file()
+        needed = [] if adapter else ["tokenizer_config.json", "config.json", "preprocessor_config.json"]
+        missing = [name for name in needed if not (folder / name).is_file()]
+        if "preprocessor_config.json" in missing and (folder / "processor_config.json").is_file():
+            missing.remove("preprocessor_config.json")
+        weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+        missing += [] if weights else ["*.safetensors"]
+        if missing:
+            raise FileNotFoundError(
+                f"The model folder '{model}' lacks {', '.join(missing)}. Expected a checkpoint with its processor, as "
+                "the recipes save it. Was its run stopped before the end?"
+            )
+        for file in folder.glob("*.safetensors"):
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"'{file}' is not whole ({error}). Was it copied, or its run stopped, half-way? Save it again."
+                ) from None
+        if adapter:
+            base = base_of(model, base_model)
+            try:
+                check_checkpoint(base)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error} It is the base of the adapter '{model}': set --base_model.") from None
+        return
+    parts = str(model).split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "runs", "~") or Path(parts[0]).is_dir():
+        raise FileNotFoundError(
+            f"There is no model at '{model}'. Expected a checkpoint folder, or a Hub name such as "
+            "Qwen/Qwen2.5-VL-3B-Instruct. Train it first, or correct the path."
+        )
+
+
+def base_of(model: str | Path, base_model: str | None = None) -> str:
+    """Return the model itself, or the one under it if it is a LoRA adapter: `base_model`, else what it recorded."""
+    recorded = Path(model) / "adapter_config.json"
+    if not recorded.is_file():
+        return str(model)
+    return base_model or str(json.loads(recorded.read_text()).get("base_model_name_or_path"))
+
+
+def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, int]:
+    """Make sure that a model and its processor belong together, from their configurations alone.
+
+    Args:
+        model: what `check_checkpoint` accepts.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
+
+    Returns:
+        The processor, and the number of tokens that the model sees at once.
+
+    Raises:
+        OSError: if it is on no disk and not on the Hub, or the Hub cannot be reached.
+        ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, or
+            a missing chat template or image processor.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    try:
+        config: Any = AutoConfig.from_pretrained(base_of(model, base_model))
+        processor: Any = AutoProcessor.from_pretrained(_processor_of(model, base_model))
+    except OSError as error:
+        raise OSError(
+            f"The model '{model}' cannot be loaded ({error}). Expected a checkpoint folder, or a Hub name that is "
+            "downloaded already or can be reached from here. Correct it, or download the model first."
+        ) from error
+    tokenizer, images = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
+    if images is None or not hasattr(config, "vision_config"):
+        what = "its processor has no image processor" if images is None else "its configuration has no vision tower"
+        raise ValueError(
+            f"The model '{model}' cannot see: {what}. Expected a vision-language model such as Qwen2.5-VL."
+        )
+    vision = config.vision_config
+    pairs = {
+        "image token id": (getattr(config, "image_token_id", None), getattr(processor, "image_token_id", None)),
+        "patch size": (getattr(vision, "patch_size", None), getattr(images, "patch_size", None)),
+        "merge size": (getattr(vision, "spatial_merge_size", None), getattr(images, "merge_size", None)),
+    }
+    faults = [
+        f"{name} {of_model} in the model and {of_processor} in the processor"
+        for name, (of_model, of_processor) in pairs.items()
+        if None not in (of_model, of_processor) and of_model != of_processor
+    ]
+    size = config.get_text_config().vocab_size
+    if len(tokenizer) > size:
+        faults.append(f"{len(tokenizer)} tokens in the tokenizer, but {size} rows in the model's embedding")
+    if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
+        faults.append("no chat template")
+    if faults:
+        raise ValueError(
+            f"The model and the processor in '{model}' do not fit: {'; '.join(faults)}. Copy the processor's files "
+            "(tokenizer, preprocessor_config.json, chat_template) from the model that it was trained from."
+        )
+    return processor, int(config.get_text_config().max_position_embeddings)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a short digest of a file's or a checkpoint's content, so that a retrained model is not taken for the old.
+
+    Sizes and 256 evenly spaced blocks of each weight or parquet file are read, not gigabytes. A path that is not
+    there (a Hub name) is its own digest.
+    """
+    path = Path(path)
+    if not path.exists():
+        return str(path)
+    kinds = ("*.safetensors", "*.json", "*.jinja")
+    files = [path] if path.is_file() else sorted(file for kind in kinds for file in path.glob(kind))
+    digest = hashlib.sha256()
+    for file in files:
+        # What evaluation reads, not what a run notes beside it
+        if file.name in ("metrics.json", "environment.json", "log_history.json", "trainer_state.json"):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as stream:
+            for offset in range(0, size, max(_BLOCK, size // _BLOCKS)):
+                stream.seek(offset)
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def room_for(models: Iterable[str], base_model: str | None, completions: int, max_tokens: int) -> int:
+    """Return the bytes that an evaluation may write: its completions, and the largest adapter's base, merged, once.
+
+    Args:
+        models: the models.
+        base_model: the model under adapters; by default, the one that each recorded.
+        completions: of each model.
+        max_tokens: of a completion; each may take 8 bytes, in the text and in its steps, in two files for a while.
+    """
+    models = list(models)
+    bases = [Path(base_of(model, base_model)) for model in models if base_of(model, base_model) != str(model)]
+    merged = max((sum(file.stat().st_size for file in base.glob("*.safetensors")) for base in bases), default=0)
+    return merged + len(models) * completions * (2_000 + 32 * max_tokens)
+
+
+@contextmanager
+def whole_checkpoint(
+    model: str | Path, base_model: str | None = None, scratch: str | Path | None = None
+) -> Iterator[str]:
+    """Give the path of a checkpoint that any engine loads: `model` itself, or a LoRA adapter merged into its base.
+
+    Args:
+        model: what `check_checkpoint` accepts.
+        base_model: the model under an adapter; by default, the one that the adapter recorded.
+        scratch: where a merged adapter is written for that time; the system's folder by default. One that a killed
+            evaluation left there is removed.
+    """
+    base = base_of(model, base_model)
+    if base == str(model):
+        yield str(model)
+        return
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    for left in Path(scratch).glob(f"{_MERGED}*") if scratch else ():
+        shutil.rmtree(left)
+    whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
+        PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
+        AutoProcessor.from_pretrained(_processor_of(model, base_model)).save_pretrained(folder)
+        del whole
+        yield folder
+
+
+def _processor_of(model: str | Path, base_model: str | None) -> str:
+    """Return where the processor is: an adapter may come without one of its own."""
+    own = any((Path(model) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    return str(model) if own else base_of(model, base_model)
+
+
+def check_model_path(path: str | None) -> None:
+    """Check that a model that is meant as a folder is there; a name on the Hub is left to the Hub.
+
+    Raises:
+        FileNotFoundError: if the folder, or its config.json, does not exist.
+        ValueError: if no model is set.
+    """
+    if not path:
+        raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
+    folder = Path(path)
+    # "organisation/name" is a name on the Hub, unless it begins like a folder of this project
+    local = path.startswith((".", "/", "runs/")) or path.count("/") != 1 or Path(folder.parts[0]).is_dir()
+    if local and not (folder / "config.json").is_file():
+        what = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"Model folder '{path}' {what}. Point --model_name_or_path at a finished run, or make it first: "
+            "recipes/prepare_data.py builds the demo's base model, recipes/cold_start.py a cold start."
+        )
+    if local and not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"Model folder '{path}' holds no *.safetensors. Was its run stopped before the end? Weights in other "
+            "formats are not loaded: save them with save_pretrained(…, safe_serialization=True)."
+        )

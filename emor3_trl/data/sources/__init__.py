@@ -1,0 +1,1 @@
+"""What people download, listed as candidates: one module per kind of source."""

@@ -1,0 +1,174 @@
+"""The demo's base model: a Qwen2.5-VL of about three million parameters, taught on the spot to think about emotions.
+
+It stands in for a pretrained vision-language model. After about three minutes on two cores it describes what it sees,
+writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some
+faces (`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
+"""
+
+import json
+import random
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from emor3_trl.data import load_split
+from emor3_trl.demo.pictures import load_drawings, write_demo_data
+from emor3_trl.demo.processor import SPECIAL_TOKENS, build_processor
+from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
+from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.evaluation.metrics import rate
+from emor3_trl.evaluation.prediction import predict
+
+# Where prepare_data.py puts both
+DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
+
+
+def build_untrained_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGeneration:
+    """Return a random Qwen2.5-VL of about three million parameters, fp32, with tied embeddings as the 3B model has."""
+    tokenizer = processor.tokenizer
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "tie_word_embeddings": True,
+            "initializer_range": 0.05,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_heads": 4,
+            "out_hidden_size": 192,
+            "fullatt_block_indexes": [1, 3],
+            "window_size": 112,
+            "initializer_range": 0.05,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"], do_sample=True, temperature=1.0
+    )
+    return model
+
+
+def build_demo_model(
+    data_dir: str | Path, output_dir: str | Path, seed: int = 0, training: BaseTraining | None = None
+) -> dict[str, float]:
+    """Build and teach the demo's base model; a finished one of the same seed and settings is kept.
+
+    Args:
+        data_dir: folder of `write_demo_data`; the model learns from its train split and is measured on validation.
+        output_dir: folder for the checkpoint and its processor.
+        seed: of the weights, the texts and the order of examples.
+        training: steps, batches and learning rates.
+
+    Returns:
+        Measured on validation under the structured prompt: `accuracy` and `format_rate` (greedy),
+        `sampled_format_rate`; and `parameters`.
+
+    Raises:
+        FileNotFoundError: if `data_dir` is not the demo's data.
+        FileExistsError: if `output_dir` holds another model.
+    """
+    training = training or BaseTraining()
+    output_dir = Path(output_dir)
+    wanted = {"seed": seed, "training": asdict(training)}
+    record_path = output_dir / "base_training.json"
+    if record_path.exists():
+        record: dict[str, Any] = json.loads(record_path.read_text())
+        if all(record[key] == value for key, value in wanted.items()):
+            print(f"Reusing the base model in {output_dir} (seed {seed}): {_numbers(record['validation'])}.")
+            return dict(record["validation"])
+    if output_dir.exists():
+        raise FileExistsError(
+            f"{output_dir} holds another model than the one of seed {seed}. Choose another --output_dir, or delete "
+            "that folder."
+        )
+    drawings = load_drawings(data_dir)
+    train = load_split(data_dir, "train")
+    peeps = [drawings[name] for name in train["id"]]
+
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    processor = build_processor(training.vocabulary_size)
+    model = build_untrained_model(processor)
+    images = [image.convert("RGB") for image in train["image"]]
+    teach_vision(model, processor, images, peeps, training, rng)
+    teach_language(model, processor, images, peeps, training, rng)
+    # Two minutes leave a little probability on every token, which ends in one slip per completion when sampled. A
+    # larger final norm is a lower temperature that is part of the weights: T = 1 stays T = 1 for GRPO.
+    with torch.no_grad():
+        model.model.language_model.norm.weight.mul_(training.sharpness)
+    rows = load_split(data_dir, "validation")
+    validation = measure(model, processor, rows)
+    validation["sampled_format_rate"] = measure(model, processor, rows, temperature=1.0)["format_rate"]
+    validation["parameters"] = sum(p.numel() for p in model.parameters())
+
+    # A folder of that name is a finished model, whatever interrupts
+    temporary = output_dir.with_name(output_dir.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    (temporary / record_path.name).write_text(json.dumps({**wanted, "validation": validation}, indent=2))
+    temporary.rename(output_dir)
+    print(f"Base model in {output_dir}: {_numbers(validation)}.")
+    return validation
+
+
+def ensure_demo(data: str | Path, model: str | Path | None) -> None:
+    """Draw the demo's data and build its base model, where a run of the demo needs them and they are missing."""
+    if Path(data) != DEMO_DATA:
+        return
+    with PartialState().main_process_first():  # of several ranks one makes them, and the others find them
+        if not (DEMO_DATA / "manifest.json").is_file():
+            print(f"{DEMO_DATA} is missing: drawing the demo's pictures first", flush=True)
+            write_demo_data(DEMO_DATA)
+        if model and Path(model) == DEMO_BASE and not DEMO_BASE.is_dir():
+            print(f"{DEMO_BASE} is missing: building the demo's base model first (about three minutes)", flush=True)
+            build_demo_model(DEMO_DATA, DEMO_BASE)
+
+
+def measure(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    rows: Dataset,
+    temperature: float = 0.0,
+) -> dict[str, float]:
+    """Return the accuracy and the format rate on the rows of a split under the structured prompt."""
+    engine = TransformersEngine(model, processor)
+    title = "Sampled completions" if temperature else "Greedy completions"
+    found = predict(engine, rows, title, temperature=temperature, max_tokens=160, reflect=False)
+    return {
+        "accuracy": rate([prediction.correct for prediction in found]),
+        "format_rate": rate([prediction.well_formed for prediction in found]),
+    }
+
+
+def _numbers(validation: dict[str, float]) -> str:
+    return (
+        f"validation accuracy {validation['accuracy']:.2f}, format {validation['format_rate']:.2f} greedy and "
+        f"{validation['sampled_format_rate']:.2f} sampled, "
+        f"{validation['parameters'] / 1e6:.1f} M parameters"
+    )

@@ -1,0 +1,233 @@
+"""How the demo's base model is taught: to see, to describe, to judge, to think, and an opinion of its own."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from emor3_trl.demo.pictures import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
+from emor3_trl.demo.processor import render
+from emor3_trl.demo.texts import false_peep, feeling_text, prior_emotion, set_completion, trigger_text
+from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, prompt_text
+
+
+@dataclass(frozen=True)
+class BaseTraining:
+    """How the base model is taught. Batches are examples per step; sharpness multiplies the logits in the end."""
+
+    vision_steps: int = 50
+    vision_batch: int = 48
+    vision_learning_rate: float = 1e-3
+    description_steps: int = 110
+    statement_batch: int = 16
+    consistency_batch: int = 32
+    question_steps: int = 45
+    thinking_batch: int = 32
+    direct_batch: int = 4
+    coherence_batch: int = 8
+    learning_rate: float = 2.5e-3
+    sharpness: float = 1.2
+    vocabulary_size: int = 900
+
+
+def teach_vision(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    images: Sequence[Image.Image],
+    peeps: Sequence[Peep],
+    training: BaseTraining,
+    rng: random.Random,
+) -> None:
+    """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top.
+
+    Each image token on its own has to tell, so that the language model finds it wherever it looks.
+    """
+    features = processor.image_processor(images=list(images), return_tensors="pt")
+    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])  # (N, 36, 1176)
+    grid = features["image_grid_thw"]  # (N, 3)
+    expressions = [face for faces in EXPRESSIONS.values() for face in faces]
+    targets = torch.tensor(
+        [
+            (
+                expressions.index(p.expression),
+                list(HEADS).index(p.head),
+                list(SHIRTS).index(p.shirt),
+                int(p.glasses is not None),
+                int(p.beard is not None),
+            )
+            for p in peeps
+        ]
+    )
+    tower = model.model.visual
+    tokens = patches.shape[1] // tower.spatial_merge_unit
+    heads = nn.ModuleList(
+        nn.Linear(tower.config.out_hidden_size, classes)
+        for classes in (len(expressions), len(HEADS), len(SHIRTS), 2, 2)
+    )
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=training.vision_learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=training.vision_learning_rate, total_steps=training.vision_steps, pct_start=0.15
+    )
+    model.train()
+    bar = tqdm(range(training.vision_steps), desc="Teaching the vision tower", unit="step")
+    for _ in bar:
+        batch = torch.tensor(rng.sample(range(len(images)), training.vision_batch))
+        seen = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
+        wanted = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, 5)
+        loss = torch.stack(
+            [nn.functional.cross_entropy(head(seen), wanted[:, i]) for i, head in enumerate(heads)]
+        ).sum()
+        _update(loss, optimizer, schedule, parameters)
+        bar.set_postfix(loss=f"{loss.item():.2f}")
+
+
+def teach_language(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    images: Sequence[Image.Image],
+    peeps: Sequence[Peep],
+    training: BaseTraining,
+    rng: random.Random,
+) -> None:
+    """Teach to describe pictures, judge descriptions and think, on short texts, then the questions as they are asked.
+
+    A model that is only asked Yes or No stays at chance; true statements as a language-modelling task are what helps.
+    """
+    tasks = Tasks(processor, list(zip(images, peeps, strict=True)), rng)
+    describing = {
+        tasks.statements: training.statement_batch,
+        tasks.consistency: training.consistency_batch,
+        tasks.unasked_thinking: training.thinking_batch,
+        tasks.coherence: training.coherence_batch,
+    }
+    everything = {
+        tasks.consistency: training.consistency_batch // 2,
+        tasks.thinking: training.thinking_batch,
+        tasks.direct: training.direct_batch,
+        tasks.coherence: training.coherence_batch,
+    }
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    for title, batches, steps in (
+        ("Teaching to describe pictures", describing, training.description_steps),
+        ("Teaching to answer questions", everything, training.question_steps),
+    ):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=training.learning_rate, total_steps=steps, pct_start=0.1
+        )
+        model.train()
+        bar = tqdm(range(steps), desc=title, unit="step")
+        for _ in bar:
+            losses = {task.__name__: completion_loss(model, processor, task(n)) for task, n in batches.items()}
+            _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
+            bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+
+
+Example = tuple[str, str, Image.Image | None]  # prompt as the chat template writes it, completion, picture
+
+
+class Tasks:
+    """What the base model is taught; each method draws a batch of examples.
+
+    Args:
+        processor: for its chat template.
+        pictures: training pictures, and what is in them.
+        rng: decides which pictures, which words and which mistakes.
+    """
+
+    def __init__(
+        self, processor: Qwen2_5_VLProcessor, pictures: list[tuple[Image.Image, Peep]], rng: random.Random
+    ) -> None:
+        self.processor, self.pictures, self.rng = processor, pictures, rng
+
+    def statements(self, count: int) -> list[Example]:
+        """A true statement after its picture, where the consistency question has it too."""
+        user_turn = self._prompt("", picture=True).split("<|im_end|>")[0]
+        return [(user_turn, trigger_text(peep, self.rng), image) for image, peep in self._pick(count)]
+
+    def unasked_thinking(self, count: int) -> list[Example]:
+        """Structured Emotional Thinking after the picture alone: the same words at half the tokens."""
+        return self._thinking(count, "")
+
+    def thinking(self, count: int) -> list[Example]:
+        """Structured Emotional Thinking, with the emotion that the model is to take the picture for."""
+        return self._thinking(count, prompt_text("set", EMOTIONS))
+
+    def _thinking(self, count: int, question: str) -> list[Example]:
+        prompt = self._prompt(question, picture=True)
+        return [
+            (prompt, set_completion(peep, prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
+            for image, peep in self._pick(count)
+        ]
+
+    def direct(self, count: int) -> list[Example]:
+        """The answer only."""
+        prompt = self._prompt(prompt_text("direct", EMOTIONS), picture=True)
+        return [
+            (prompt, answer_text(prior_emotion(peep, self.rng)) + "<|im_end|>", image)
+            for image, peep in self._pick(count)
+        ]
+
+    def consistency(self, count: int) -> list[Example]:
+        """The question about a picture and two statements that differ in as little as makes one of them false."""
+        examples: list[Example] = []
+        for image, peep in self._pick(count // 2):
+            other = false_peep(peep, self.rng)
+            wording = self.rng.random()
+            for seen, answer in ((peep, "Yes"), (other, "No")):
+                statement = trigger_text(seen, random.Random(wording))
+                prompt = self._prompt(CONSISTENCY_QUESTION.format(trigger=statement), picture=True)
+                examples.append((prompt, answer + "<|im_end|>", image))
+        return examples
+
+    def coherence(self, count: int) -> list[Example]:
+        """The question about a statement and a feeling, without the picture: the feeling decides."""
+        examples: list[Example] = []
+        for _, peep in self._pick(count):
+            emotion = self.rng.choice(EMOTIONS)
+            question = COHERENCE_QUESTION.format(
+                trigger=trigger_text(peep, self.rng),
+                feeling=feeling_text(emotion, self.rng),
+                labels=", ".join(EMOTIONS),
+            )
+            examples.append((self._prompt(question, picture=False), emotion + "<|im_end|>", None))
+        return examples
+
+    def _pick(self, count: int) -> list[tuple[Image.Image, Peep]]:
+        return self.rng.sample(self.pictures, count)
+
+    def _prompt(self, text: str, picture: bool) -> str:
+        return render(self.processor, text, picture)
+
+
+def completion_loss(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, examples: Sequence[Example]
+) -> torch.Tensor:
+    """Return the mean cross-entropy of the completions' tokens."""
+    pictures = [image for *_, image in examples if image is not None]
+    texts = [prompt + completion for prompt, completion, _ in examples]
+    inputs = processor(text=texts, images=pictures or None, padding=True, return_tensors="pt")
+    lengths = [len(ids) for ids in processor.tokenizer([completion for _, completion, _ in examples])["input_ids"]]
+    width = inputs["input_ids"].shape[1]
+    # Padding is on the left, so a completion is the end of its row
+    starts = width - torch.tensor(lengths)
+    first = int(starts.min()) - 1
+    logits = model(**inputs, logits_to_keep=width - first).logits[:, :-1]  # the completions' part only
+    outside = torch.arange(width)[None, :] < starts[:, None]  # (B, L)
+    labels = inputs["input_ids"].masked_fill(outside, -100)[:, first + 1 :]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+
+def _update(loss: torch.Tensor, optimizer: Any, schedule: Any, parameters: list[nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()

@@ -1,0 +1,1 @@
+"""The policy, used: it writes completions, chooses among answers, and scores tokens."""

@@ -1,0 +1,105 @@
+"""Answers under a constraint: the prompt of a question, and the tree of tokens that leads to its choices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from emor3_trl.engines.engine import Question
+from emor3_trl.prompts import render
+
+# Stands for the text of a question while the chat template is rendered; no template or tokenizer treats it specially.
+_TEXT_SLOT = "\u241eemor3-text\u241e"
+
+
+class ChoiceTree:
+    """The permitted next tokens while one of several choices is being written.
+
+    Each choice is spelled in its usual tokens and cut where it differs from all others, so "Yes" or "No" is one token.
+
+    Args:
+        spellings: token ids of each choice, in the order of the choices.
+        end_token_id: ends an answer, where one choice is the beginning of another or is shorter than another.
+
+    Raises:
+        ValueError: if two choices are spelled the same, or one is empty.
+    """
+
+    def __init__(self, spellings: Sequence[Sequence[int]], end_token_id: int) -> None:
+        paths = [(*spelling, end_token_id) for spelling in spellings]
+        if len(set(paths)) != len(paths) or any(len(path) == 1 for path in paths):
+            raise ValueError(f"Choices must be distinct and not empty, but they are spelled {list(spellings)}.")
+        self.spellings = [list(spelling) for spelling in spellings]
+        self.end_token_id = end_token_id
+        self.paths = [_shortest_distinct(path, paths) for path in paths]
+        self.depth = max(len(path) for path in self.paths)
+
+    def allowed(self, written: Sequence[int]) -> list[int]:
+        """Return the tokens that may follow `written`; the end token once a choice is decided."""
+        written = tuple(written)
+        following = {
+            path[len(written)] for path in self.paths if len(path) > len(written) and path[: len(written)] == written
+        }
+        return sorted(following) or [self.end_token_id]
+
+    def decided(self, written: Sequence[int]) -> int:
+        """Return the index of the choice that `written` decides."""
+        return next(i for i, path in enumerate(self.paths) if tuple(written[: len(path)]) == path)
+
+
+def _shortest_distinct(path: tuple[int, ...], paths: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    for length in range(1, len(path)):
+        if sum(other[:length] == path[:length] for other in paths) == 1:
+            return path[:length]
+    return path
+
+
+class QuestionEncoder:
+    """Turns questions into token ids and choices into trees.
+
+    The chat template is rendered around an empty slot, and the text is tokenised on its own as data: whatever the
+    policy wrote, it cannot become a special token, so the structure of the prompt is always the template's.
+
+    Args:
+        processor: the policy's processor, or its tokenizer for a text model.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self._frames: dict[bool, tuple[list[int], list[int]]] = {}
+        self._trees: dict[tuple[str, ...], ChoiceTree] = {}
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        """Return the prompt's token ids, with one image token where the image stands."""
+        before, after = self._frame(question.image is not None)
+        return before + self.data_ids(question.text) + after
+
+    def tree(self, choices: tuple[str, ...]) -> ChoiceTree:
+        """Return the tree that constrains an answer to `choices`."""
+        if choices not in self._trees:
+            self._trees[choices] = ChoiceTree([self.data_ids(choice) for choice in choices], self.end_token_id)
+        return self._trees[choices]
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends a turn."""
+        return self.tokenizer.eos_token_id
+
+    def _frame(self, with_image: bool) -> tuple[list[int], list[int]]:
+        if with_image not in self._frames:
+            before, after = render(self.processor, _TEXT_SLOT, with_image).split(_TEXT_SLOT)
+            self._frames[with_image] = (self._token_ids(before), self._token_ids(after))
+        return self._frames[with_image]
+
+    def trusted_ids(self, text: str) -> list[int]:
+        """Return the tokens of a prompt of this project about an image, with one image token."""
+        return self._token_ids(render(self.processor, text))
+
+    def _token_ids(self, rendered: str) -> list[int]:
+        return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+    def data_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text that may hold anything, none of them special."""
+        text = text.encode("utf-8", "replace").decode()  # a tokenizer refuses half of a surrogate pair
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        special = set(self.tokenizer.all_special_ids)
+        return [token for token in ids if token not in special]

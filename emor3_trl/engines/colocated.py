@@ -1,0 +1,159 @@
+"""The colocated vLLM engine as this recipe needs it: exact prompts, no stale state, awake until reflection is done.
+
+TRL's `VLLMGeneration` is used as it is but for four points, each of which leaves rollouts silently off-policy:
+
+1. TRL passes prompts whose image placeholders are already expanded; vLLM expands them again. Here each run of image
+   tokens is collapsed to the one placeholder that vLLM expects, and the prompt that vLLM used is compared afterwards.
+2. A sampled image token has no picture behind it: image tokens get a logit bias here, and the trainer's head the same
+   one (`policy.suppress_image_tokens`), so both normalise over the same vocabulary.
+3. TRL's weight sync resets the prefix cache but not the encoder cache, so a returning picture would be answered from
+   the vision tower of an earlier step.
+4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import trl.generation.vllm_generation as trl_vllm
+import trl.trainer.grpo_trainer as trl_grpo
+from trl.generation.vllm_generation import VLLMGeneration
+
+from emor3_trl.engines.opening import prepare_cpu_engine
+from emor3_trl.engines.parity import OffPolicyError
+from emor3_trl.engines.policy import image_token_bias
+
+
+def collapse_image_tokens(prompt_ids: Sequence[int], image_token_id: int) -> list[int]:
+    """Return the prompt with each run of image tokens replaced by one, which is what vLLM expects per image."""
+    return [
+        token
+        for position, token in enumerate(prompt_ids)
+        if token != image_token_id or position == 0 or prompt_ids[position - 1] != image_token_id
+    ]
+
+
+class ColocatedEngine(VLLMGeneration):
+    """TRL's colocated vLLM engine with exact prompts, fresh caches and a sleep that waits for reflection.
+
+    Args:
+        options: options of `vllm.LLM` on top of TRL's, see `engine_options`.
+        args, kwargs: as for `trl.generation.vllm_generation.VLLMGeneration`.
+    """
+
+    enable_sleep_mode: bool
+    generation_kwargs: dict[str, Any]
+    _llm_weights_sleeping: bool
+
+    def __init__(self, *args: Any, options: dict[str, Any], **kwargs: Any) -> None:
+        self.options = options
+        self._kv_cache_sleeping = False
+        super().__init__(*args, **kwargs)
+        own = self.generation_kwargs.get("logit_bias") or {}
+        bias = {**own, **image_token_bias(self.processing_class)}
+        self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's own dict stays as it is
+
+    def _init_vllm(self) -> None:
+        prepare_cpu_engine()
+        if self.accelerator.num_processes == 1:
+            # Accelerate may have set its default port, which another run on this machine holds; TRL finds a free one.
+            os.environ["MASTER_PORT"] = "0"
+        stock = trl_vllm.LLM
+        trl_vllm.LLM = lambda **kwargs: stock(**(kwargs | self.options))
+        try:
+            super()._init_vllm()
+        finally:
+            trl_vllm.LLM = stock
+        self._kv_cache_sleeping = self.enable_sleep_mode
+
+    def sync_weights(self) -> None:
+        """Push the policy's weights to vLLM and drop all that was computed with the old ones."""
+        super().sync_weights()
+        self.llm.llm_engine.reset_encoder_cache()
+
+    def generate(
+        self, prompts: list[list[int]], images: list[list | None] | None, num_generations: int, profiler: Any = None
+    ) -> tuple:
+        """Generate as `VLLMGeneration.generate` does, from prompts whose image tokens are expanded.
+
+        The engine is awake afterwards; call `sleep` when reflection is done.
+
+        Raises:
+            OffPolicyError: if vLLM saw another prompt than the trainer will.
+        """
+        self.wake_up()
+        collapsed = prompts
+        if images is not None:
+            image_token_id = self.processing_class.image_token_id
+            collapsed = [collapse_image_tokens(ids, image_token_id) for ids in prompts]
+        copies = self._copies(prompts, images)
+        self.generation_kwargs["n"] = copies
+        sleep_mode, self.enable_sleep_mode = self.enable_sleep_mode, False
+        try:
+            used, *output = super().generate(
+                collapsed[::copies], None if images is None else images[::copies], num_generations, profiler
+            )
+        finally:
+            self.enable_sleep_mode = sleep_mode
+            del self.generation_kwargs["n"]
+        used = [ids for ids in used for _ in range(copies)]
+        check_same_prompts(prompts, used)
+        return used, *output
+
+    def _copies(self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Any] | None] | None) -> int:
+        """Return how many equal prompts stand next to each other everywhere: vLLM gets one request for them."""
+        if self.tensor_parallel_size > 1:  # the ranks of an engine exchange their prompts row by row
+            return 1
+        pictures = [[id(image) for image in row or ()] for row in images or [None] * len(prompts)]
+        keys = [(list(ids), own) for ids, own in zip(prompts, pictures, strict=True)]
+        runs = [len(list(run)) for _, run in itertools.groupby(keys)]
+        return math.gcd(*runs)
+
+    def wake_up(self) -> None:
+        """Bring weights and KV cache back, if sleep mode is on and the engine sleeps."""
+        if self.enable_sleep_mode and self._llm_weights_sleeping:
+            self.sync_weights()
+        if self._kv_cache_sleeping:
+            self.llm.wake_up(tags=["kv_cache"])
+            self._kv_cache_sleeping = False
+
+    def sleep(self) -> None:
+        """Free the engine's memory for the optimizer step, if sleep mode is on."""
+        if self.enable_sleep_mode and not self._llm_weights_sleeping:
+            self.llm.sleep(level=2)
+            self._llm_weights_sleeping = self._kv_cache_sleeping = True
+
+
+def check_same_prompts(expected: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> None:
+    """Compare the trainer's prompts with those that vLLM expanded.
+
+    Args:
+        expected: token ids per prompt, image tokens expanded by the trainer's processor.
+        used: token ids per prompt, image tokens expanded by vLLM.
+
+    Raises:
+        OffPolicyError: if a prompt differs; the message says by how many tokens and what to look for.
+    """
+    for row, (ours, theirs) in enumerate(zip(expected, used, strict=True)):
+        if list(ours) != list(theirs):
+            raise OffPolicyError(
+                f"Rollouts are off-policy: vLLM generated from another prompt than the trainer scores (prompt {row}: "
+                f"{len(theirs)} tokens in vLLM, {len(ours)} in the trainer). Look for an expanded prompt (image "
+                "tokens must be collapsed to one placeholder per image before vLLM expands them) or for another pixel "
+                "budget: min_pixels and max_pixels of the checkpoint's processor and of the trainer's must be equal."
+            )
+
+
+@contextmanager
+def colocated_engine(options: dict[str, Any]) -> Iterator[None]:
+    """Make a `GRPOTrainer` that is built inside this context use `ColocatedEngine`."""
+    stock = trl_grpo.VLLMGeneration
+    trl_grpo.VLLMGeneration = partial(ColocatedEngine, options=options)
+    try:
+        yield
+    finally:
+        trl_grpo.VLLMGeneration = stock

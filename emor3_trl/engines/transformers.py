@@ -1,0 +1,157 @@
+"""The policy on transformers, where vLLM is not installed or the model is in training."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from emor3_trl.engines.choices import QuestionEncoder
+from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
+from emor3_trl.engines.policy import image_token_ids
+from emor3_trl.prompts import render
+
+
+class TransformersEngine:
+    """Generates, chooses and scores with a model of the Qwen-VL family; with a text model where nothing has an image.
+
+    Args:
+        model: the policy, on any device.
+        processor: its processor.
+        batch_size: questions, or continuations, per forward.
+    """
+
+    def __init__(self, model: Any, processor: Any, batch_size: int = 32) -> None:
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.group = None
+        self.encoder = QuestionEncoder(processor)
+
+    @torch.no_grad()
+    def generate(
+        self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        prompts = [render(self.processor, text) for text in texts]
+        inputs = self.processor(
+            images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
+            add_special_tokens=False,
+        ).to(self.model.device)  # fmt: skip
+        # The checkpoint's own sampling options (a repetition penalty, top-k) would make this another policy.
+        options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_return_sequences": n}
+        if temperature > 0:
+            options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        with _evaluating(self.model), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            output = self.model.generate(
+                **inputs,
+                **options,
+                max_new_tokens=max_tokens,
+                suppress_tokens=image_token_ids(self.processor) or None,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+            )
+        written = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        ends = torch.isin(written, torch.tensor(_end_token_ids(self.model), device=written.device))
+        finished = ends.any(dim=1).tolist()
+        counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, written.shape[1]).tolist()
+        completions = [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
+        return [completions[row : row + n] for row in range(0, len(completions), n)]
+
+    @torch.no_grad()
+    def choose(self, questions: Sequence[Question]) -> tuple[list[str], ChoiceCost]:
+        """Answer the questions in batches, those with an image first."""
+        start = time.perf_counter()
+        cost = ChoiceCost(requests=len(questions))
+        answers: dict[int, str] = {}
+        with_image = [row for row, question in enumerate(questions) if question.image is not None]
+        without = [row for row, question in enumerate(questions) if question.image is None]
+        for rows in (with_image, without):
+            for first in range(0, len(rows), self.batch_size):
+                batch = rows[first : first + self.batch_size]
+                answers |= dict(zip(batch, self._choose_batch([questions[row] for row in batch], cost), strict=True))
+        cost.seconds = time.perf_counter() - start
+        return [answers[row] for row in range(len(questions))], cost
+
+    def _choose_batch(self, questions: Sequence[Question], cost: ChoiceCost) -> list[str]:
+        prompts = [self.encoder.prompt_ids(question) for question in questions]
+        inputs = padded_inputs(self.processor, prompts, [question.image for question in questions])
+        length = inputs["input_ids"].shape[1]
+        trees = [self.encoder.tree(question.choices) for question in questions]
+        output = self.model.generate(
+            **{name: value.to(self.model.device) for name, value in inputs.items()},
+            do_sample=False,
+            repetition_penalty=1.0,  # a checkpoint's own would punish choices that the question lists
+            max_new_tokens=max(tree.depth for tree in trees),
+            eos_token_id=self.encoder.end_token_id,
+            pad_token_id=self.encoder.tokenizer.pad_token_id,
+            prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed(ids[length:].tolist()),
+        )
+        written = output[:, length:].tolist()
+        cost.prompt_tokens += int(inputs["attention_mask"].sum())
+        cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, written, strict=True))
+        return [
+            question.choices[tree.decided(ids)] for question, tree, ids in zip(questions, trees, written, strict=True)
+        ]
+
+    @torch.no_grad()
+    def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
+        """See `Engine.log_probabilities`."""
+        log_probs: list[list[float]] = []
+        with _evaluating(self.model):
+            for first in range(0, len(continuations), self.batch_size):
+                batch = continuations[first : first + self.batch_size]
+                prompts = [[*self.encoder.trusted_ids(row.text), *row.written] for row in batch]
+                inputs = padded_inputs(self.processor, prompts, [row.image for row in batch])
+                inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+                logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # (B, vocabulary)
+                scores = logits.float().log_softmax(dim=-1)
+                log_probs += [own[list(row.candidates)].tolist() for own, row in zip(scores, batch, strict=True)]
+        return log_probs
+
+
+def padded_inputs(
+    processor: Any, prompts: Sequence[Sequence[int]], images: Sequence[Any | None]
+) -> dict[str, torch.Tensor]:
+    """Return what a model of the Qwen-VL family is called with, padded on the left.
+
+    Args:
+        processor: the policy's processor, or its tokenizer for a text model.
+        prompts: token ids of B prompts; one image token stands where an image does.
+        images: their images, or None for all of them.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape (B, L), image tokens expanded, and what belongs to the images.
+    """
+    inputs: dict[str, torch.Tensor] = {}
+    if images[0] is not None:
+        pixels = processor.image_processor(images=list(images), return_tensors="pt")
+        inputs = {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+        counts = (pixels["image_grid_thw"].prod(dim=-1) // processor.image_processor.merge_size**2).tolist()
+        prompts = [
+            [token for t in ids for token in [t] * (count if t == processor.image_token_id else 1)]
+            for ids, count in zip(prompts, counts, strict=True)
+        ]
+    length = max(map(len, prompts))
+    pad = getattr(processor, "tokenizer", processor).pad_token_id
+    inputs["input_ids"] = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts])
+    inputs["attention_mask"] = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+    if images[0] is not None:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).long()
+    return inputs
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Leave out dropout for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _end_token_ids(model: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]

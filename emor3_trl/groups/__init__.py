@@ -1,0 +1,1 @@
+"""A group is computed once: its picture, its prompt, its forward."""

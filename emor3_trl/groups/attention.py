@@ -1,0 +1,184 @@
+"""Attention of a packed row: the prompt attends to itself, a completion to the prompt and to itself.
+
+The split needs no mask over the whole row: two calls of `scaled_dot_product_attention` per group, whose memory is
+linear in the length where the kernel's is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+ATTENTION = "emor3_shared_prefix"
+
+
+# Families whose mask is causal in every layer, and for which exactness is tested
+SUPPORTED = ("llama", "qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@dataclass(frozen=True)
+class GroupSpan:
+    """Where one group stands in a packed row.
+
+    Args:
+        start: index of its first token.
+        prefix: number of prompt tokens that stand once.
+        lengths: number of tokens of each completion's part, the copy of the last prompt token included.
+        index: places of the completions' tokens, shape (n, T); short completions repeat a place at their end.
+        mask: where completion queries look, shape (T, prefix + T), or a lower-right causal bias on a GPU.
+        order: where the packed completion tokens are among the n·T attended ones, shape (sum(lengths),).
+    """
+
+    start: int
+    prefix: int
+    lengths: tuple[int, ...]
+    index: torch.Tensor
+    mask: Any
+    order: torch.Tensor
+
+
+class Layout:
+    """The groups of a packed row, in order; `calls` counts the attention layers that have used it.
+
+    Not a dataclass: FSDP2 casts a layer's inputs, for which it copies dataclasses, and a copy's count would be lost.
+
+    Args:
+        groups: where they stand.
+    """
+
+    def __init__(self, groups: list[GroupSpan]) -> None:
+        self.groups = groups
+        self.calls = 0
+
+    def check_used(self, layers: int) -> None:
+        """Check that each attention layer has used the layout once.
+
+        Raises:
+            RuntimeError: if not, so that siblings may have seen each other.
+        """
+        if self.calls != layers:
+            raise RuntimeError(
+                f"{self.calls} of the model's {layers} attention layers took the shared prefix, so its "
+                "log-probabilities would be wrong. Something replaced the attention implementation after the trainer "
+                "was built; leave it, or set shared_prefix: false."
+            )
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    shared_prefix: Layout | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed row; without a layout, Transformers' own SDPA attention.
+
+    Args:
+        module: the attention layer.
+        query: shape (1, heads, L, head size).
+        key, value: shape (1, key-value heads, L, head size).
+        attention_mask: used without a layout only.
+        shared_prefix: the row's layout.
+        scaling: factor of the scores.
+        kwargs: for Transformers' attention.
+
+    Returns:
+        The attended values, shape (1, L, heads, head size), and None.
+    """
+    if shared_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    shared_prefix.calls += 1
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # Under autocast, rotary embeddings leave queries and keys in float32. SDPA would cast them as well, but for a
+        # causal bias it checks their types before.
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
+    repeats = query.shape[1] // key.shape[1]
+    # Only the flash kernel of a GPU knows grouped queries; CPU kernels that do are slower than repeated keys
+    gqa = query.is_cuda and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True))
+    if not gqa:
+        key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    outputs = []
+    for group in shared_prefix.groups:
+        end = group.start + group.prefix
+        prefix_key, prefix_value = key[:, :, group.start : end], value[:, :, group.start : end]
+        if group.prefix:
+            prefix_query = query[:, :, group.start : end]
+            attended = scaled_dot_product_attention(
+                prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, enable_gqa=gqa
+            )
+            outputs.append(attended[0].transpose(0, 1))  # (prefix, heads, size)
+        count = group.index.shape[0]
+        own_key, own_value = _completions(key, group), _completions(value, group)
+        attended = scaled_dot_product_attention(
+            _completions(query, group),
+            torch.cat([prefix_key.expand(count, -1, -1, -1), own_key], dim=2),
+            torch.cat([prefix_value.expand(count, -1, -1, -1), own_value], dim=2),
+            attn_mask=group.mask,
+            scale=scaling,
+            enable_gqa=gqa,
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1)[group.order])  # (tokens, heads, size)
+    return torch.cat(outputs).unsqueeze(0), None
+
+
+def _completions(states: torch.Tensor, group: GroupSpan) -> torch.Tensor:
+    """Return the states of a group's completions, shape (n, heads, T, size)."""
+    count, length = group.index.shape
+    if all(own == length for own in group.lengths):  # a view, no copy
+        start = group.start + group.prefix
+        own = states[0, :, start : start + count * length]
+        return own.unflatten(1, (count, length)).transpose(0, 1)
+    return states[0, :, group.index].transpose(0, 1)
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def why_not(model: PreTrainedModel) -> str | None:
+    """Return why a model's groups cannot share their prefix, in words for its user; None if they can."""
+    config = model.config
+    text = config.get_text_config()
+    if config.model_type not in SUPPORTED:
+        return f"it is tested for {', '.join(SUPPORTED)}, and this model is of type '{config.model_type}'"
+    if text._attn_implementation not in ("sdpa", ATTENTION):
+        return f"it needs attn_implementation 'sdpa', and this model has '{text._attn_implementation}'"
+    layers = getattr(text, "layer_types", None) or ()
+    if any(kind != "full_attention" for kind in layers):
+        return f"it needs full attention in every layer, and this model has {sorted(set(layers))}"
+    if getattr(text, "attention_dropout", 0.0):
+        return f"it does not draw attention dropout, and this model has attention_dropout {text.attention_dropout}"
+    peft = getattr(model, "peft_config", {})
+    if any(adapter.is_prompt_learning for adapter in peft.values()):
+        return "the adapter learns a prompt, which would have to stand in front of every row"
+    return None
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let a model's text layers take packed rows; ordinary calls go to Transformers' SDPA attention as before."""
+    model.config.get_text_config()._attn_implementation = ATTENTION
+
+
+def restore(model: PreTrainedModel) -> None:
+    """Undo `install`."""
+    model.config.get_text_config()._attn_implementation = "sdpa"
+
+
+def explain_dropout(model: torch.nn.Module) -> str | None:
+    """Return what is shared beside the prompt where layers, such as LoRA's, drop activations at random; else None."""
+    rates = sorted({module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p})
+    if not rates:
+        return None
+    return (
+        f"Dropout of {', '.join(map(str, rates))} is drawn once for a group's shared prompt, not once per completion, "
+        "and rollouts are sampled without it. Set --lora_dropout 0 for the exact numbers."
+    )

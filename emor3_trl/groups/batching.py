@@ -1,0 +1,132 @@
+"""How completions make groups, micro-batches and updates: the one arithmetic of GRPO's batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batch arithmetic of GRPO.
+
+    Args:
+        completions: completions of one rollout, over all processes.
+        prompts: groups of one rollout.
+        prompts_per_update: groups of one optimiser step.
+        rollouts: rollouts of the run.
+        updates: optimiser steps of the run.
+    """
+
+    completions: int
+    prompts: int
+    prompts_per_update: float
+    rollouts: int
+    updates: int
+
+
+def batches(values: dict[str, Any], samples: int, processes: int) -> Batches:
+    """Return the batch arithmetic of a configuration on `samples` prompts and `processes` processes.
+
+    Raises:
+        ValueError: if the samples do not fill one rollout: nothing would be trained.
+    """
+    group, accumulation = values["num_generations"], values["gradient_accumulation_steps"]
+    micro = processes * values["per_device_train_batch_size"]
+    steps = values.get("steps_per_generation") or accumulation
+    completions = values.get("generation_batch_size") or micro * steps
+    if samples < completions // group:
+        raise ValueError(
+            f"{samples} samples do not fill one rollout of {completions // group} prompts "
+            f"({processes} process(es) x {values['per_device_train_batch_size']} completions x {steps} step(s) / "
+            f"num_generations {group}). Lower per_device_train_batch_size, or steps_per_generation "
+            "(gradient_accumulation_steps by default), or train on more samples."
+        )
+    steps = completions // micro
+    iterations = values.get("num_iterations", 1)
+    rollouts_per_epoch = samples // (completions // group)  # an incomplete last batch is dropped
+    updates_per_epoch = -(-rollouts_per_epoch * steps * iterations // accumulation)
+    if values.get("max_steps", -1) > 0:
+        updates = values["max_steps"]
+        rollouts = -(-updates * accumulation // (steps * iterations))
+    else:
+        updates = round(values["num_train_epochs"] * updates_per_epoch)
+        rollouts = round(values["num_train_epochs"] * rollouts_per_epoch)
+    return Batches(completions, completions // group, micro * accumulation / group, rollouts, updates)
+
+
+def check_batch(values: dict[str, Any], processes: int) -> None:
+    """Check that a generation batch holds whole groups, as GRPO's advantages need.
+
+    Raises:
+        ValueError: with the nearest numbers that divide.
+    """
+    group = values.get("num_generations")
+    if group is None:
+        return
+    if group < 2:
+        raise ValueError(
+            f"num_generations is {group}. A group's advantage compares its completions, so it needs 2 or more "
+            "(the paper uses 8 and 4): set --num_generations 8."
+        )
+    per_device = values["per_device_train_batch_size"]
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if values[name] < 1:
+            raise ValueError(f"{name} is {values[name]}. Expected 1 or more.")
+    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
+    batch = values.get("generation_batch_size") or processes * per_device * steps
+    if batch % group == 0:
+        return
+    unit = processes * steps
+    sizes = [size for size in range(1, per_device + group + 1) if unit * size % group == 0]
+    near = sorted(
+        {max((s for s in sizes if s <= per_device), default=sizes[0]), min(s for s in sizes if s > per_device)}
+    )
+    groups = [divisor for divisor in range(2, batch + 1) if batch % divisor == 0]
+    smaller = [divisor for divisor in groups if divisor < group][-1:]
+    larger = [divisor for divisor in groups if divisor > group][:1]
+    made_of = f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation"
+    if values.get("generation_batch_size"):
+        made_of = "generation_batch_size"
+    raise ValueError(
+        f"{made_of} = {batch} completions, which do not divide into groups of num_generations = {group}. "
+        f"Use --per_device_train_batch_size {' or '.join(map(str, near))}"
+        + (f", or --num_generations {' or '.join(map(str, smaller + larger))}." if smaller + larger else ".")
+    )
+
+
+def permute_groups(rows: int, first_row: int, group_size: int) -> torch.Tensor:
+    """Return a random order of a process's rows in which the completions of a group stay next to each other.
+
+    Args:
+        rows: rows of this process.
+        first_row: how many rows the processes before it have; groups may be cut where processes meet.
+        group_size: G.
+
+    Returns:
+        A permutation, shape (rows,).
+    """
+    groups = torch.div(torch.arange(first_row, first_row + rows), group_size, rounding_mode="floor")
+    groups = groups - groups[0]
+    rank = torch.randperm(int(groups[-1]) + 1)
+    return torch.argsort(rank[groups], stable=True)
+
+
+def explain_split(group_size: int, per_device: int, accumulation: int) -> str | None:
+    """Return what to change where micro-batches cut groups, so that a prompt is computed more than once; else None."""
+    if per_device % group_size == 0:
+        return None
+    text = (
+        f"per_device_train_batch_size {per_device} cuts the groups of {group_size} completions, and each part computes "
+        "the prompt and its picture again. "
+    )
+    if group_size % per_device == 0 and accumulation % (group_size // per_device) == 0:
+        factor = group_size // per_device
+        return text + (
+            f"If memory allows, --per_device_train_batch_size {group_size} --gradient_accumulation_steps "
+            f"{accumulation // factor} takes steps of the same completions and computes each prompt once, not "
+            f"{factor} times."
+        )
+    if group_size % per_device == 0:
+        return text + f"Use a multiple of {group_size} for whole groups."
+    return text + f"Use a multiple of {group_size}, or a divisor of it, for whole groups or equal parts."

@@ -1,0 +1,44 @@
+"""This launch: how many processes, with sharded weights or whole ones, on which kind of device."""
+
+import os
+
+import torch
+
+FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
+
+
+def device_type() -> str:
+    """Return what this machine computes on, as torch calls it: "cuda", "xpu" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "xpu" if torch.xpu.is_available() else "cpu"
+
+
+def gpu_available() -> bool:
+    """Whether torch sees an accelerator that bf16 training and vLLM run on."""
+    return device_type() != "cpu"
+
+
+def weights_sharded() -> bool:
+    """Whether this launch spreads the weights over its processes (ZeRO-3, FSDP); known once arguments are made."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
+def check_reference(beta: float, lora: bool) -> None:
+    """Check that each process loads the reference model, of which TRL shards what the process has.
+
+    Raises:
+        ValueError: if FSDP lets only the main process load weights: KL would be that to an empty model.
+    """
+    on = [os.environ.get(key, "").lower() in ("true", "1") for key in FSDP_LOADING]
+    if beta and not lora and all(on) and world_size() > 1:
+        raise ValueError(
+            f"fsdp_cpu_ram_efficient_loading is true and beta is {beta}: the reference model would be empty on every "
+            "process but the first, and the KL term wrong. Set it to false in Accelerate's file, as "
+            "recipes/accelerate/fsdp2.yaml does, or set beta: 0."
+        )
+
+
+def world_size() -> int:
+    """Return the number of processes of this launch (torchrun and accelerate set it)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,68 @@
+"""The report as one HTML file: style, script, data and pictures inside, nothing fetched when it is opened.
+
+`content` gathers what the page shows, `render` puts it into `page.html`. Completions are untrusted text: they stand in
+the page as JSON without a single `<`, and the script only ever makes text nodes of them. A content security policy
+names the page's one script by its hash, so that nothing else could run.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from emor3_trl.report.page.content import content
+
+__all__ = ["content", "render", "write_page"]
+
+# In the order of the page; together they are one script
+SCRIPTS = ("dom", "terms", "results", "curves", "confusion", "cards", "gallery", "main")
+
+
+def render(page: Mapping[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        page: what it shows, see `content`; JSON values.
+    """
+    style, script = _asset("page.css"), "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(str(page["title"])),
+        style=style,
+        script=script,
+        data=_inert_json(page),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
+    )
+
+
+def write_page(page: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page, all or nothing, and return its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(render(page), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _inert_json(value: Any) -> str:
+    r"""Return JSON in ASCII that holds no markup, whatever its strings hold.
+
+    >>> _inert_json("</script>&\u2028")
+    '"\\u003c/script\\u003e\\u0026\\u2028"'
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

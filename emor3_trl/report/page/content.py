@@ -1,0 +1,202 @@
+"""What the page shows, as JSON values: results, comparisons, curves, confusion and cases."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emor3_trl.evaluation.comparison import compare
+from emor3_trl.evaluation.metrics import all_labels, averages, confusion_matrix, per_class, summarise
+from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model
+from emor3_trl.report.page.cases import make_cases, reward_parts
+from emor3_trl.report.page.thumbnails import make_thumbnails
+
+# Panels of the training curves: title, keys of the log (the first that is there counts), unit
+PANELS = (
+    ("Overall reward", ("reward",), "mean reward"),
+    ("KL", ("kl",), "KL per token"),
+    ("Completion length", ("completions/mean_length",), "tokens"),
+    ("Accuracy", ("rewards/accuracy_reward/mean",), "mean reward"),
+    ("Consistency", ("rewards/consistency_reward/mean",), "mean reward"),
+    ("Coherence", ("rewards/coherence_reward/mean",), "mean reward"),
+    ("Format", ("rewards/format_reward/mean", "rewards/think_format_reward/mean"), "mean reward"),
+)
+
+
+def content(
+    evaluations: Sequence[Evaluation],
+    *,
+    title: str,
+    in_domain: Sequence[str] | None = None,
+    baseline: str | None = None,
+    trained: str | None = None,
+    data: Sequence[str] | None = None,
+    max_cases: int = 5_000,
+) -> dict[str, Any]:
+    """Gather what the page shows.
+
+    Args:
+        evaluations: the models, see `load_evaluations`.
+        title: heading of the page.
+        in_domain: the data sets that count as in-domain (default: what each evaluation was told); all others are out of
+            domain. The page marks a data set that is in-domain for some models only at each of them.
+        baseline: name of the model that the others are compared with when the page opens (default: base, else the
+            first).
+        trained: name of the model that stands beside it in the cases (default: emo_r3, else the last).
+        data: folders of prepared data with the pictures (default: where each evaluation found them).
+        max_cases: cases on the page, at most; of more, so many are drawn at random.
+
+    Returns:
+        JSON values; lists are in the order of `models` and `datasets`, None where a model was not shown a data set.
+
+    Raises:
+        ValueError: if a named model or data set is not there, or two models were shown different data
+            under one name.
+    """
+    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
+    own = choose_in_domain(evaluations, in_domain)
+    inside = {name: [index for index, mine in enumerate(own) if name in mine] for name in names}
+    before = choose_model(evaluations, baseline, "base", 0)
+    after = choose_model(evaluations, trained, "emo_r3", -1)
+    names.sort(key=lambda name: -len(inside[name]))
+    shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
+    labels = [all_labels([row for rows in models if rows for row in rows]) for models in shown]
+    metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
+    comparisons = [_comparisons(models, evaluations) for models in shown]
+    cases, total = make_cases(evaluations, names, max_cases)
+    pictures, missing = make_thumbnails(evaluations, names, cases, data)
+    return {
+        "title": title,
+        "models": [_model(evaluation) for evaluation in evaluations],
+        "baseline": before,
+        "trained": after,
+        "datasets": [
+            {
+                "name": name,
+                "inDomain": len(inside[name]) == len(evaluations),
+                "inDomainOf": inside[name],
+                "labels": labels[index],
+                "n": _sizes(shown[index]),
+            }
+            for index, name in enumerate(names)
+        ],
+        "metrics": metrics,
+        "means": [_means(row.predictions, names, mine) for row, mine in zip(evaluations, own, strict=True)],
+        "comparisons": comparisons,
+        "confusion": [
+            [None if rows is None else _confusion(rows, labels[index]) for rows in models]
+            for index, models in enumerate(shown)
+        ],
+        "curves": _curves(evaluations),
+        "cases": cases,
+        "casesTotal": total,
+        "pictures": pictures,
+        "picturesMissing": missing,
+    }
+
+
+def _model(evaluation: Evaluation) -> dict[str, Any]:
+    configured = ("model", "prompt_style", "engine", "dtype", "max_tokens", "seed")
+    about = {key: evaluation.config.get(key) for key in configured}
+    about |= {key: evaluation.environment.get(key) for key in ("started", "commit")}
+    return {
+        "name": evaluation.name,
+        "title": evaluation.title,
+        "run": str(evaluation.run),
+        "rewards": reward_parts(evaluation)[1],
+        "about": {key: value for key, value in about.items() if value is not None},
+    }
+
+
+def _sizes(models: Sequence[list[Prediction] | None]) -> list[int]:
+    return sorted({len(rows) for rows in models if rows is not None})
+
+
+def _metrics(rows: Sequence[Prediction]) -> dict[str, float]:
+    """Return the metrics of one data set; those of each emotion are in `_confusion`."""
+    values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise(rows).items()}
+    return {key: value for key, value in values.items() if not key.startswith("class/")}
+
+
+def _means(
+    predictions: Mapping[str, Sequence[Prediction]], names: Sequence[str], in_domain: Sequence[str]
+) -> list[dict[str, float] | None]:
+    """Return the paper's A^I, A^O and A of one model, each with its interval; None over a data set that it lacks."""
+    right = {name: (sum(row.correct for row in rows), len(rows)) for name, rows in predictions.items()}
+    found = averages(right, in_domain)
+    lacks = [name for name in names if name not in predictions]
+    incomplete = {
+        "in_domain": any(name in in_domain for name in lacks),
+        "out_of_domain": any(name not in in_domain for name in lacks),
+        "overall": bool(lacks),
+    }
+    return [
+        None
+        if missing or f"eval/mean/{group}" not in found
+        else {
+            "value": found[f"eval/mean/{group}"],
+            "low": found[f"eval/mean/{group}_low"],
+            "high": found[f"eval/mean/{group}_high"],
+        }
+        for group, missing in incomplete.items()
+    ]
+
+
+def _comparisons(
+    models: Sequence[Sequence[Prediction] | None], evaluations: Sequence[Evaluation]
+) -> list[list[dict[str, float] | None]]:
+    """Return how model b differs from model a at [a][b]; each pair is computed once and mirrored."""
+    table: list[list[dict[str, float] | None]] = [[None] * len(models) for _ in models]
+    for a, first in enumerate(models):
+        for b, second in enumerate(models[:a]):
+            if first is None or second is None:
+                continue
+            try:
+                there = compare(second, first)
+            except ValueError as error:
+                raise ValueError(f"{evaluations[b].title} and {evaluations[a].title}: {error}") from error
+            common = {"n": there.n, "p": there.p_value}
+            table[b][a] = common | {
+                "difference": there.difference, "low": there.low, "high": there.high,
+                "fixed": there.only_b, "broken": there.only_a,
+            }  # fmt: skip
+            table[a][b] = common | {
+                "difference": -there.difference, "low": -there.high, "high": -there.low,
+                "fixed": there.only_a, "broken": there.only_b,
+            }  # fmt: skip
+    return table
+
+
+def _confusion(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the counts (L, L + 1), and recall and F1 of each emotion (value, low, high; None: nothing to count)."""
+    matrix = confusion_matrix([row.emotion for row in rows], [row.answer for row in rows], labels)
+    classes = per_class(matrix, labels)
+    asked = {label: own for label, own in classes.items() if own["support"]}
+    return {
+        "counts": matrix.tolist(),
+        "recall": [_with_interval(asked.get(label), "recall") for label in labels],
+        "f1": [_with_interval(classes.get(label), "f1") for label in labels],
+    }
+
+
+def _with_interval(values: Mapping[str, float] | None, name: str) -> list[float] | None:
+    return None if values is None else [values[f"{name}{end}"] for end in ("", "_low", "_high")]
+
+
+def _curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    panels = []
+    for title, keys, unit in PANELS:
+        lines = []
+        for index, evaluation in enumerate(evaluations):
+            points = [
+                (entry["step"], round(float(entry[key]), 6))
+                for entry in evaluation.log
+                for key in [next((key for key in keys if key in entry), "")]
+                if key and "step" in entry and "reward" in entry and math.isfinite(float(entry[key]))
+            ]
+            if points:
+                steps, values = zip(*points, strict=True)
+                lines.append({"model": index, "steps": steps, "values": values})
+        if lines:
+            panels.append({"title": title, "unit": unit, "lines": lines})
+    return panels

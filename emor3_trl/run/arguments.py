@@ -1,0 +1,24 @@
+"""What a training recipe can be told beside the model's and the trainer's own arguments."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class RunArguments:
+    """What a training recipe needs beside the model's and the trainer's own arguments."""
+
+    data: str = field(metadata={"help": "Folder of prepared data: <split>.parquet and manifest.json."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
+    prompt_style: Literal["set", "think", "direct"] = field(
+        default="set",
+        metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+    )
+    max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
+    processes: int | None = field(
+        default=None,
+        metadata={"help": "Processes (GPUs) that the batch arithmetic is written for; another number is an error."},
+    )
+    plan: bool = field(default=False, metadata={"help": "Print what would run, and stop."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace another run in output_dir."})

@@ -1,0 +1,285 @@
+"""How a recipe is started: a YAML that is one complete run, flags that override it, and errors in one clear line."""
+
+import dataclasses
+import difflib
+import enum
+import json
+import logging
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import ModelConfig, TrlParser, get_quantization_config
+
+from emor3_trl.engines.parity import OffPolicyError
+from emor3_trl.run.checks import check_values
+from emor3_trl.run.wandb import prepare_reporting
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for; the message says what was set, what is allowed and how to fix it."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The parsed command line.
+
+    Args:
+        arguments: one instance per dataclass, in the order in which the classes were given.
+        values: every key with the value it was set to, before any class derived others; loadable as a config again.
+        source: the YAML that was read.
+    """
+
+    arguments: tuple[Any, ...]
+    values: dict[str, Any]
+    source: Path | None
+
+
+class _Parser(TrlParser):
+    """`TrlParser` that knows the file it read, checks types in it, and raises instead of printing its usage."""
+
+    source: Path | None = None
+
+    def error(self, message: str) -> NoReturn:
+        invalid = re.fullmatch(r"argument --([\w-]+)\S*(?:, \S+)*: invalid (\S+) value: (.*)", message)
+        if invalid:
+            name, kind, value = invalid.groups()
+            message = f"{name} is set to {value}; expected {_KINDS.get(kind, kind)}."
+        elif message.startswith("the following arguments are required"):
+            names = ", ".join(name.split("/")[0] for name in message.split(": ", 1)[1].split(", "))
+            message = f"{names} must be set, in a --config file or as a flag."
+        raise UserError(f"{message}{_in(self.source)}")
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
+
+
+def parse(
+    dataclass_types: Sequence[type],
+    default_config: str | Path | None = None,
+    argv: Sequence[str] | None = None,
+) -> Parsed:
+    """Read the command line and its YAML, and check both before anything is loaded.
+
+    Args:
+        dataclass_types: the argument classes; their fields are the YAML's keys and the flags.
+        default_config: the YAML to take when `--config` is not given.
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The arguments, the resolved values and the YAML's path.
+
+    Raises:
+        UserError: for an unknown key or flag, a value of the wrong type, a file that is not there, or values that
+            cannot run on this machine (see `emor3_trl.checks`).
+    """
+    arguments = [part for item in (sys.argv[1:] if argv is None else argv) for part in _split_config(item)]
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ["EMOR3_DEBUG"] = "1"
+    with user_errors():
+        parser = _Parser(list(dataclass_types), allow_abbrev=False)
+        parser.source = _take_config(arguments, default_config)
+        if parser.source is not None:
+            config = _read(parser.source)
+            _check_keys(config, dataclass_types, parser.source)
+            parser.set_defaults_with_config(**config)
+        _check_repeated(parser, arguments)
+        namespace, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            raise UserError(_unknown_flag(unknown, _fields(dataclass_types)))
+        values = vars(namespace)
+        _check_json(values, _fields(dataclass_types))
+        check_values(values, parser.source)
+        planned = _without_hardware(values) if values.get("plan") else values
+        built = tuple(
+            cls(**{f.name: planned[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
+        )
+        prepare_reporting(values)
+    return Parsed(built, values, parser.source)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the errors of a checking phase, where only the user can be wrong, into `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(str(error)) from error
+
+
+def cli(main: Callable[[], None]) -> None:
+    """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with EMOR3_DEBUG=1: a traceback)."""
+    # vLLM warns before it reads its own setting, so its logger is told as well.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get("EMOR3_DEBUG"):
+            raise
+        rank = os.environ.get("RANK", "0")
+        prefix = "" if rank == "0" else f"[rank {rank}] "
+        print(f"{prefix}{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OffPolicyError as error:
+        if os.environ.get("EMOR3_DEBUG"):
+            raise
+        print(f"{Path(sys.argv[0]).name}: stopped: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from what is saved.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Return what `from_pretrained` gets, for the policy and for the reference model.
+
+    Args:
+        model: TRL's model arguments.
+        given: the trainer's `model_init_kwargs`; the model arguments that are set win.
+    """
+    options = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "quantization_config": get_quantization_config(model),
+        "use_safetensors": True,  # a pickle can run code
+    }
+    before = given if isinstance(given, dict) else {}
+    return {**before, **{key: value for key, value in options.items() if value is not None}}
+
+
+def _split_config(item: str) -> list[str]:
+    return item.split("=", 1) if item.startswith("--config=") else [item]
+
+
+def _take_config(arguments: list[str], default: str | Path | None) -> Path | None:
+    if "--config" not in arguments:
+        return None if default is None else Path(default)
+    index = arguments.index("--config")
+    if index + 1 == len(arguments):
+        raise UserError("--config needs the path of a YAML file.")
+    path = Path(arguments[index + 1])
+    del arguments[index : index + 2]
+    return path
+
+
+def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
+    """Refuse a list that is given twice, of which argparse would keep the second only."""
+    for action in parser._actions:
+        given = [flag for flag in arguments if flag.split("=")[0] in action.option_strings]
+        if len(given) > 1 and action.nargs in ("+", "*"):
+            raise UserError(f"{' and '.join(given)} are given. Write the list once: {given[0].split('=')[0]} A B C.")
+
+
+def _check_json(values: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse a mapping that is given as text and is no JSON, by its name."""
+    for key, value in values.items():
+        if isinstance(value, str) and value.startswith("{") and _fits({}, known[key]):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise UserError(f"{key} is set to '{value}'; expected JSON ({error}).") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        there = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"Config file '{path}' does not exist." + (f" There are: {', '.join(there)}." if there else ""))
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is not valid YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"'{path}' must hold 'key: value' lines.")
+    return config
+
+
+def _fields(dataclass_types: Sequence[type]) -> dict[str, Any]:
+    return {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items() if name[0] != "_"}
+
+
+def _check_keys(config: dict[str, Any], dataclass_types: Sequence[type], source: Path) -> None:
+    known = _fields(dataclass_types)
+    for key, value in config.items():
+        if key not in known:
+            raise UserError(f"Unknown key '{key}' in '{source}'.{_nearest(key, known)}")
+        if value is not None and not _fits(value, known[key]):
+            hint = (
+                ' (a bare yes/no/on/off is a truth value in YAML: quote it, as in "no")'
+                if value in (True, False)
+                else ""
+            )
+            raise UserError(f"{key} is set to {value!r} in '{source}'; expected {_describe(known[key])}{hint}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    hint = origin or hint
+    if not isinstance(hint, type) or hint is object:
+        return True
+    if issubclass(hint, enum.Enum):
+        return value in [member.value for member in hint]
+    if isinstance(value, str):  # numbers and truth values may be written as text: the parser converts them
+        return not issubclass(hint, (list, dict))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    hint = get_origin(hint) or hint
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list: "a list",
+        dict: "a mapping",
+    }
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(str(member.value) for member in hint)
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _unknown_flag(unknown: list[str], known: dict[str, Any]) -> str:
+    first = unknown[0]
+    if first.endswith((".yaml", ".yml")):
+        return f"Unexpected argument '{first}'. To use it as the configuration: --config {first}"
+    if not first.startswith("--"):
+        return f"Unexpected argument '{first}'. Options are given as --name value."
+    name = first[2:].split("=")[0]
+    return f"Unknown flag '--{name}'.{_nearest(name, known, '--')} --help lists all."
+
+
+def _nearest(name: str, known: dict[str, Any], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
+    return f" Did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def _in(source: Path | None) -> str:
+    return f" (Configuration: '{source}'.)" if source else ""
+
+
+def _without_hardware(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values such that `--plan` can read a GPU's configuration on any machine."""
+    keys = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
+    return {**values, **{key: value for key, value in keys.items() if key in values}}

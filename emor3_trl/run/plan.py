@@ -1,0 +1,221 @@
+"""What a configuration would run: batches, steps, tokens, memory by part, files. No model is loaded for it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emor3_trl.groups.batching import Batches, batches
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL: 14-pixel patches, merged 2 x 2
+PROMPT_LIMIT = 2048  # tokens, as in the reference implementation
+TEXT_TOKENS = 200  # the structured prompt and its chat template, rounded up
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen2.5-VL that memory depends on.
+
+    Args:
+        name: where they come from.
+        parameters: all of them; a tied head counts once.
+        hidden, layers, key_value_size, intermediate, vocabulary: of the language model; `key_value_size` is the width
+            of one layer's keys, all heads.
+    """
+
+    name: str
+    parameters: int
+    hidden: int
+    layers: int
+    key_value_size: int
+    intermediate: int
+    vocabulary: int
+
+
+KNOWN = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": Shape("Qwen2.5-VL-3B", 3_754_622_976, 2048, 36, 256, 11008, 151936),
+    "Qwen/Qwen2.5-VL-7B-Instruct": Shape("Qwen2.5-VL-7B", 8_292_166_656, 3584, 28, 512, 18944, 152064),
+}
+
+
+def model_shape(path: str) -> Shape:
+    """Return the sizes of a model: of a local checkpoint from its config (weights stay on torch's meta device).
+
+    Raises:
+        ValueError: if `path` is neither a checkpoint folder nor one of the models whose sizes are known here.
+    """
+    if path in KNOWN:
+        return KNOWN[path]
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"--plan knows the sizes of {', '.join(KNOWN)} and of local checkpoint folders; '{path}' is neither."
+        )
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    text = config.get_text_config()
+    return Shape(
+        name=path,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        key_value_size=text.num_key_value_heads * text.hidden_size // text.num_attention_heads,
+        intermediate=text.intermediate_size,
+        vocabulary=text.vocab_size,
+    )
+
+
+def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[str, float, float, float]]:
+    """Estimate the memory of one process by part.
+
+    Returns:
+        Rows of (part, GiB with DDP or one process, with ZeRO-2, with ZeRO-3 or FSDP). Activations are those of the
+        language model for one micro-batch at the longest prompt and completion, a shared prompt once; fragmentation
+        and the CUDA context are not counted.
+    """
+    width = BYTES.get(str(values.get("dtype")), 4)
+    lora = bool(values.get("use_peft"))
+    trained = _lora_parameters(values, shape) if lora else shape.parameters
+    base = shape.parameters * (0.55 if values.get("load_in_4bit") else width)
+    width = 4 if lora else width  # adapters train in float32
+    weights = base + (trained * 4 if lora else 0)
+    gradients, optimizer = trained * width, trained * width * 2
+    reference = shape.parameters * width if values.get("beta") and not lora else 0.0
+    activations = _activations(values, shape)
+    share = 1 / processes
+    # DeepSpeed in bf16 trains a bf16 copy and keeps float32 weights with the optimizer's state.
+    mixed = values.get("bf16") is not False and width == 4 and not lora
+    zero = (weights / 2, gradients / 2, optimizer * 1.5) if mixed else (weights, gradients, optimizer)
+    rows = [
+        ("weights", weights, zero[0], zero[0] * share),
+        ("gradients", gradients, zero[1] * share, zero[1] * share),
+        ("optimizer (AdamW)", optimizer, zero[2] * share, zero[2] * share),
+        ("reference model (beta > 0)", reference, reference, reference * share),
+        ("activations, at most", activations, activations, activations),
+    ]
+    if values.get("use_vllm"):
+        engine = shape.parameters * (2 if values.get("bf16") is not False else width)
+        cache = _key_value_cache(values, shape)
+        rows += [
+            ("vLLM weights", engine, engine, engine),
+            ("vLLM KV of one rollout", cache, cache, cache),
+        ]
+    return [(part, *(value / GIB for value in row)) for part, *row in rows]  # type: ignore[misc]
+
+
+def plan(values: dict[str, Any], samples: int, processes: int) -> str:
+    """Return what a configuration would run, as text for a terminal.
+
+    Raises:
+        ValueError: if the model's sizes are not known, or the samples do not fill one rollout.
+    """
+    shape = model_shape(values["model_name_or_path"])
+    count = batches(values, samples, processes)
+    return "\n".join(_lines(values, samples, processes, shape, count))
+
+
+def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, count: Batches) -> Iterator[str]:
+    prompt, completion = prompt_tokens(values), values["max_completion_length"]
+    yield f"model        {values['model_name_or_path']} ({shape.parameters / 1e6:,.1f} M parameters)"
+    yield f"data         {values['data']}: {samples:,} samples of {values['train_split']}"
+    yield f"processes    {processes}"
+    yield (
+        f"rollout      {count.prompts} prompts x {values['num_generations']} completions = {count.completions:,} "
+        f"completions; {count.rollouts} rollouts"
+    )
+    yield f"update       {count.prompts_per_update:g} prompts per optimiser step; {count.updates} steps"
+    yield (
+        f"tokens       prompt <= {prompt:,}, completion <= {completion:,}: <= "
+        f"{count.completions * (prompt + completion):,} per rollout"
+    )
+    asks = values.get("lambda1") and values.get("reward_variant") != "plain"
+    questions = f"{2 * count.completions:,} questions per rollout, one engine call" if asks else "none"
+    yield f"reflection   {questions}"
+    yield ""
+    yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"
+    rows = memory(values, shape, processes)
+    yield from (_row(*row) for row in rows)
+    training = [row for row in rows if not (values.get("vllm_enable_sleep_mode") and row[0].startswith("vLLM"))]
+    generating = [row for row in rows if not row[0].startswith(("gradients", "activations"))]
+    for title, counted in (("peak while training", training), ("peak while generating", generating)):
+        yield _row(
+            title, sum(row[1] for row in counted), sum(row[2] for row in counted), sum(row[3] for row in counted)
+        )
+    yield ""
+    yield "files"
+    yield from (f"  {name}" for name in planned_files(values, count.updates))
+
+
+def _row(part: str, alone: float, zero2: float, zero3: float) -> str:
+    return f"  {part:<36}{alone:>11.2f}{zero2:>10.2f}{zero3:>17.2f}"
+
+
+def prompt_tokens(values: dict[str, Any]) -> int:
+    """Return the longest prompt in tokens: what the engine's length leaves, or the largest prepared picture's."""
+    longest = [PROMPT_LIMIT]
+    if values.get("vllm_max_model_length"):
+        longest.append(values["vllm_max_model_length"] - values["max_completion_length"])
+    manifest = Path(values["data"]) / "manifest.json"
+    pixels = json.loads(manifest.read_text()).get("max_pixels") if manifest.is_file() else None
+    if pixels:
+        longest.append(-(-pixels // PIXELS_PER_TOKEN) + TEXT_TOKENS)
+    return min(longest)
+
+
+def planned_files(values: dict[str, Any], updates: int) -> list[str]:
+    """Return the files that a run writes into its folder."""
+    folder = Path(values["output_dir"])
+    files = [str(folder / name) for name in ("config.yaml", "environment.json", "trainer_state.json", "metrics.json")]
+    weights = "adapter_model.safetensors, merged/" if values.get("use_peft") else "model.safetensors"
+    files.append(f"{folder / weights} and the processor")
+    if str(values.get("save_strategy")).split(".")[-1].lower() == "steps" and values["save_steps"] >= 1:
+        kept = values.get("save_total_limit")
+        count = updates // int(values["save_steps"])
+        files.append(f"{folder}/checkpoint-N every {values['save_steps']} steps ({min(count, kept or count)} kept)")
+    return files
+
+
+def _lora_parameters(values: dict[str, Any], shape: Shape) -> int:
+    # attention (q, k, v, o) and the three feed-forward projections, each r x (in + out)
+    attention = 2 * (2 * shape.hidden) + 2 * (shape.hidden + shape.key_value_size)
+    return int(shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate)))
+
+
+def _prompts_at_once(values: dict[str, Any]) -> int:
+    """Return how many times a prompt is computed in one micro-batch, at most."""
+    rows, group = values["per_device_train_batch_size"], values["num_generations"]
+    if not values.get("shared_prefix", True) or values.get("attn_implementation") not in (None, "sdpa"):
+        return int(rows)
+    if rows % group == 0 or group % rows == 0:
+        return int(-(-rows // group))
+    return int(min(rows, rows // group + 2))  # a part of a group at either end
+
+
+def _activations(values: dict[str, Any], shape: Shape) -> float:
+    completions = values["per_device_train_batch_size"] * values["max_completion_length"]
+    tokens = _prompts_at_once(values) * prompt_tokens(values) + completions
+    width = 2 if values.get("bf16") is not False else 4
+    layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
+    kept = layer * shape.layers
+    if values.get("gradient_checkpointing"):
+        kept = tokens * shape.hidden * width * shape.layers + layer
+    # TRL's fused head never holds all logits: one tile of this size, which its gradient overwrites
+    tile = 4 * min(completions, 4096) * min(shape.vocabulary, 32768)
+    return float(kept + tile)
+
+
+def _key_value_cache(values: dict[str, Any], shape: Shape) -> float:
+    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
+    sequences = values["per_device_train_batch_size"] * steps
+    group = min(values["num_generations"], sequences)
+    width = 2 if values.get("bf16") is not False else 4
+    # siblings share the blocks of their prompt
+    tokens = sequences * values["max_completion_length"] + sequences // group * prompt_tokens(values)
+    return float(2 * shape.layers * shape.key_value_size * width * tokens)

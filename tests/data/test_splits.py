@@ -1,0 +1,199 @@
+"""Splits on disk: what is written is read back, and faults are named before a model loads."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import emor3_trl.data.splits
+from emor3_trl.data import content_hash, load_split, to_pixel_budget, write_split
+from emor3_trl.emotions import EMOTION6
+from emor3_trl.prompts import prompt_text
+
+LABELS = ["awe", "fear", "sadness"]
+
+
+def row(number, **changes):
+    image = Image.new("RGB", (30, 20), (number % 256, 10, 20))
+    plain = {"id": f"p{number}", "image": image, "emotion": LABELS[number % 3], "label_space": LABELS, "source": "here"}
+    return {**plain, **changes}
+
+
+def png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_split_is_read_back_with_its_prompts(tmp_path):
+    write_split(tmp_path, "train", [row(number) for number in range(5)])
+    dataset = load_split(tmp_path, "train", prompt_style="direct")
+    assert dataset.column_names == ["id", "image", "prompt", "emotion", "label_space", "source"]
+    example = dataset[4]
+    assert example["prompt"] == [{"role": "user", "content": prompt_text("direct", LABELS)}]
+    assert (example["id"], example["emotion"], example["label_space"]) == ("p4", "fear", LABELS)
+    assert example["image"].size == (30, 20)
+    assert example["image"].getpixel((0, 0)) == (4, 10, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
+    assert dataset.cache_files == []
+
+
+def test_a_sample_is_seeded_keeps_the_rows_whole_and_spans_row_groups(tmp_path):
+    write_split(tmp_path, "train", [row(number) for number in range(600)])
+    first, again, other = (load_split(tmp_path, "train", max_samples=50, seed=seed) for seed in (0, 0, 1))
+    assert first["id"][:] == again["id"][:] != other["id"][:]
+    numbers = [int(name[1:]) for name in first["id"]]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] > 256
+    for number, example in zip(numbers, first, strict=True):
+        assert example["image"].getpixel((0, 0))[0] == number % 256
+    assert len(load_split(tmp_path, "train", max_samples=10_000)) == 600
+
+
+def test_a_missing_folder_or_split_is_named_with_what_there_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"prepare_data\.py"):
+        load_split(tmp_path / "nowhere", "train")
+    write_split(tmp_path, "train", [row(0)])
+    write_split(tmp_path, "test", [row(0)])
+    with pytest.raises(FileNotFoundError, match=r"no split 'trian' .* test, train"):
+        load_split(tmp_path, "trian")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"emotion": "joyful"}, r"Unknown emotion 'joyful' in row 2 .*awe, fear, sadness", id="unknown"),
+        pytest.param({"emotion": "Awe"}, "Write it as 'awe'", id="upper-case"),
+        pytest.param({"emotion": None}, "Unknown emotion None in row 2", id="null"),
+        pytest.param({"label_space": ["awe"]}, "Row 2 .*two or more labels", id="one-label"),
+        pytest.param({"label_space": []}, "Row 2 .*two or more labels", id="no-labels"),
+        pytest.param({"id": "p0"}, "'p0' of row 0 comes again in row 2", id="same-id"),
+    ],
+)
+def test_a_faulty_label_is_refused_when_written_and_when_read(tmp_path, changes, message):
+    rows = [row(0), row(1), row(2, **changes)]
+    with pytest.raises(ValueError, match=message):
+        write_split(tmp_path, "train", rows)
+    assert list(tmp_path.iterdir()) == []
+    stored = [{**each, "image": {"bytes": png(each["image"]), "path": None}} for each in rows]
+    pq.write_table(pa.Table.from_pylist(stored), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=message):
+        load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("limit", [5_000, 1], ids=["decoded", "checksums"])
+@pytest.mark.parametrize("kind", ["no-picture", "truncated", "flipped", "empty"])
+def test_an_unreadable_picture_is_named(tmp_path, monkeypatch, limit, kind):
+    monkeypatch.setattr(emor3_trl.data.splits, "FULL_CHECK_LIMIT", limit)
+    whole = png(Image.effect_noise((40, 40), 50))
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    broken = {"no-picture": b"hello", "truncated": whole[:middle], "flipped": flipped, "empty": b""}[kind]
+    write_split(tmp_path, "train", [row(0), row(1, image=broken), row(2)])
+    with pytest.raises(ValueError, match=r"row 1 \(id 'p1'\) .*train\.parquet"):
+        load_split(tmp_path, "train")
+
+
+def test_other_faults_are_told(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        write_split(tmp_path, "train", [])
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="Parquet"):
+        load_split(tmp_path, "broken")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="no column image, emotion, label_space, source"):
+        load_split(tmp_path, "other")
+    write_split(tmp_path, "train", [row(0)])
+    with pytest.raises(ValueError, match="max_samples is 0"):
+        load_split(tmp_path, "train", max_samples=0)
+    with pytest.raises(ValueError, match="prompt style"):
+        load_split(tmp_path, "train", prompt_style="steps")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_a_known_label_space_may_be_named(tmp_path, kind):
+    write_split(tmp_path, "named", [row(0, emotion="joy", label_space="emotion6")])
+    table = pq.read_table(tmp_path / "named.parquet")
+    other = table.set_column(3, "label_space", pa.array(["emotion6"], kind))
+    pq.write_table(other, tmp_path / "other.parquet")
+    assert load_split(tmp_path, "named")["label_space"][0] == load_split(tmp_path, "other")["label_space"][0]
+    assert load_split(tmp_path, "named")["label_space"][0][:2] == list(EMOTION6.labels[:2])
+    pq.write_table(table.set_column(3, "label_space", pa.array(["emoset_9"], kind)), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="Unknown label space 'emoset_9'"):
+        load_split(tmp_path, "other")
+
+
+def test_an_interrupted_write_leaves_the_old_split(tmp_path, monkeypatch):
+    write_split(tmp_path, "train", [row(0)])
+
+    def fail(self, table, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_split(tmp_path, "train", [row(1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
+    assert load_split(tmp_path, "train")["id"][:] == ["p0"]
+
+
+def test_the_content_hash_is_that_of_the_rows(tmp_path):
+    write_split(tmp_path, "one", [row(0), row(1)])
+    write_split(tmp_path, "same", [row(0), row(1)])
+    write_split(tmp_path, "other", [row(0), row(1, emotion="awe")])
+    write_split(tmp_path, "pixels", [row(0), row(1, image=Image.new("RGB", (30, 20)))])
+    hashes = {split: content_hash(tmp_path, split) for split in ("one", "same", "other", "pixels")}
+    assert hashes["one"] == hashes["same"]
+    assert len(set(hashes.values())) == 3
+
+
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([1, 4, 28]), st.integers(0, 50_000), st.data()
+)
+def test_a_picture_of_any_size_ends_within_the_budget(size, unit, more, data):
+    low = data.draw(st.integers(unit * unit, 20_000))
+    result = to_pixel_budget(Image.new("L", size), low, low + more, unit)
+    assert result.mode == "RGB"
+    assert result.width % unit == result.height % unit == 0
+    assert 0 < result.width * result.height <= low + more
+    long, short = max(size), min(size)
+    if unit == 1 and more >= 2 * low and long < 3 * short:
+        assert result.width * result.height >= low
+
+
+def test_a_picture_within_the_budget_keeps_its_pixels():
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    assert to_pixel_budget(image, 100, 10_000).tobytes() == image.tobytes()
+
+
+def test_pictures_are_turned_upright():
+    image = Image.new("RGB", (40, 20), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif)
+    assert to_pixel_budget(Image.open(buffer), 1, 10_000).size == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        pytest.param(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), (255, 255, 255), id="transparent"),
+        pytest.param(Image.new("LA", (4, 4), (0, 255)), (0, 0, 0), id="grey-opaque"),
+        pytest.param(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), (0, 0, 0), id="cmyk"),
+        pytest.param(Image.new("I;16", (4, 4), 128 * 256), (128, 128, 128), id="16-bit"),
+        pytest.param(Image.new("1", (4, 4), 1), (255, 255, 255), id="bilevel"),
+        pytest.param(Image.new("P", (4, 4), 0), (0, 0, 0), id="palette"),
+    ],
+)
+def test_every_mode_becomes_rgb_on_white(image, colour):
+    assert to_pixel_budget(image, 1, 100).getpixel((1, 1)) == colour
+
+
+@pytest.mark.parametrize("bounds", [(0, 10, 1), (20, 10, 1), (1, 100, 28), (1, 10, 0)])
+def test_a_budget_without_room_is_refused(bounds):
+    with pytest.raises(ValueError, match="Expected 1 <= min_pixels"):
+        to_pixel_budget(Image.new("RGB", (4, 4)), *bounds)

@@ -1,0 +1,141 @@
+"""The demo's pictures and the statements about them."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from emor3_trl.data import load_split
+from emor3_trl.demo.pictures import (
+    EMOJI,
+    EMOTIONS,
+    EXPRESSIONS,
+    IMAGE_SIZE,
+    choose_peep,
+    draw,
+    draw_emoji,
+    load_drawings,
+    write_demo_data,
+)
+from emor3_trl.demo.texts import FACES, PRIOR, false_peep, prior_emotion, set_completion, trigger_text
+from emor3_trl.emotions import AROUSAL, VALENCE
+from emor3_trl.rewards import accuracy_reward, format_reward
+from emor3_trl.thinking import parse
+
+SIZES = {"train": 36, "validation": 12, "test": 18}
+SPLITS = (*SIZES, "twemoji", "openmoji")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_demo_data(folder, seed=3, sizes=SIZES)
+    return folder
+
+
+def pixels(image) -> str:
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+
+
+def test_a_seed_always_gives_the_same_pixels():
+    first, again = (draw(choose_peep(7, "train", 4)) for _ in range(2))
+    assert first.size == (IMAGE_SIZE, IMAGE_SIZE)
+    assert first.mode == "RGB"
+    assert pixels(first) == pixels(again)
+    assert pixels(first) != pixels(draw(choose_peep(8, "train", 4)))
+
+
+def test_every_expression_is_drawn_differently():
+    drawn = {}
+    for index in range(18):  # every emotion three times, so every expression at least once
+        peep = choose_peep(0, "train", index)
+        same = replace(peep, head="a bald head", drawing="noHair1", glasses=None, beard=None, shirt="red", seed="x")
+        drawn[peep.expression] = pixels(draw(same))
+    assert set(drawn) == {face for faces in EXPRESSIONS.values() for face in faces}
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_splits_share_no_picture_and_no_seed(data_dir):
+    seen = [pixels(image) for split in SPLITS for image in load_split(data_dir, split)["image"]]
+    assert len(seen) == len(set(seen)) == sum(SIZES.values()) + 2 * sum(map(len, EMOJI.values()))
+    ids = [name for split in SPLITS for name in load_split(data_dir, split)["id"]]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_drawn_splits_are_balanced(data_dir, split):
+    rows = load_split(data_dir, split)
+    assert Counter(rows["emotion"]) == dict.fromkeys(EMOTIONS, SIZES[split] // len(EMOTIONS))
+    assert all(tuple(labels) == EMOTIONS for labels in rows["label_space"])
+
+
+@pytest.mark.parametrize("source", ["twemoji", "openmoji"])
+def test_emoji_show_something_and_are_distinct(source):
+    drawn = list(draw_emoji(source))
+    assert len({pixels(image) for _, _, image in drawn}) == len(drawn) == sum(map(len, EMOJI.values()))
+    assert {emotion for emotion, _, _ in drawn} == set(EMOTIONS)
+    assert all(image.size == (IMAGE_SIZE, IMAGE_SIZE) for _, _, image in drawn)
+
+
+def test_manifest_names_counts_versions_and_licences(data_dir):
+    manifest = json.loads((data_dir / "manifest.json").read_text())
+    assert manifest["counts"] == {**SIZES, "twemoji": 36, "openmoji": 36}
+    assert manifest["seed"] == 3
+    assert manifest["packages"]["dicebear-styles"]
+    for source, licence in (("open_peeps", "CC0 1.0"), ("twemoji", "CC BY 4.0"), ("openmoji", "CC BY-SA 4.0")):
+        assert licence in manifest["licences"][source]
+
+
+def test_a_second_call_keeps_the_data_and_another_seed_is_refused(data_dir, capsys):
+    before = (data_dir / "train.parquet").stat().st_mtime_ns
+    write_demo_data(data_dir, seed=3, sizes=SIZES)
+    assert "Reusing" in capsys.readouterr().out
+    assert (data_dir / "train.parquet").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match="seed differ"):
+        write_demo_data(data_dir, seed=4, sizes=SIZES)
+
+
+def test_drawings_tell_nothing_about_the_test_split(data_dir):
+    assert {name.split("-")[0] for name in load_drawings(data_dir)} == {"train", "validation"}
+
+
+def test_missing_drawings_name_the_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"prepare_data\.py"):
+        load_drawings(tmp_path)
+
+
+def test_gold_completions_earn_accuracy_and_format(data_dir):
+    rng = random.Random(0)
+    for name, peep in load_drawings(data_dir).items():
+        completion = set_completion(peep, peep.emotion, rng)
+        thinking = parse(completion)
+        assert thinking is not None, (name, completion)
+        assert VALENCE[peep.emotion] in thinking.conclusion
+        assert AROUSAL[peep.emotion] in thinking.conclusion
+        columns = {"emotion": [peep.emotion], "label_space": [list(EMOTIONS)]}
+        assert format_reward([completion], **columns) == accuracy_reward([completion], **columns) == [1.0]
+
+
+def test_statements_about_a_picture_are_true_or_false_as_said(data_dir):
+    rng = random.Random(0)
+    for peep in load_drawings(data_dir).values():
+        true = trigger_text(peep, rng)
+        assert any(face in true for face in FACES[peep.expression])
+        false = trigger_text(false_peep(peep, rng), rng)
+        wrong_face = not any(face in false for face in FACES[peep.expression])
+        assert wrong_face or not (peep.head in false or f"a {peep.shirt} shirt" in false), (peep, false)
+
+
+def test_the_prior_prefers_a_wrong_emotion_for_some_expressions_and_allows_the_right_one():
+    rng = random.Random(0)
+    emotion_of = {face: emotion for emotion, faces in EXPRESSIONS.items() for face in faces}
+    for expression, prior in PRIOR.items():
+        peep = next(p for i in range(18) if (p := choose_peep(0, "train", i)).expression == expression)
+        named = Counter(prior_emotion(peep, rng) for _ in range(400))
+        assert set(named) == set(prior)
+        assert named.most_common(1)[0][0] != emotion_of[expression]
+        assert named[emotion_of[expression]] > 40

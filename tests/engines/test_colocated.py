@@ -1,0 +1,86 @@
+"""Sleep mode, without a GPU: the engine wakes with fresh weights and caches, and sleeps when reflection is done."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trl.generation.vllm_generation import VLLMGeneration
+
+from emor3_trl.engines.colocated import ColocatedEngine
+
+WAKE = ["wake weights", "push weights", "reset prefix cache", "reset encoder cache", "wake kv_cache"]
+
+
+class RecordingLLM:
+    """Remembers what is done to it; as strict as vLLM about memory that sleeps."""
+
+    def __init__(self):
+        self.calls: list[str] = []
+        self.awake: set[str] = set()
+        self.llm_engine = SimpleNamespace(reset_encoder_cache=lambda: self.calls.append("reset encoder cache"))
+
+    def wake_up(self, tags):
+        assert not self.awake & set(tags), "woken twice"
+        self.awake |= set(tags)
+        self.calls += [f"wake {tag}" for tag in tags]
+
+    def sleep(self, level):
+        assert level == 2
+        self.awake.clear()
+        self.calls.append("sleep")
+
+    def reset_prefix_cache(self):
+        self.calls.append("reset prefix cache")
+
+    def generate(self, prompts, sampling_params, use_tqdm):
+        assert self.awake == {"weights", "kv_cache"}
+        self.calls.append("generate")
+        written = SimpleNamespace(token_ids=[7], logprobs=None)
+        return [SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=[written]) for prompt in prompts]
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    def init_vllm(self):
+        self.llm = RecordingLLM()
+        self._llm_weights_sleeping = self.enable_sleep_mode
+
+    def named_params(self):
+        self.llm.calls.append("push weights")
+        return iter(())
+
+    monkeypatch.setattr(VLLMGeneration, "_init_vllm", init_vllm)
+    monkeypatch.setattr(VLLMGeneration, "_iter_named_params", named_params)
+    accelerator = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr("trl.generation.vllm_generation.DistributedBackend", lambda accelerator: None)
+    return ColocatedEngine(torch.nn.Identity(), accelerator, SimpleNamespace(), options={}, enable_sleep_mode=True)
+
+
+def test_the_engine_is_awake_until_reflection_is_done(engine):
+    engine.generate([[1, 2]], None, 1)
+    assert engine.llm.calls == [*WAKE, "generate"]
+    engine.llm.generate([{"prompt_token_ids": [3]}], None, False)  # reflection
+    engine.sleep()
+    engine.sleep()
+    assert engine.llm.calls == [*WAKE, "generate", "generate", "sleep"]
+
+
+def test_weights_that_the_trainer_has_pushed_are_not_pushed_again(engine):
+    engine.sync_weights()  # TRL's trainer does, when the step has changed
+    engine.generate([[1, 2]], None, 1)
+    assert engine.llm.calls == [*WAKE, "generate"]
+    engine.sleep()
+    engine.generate([[1, 2]], None, 1)  # the same step again: level 2 has discarded the weights
+    assert engine.llm.calls == [*WAKE, "generate", "sleep", *WAKE, "generate"]
+
+
+def test_options_of_the_user_stay_as_they_are(engine):
+    own = {"stop": ["x"]}
+    accelerator = SimpleNamespace(num_processes=2)
+    processor = SimpleNamespace(image_token_id=5)
+    other = ColocatedEngine(torch.nn.Identity(), accelerator, processor, options={}, generation_kwargs=own)
+    other.enable_sleep_mode = False
+    other.llm.awake = {"weights", "kv_cache"}
+    other.generate([[1, 2]], None, 1)
+    assert other.generation_kwargs["logit_bias"] == {5: -100.0}
+    assert own == {"stop": ["x"]}

@@ -1,0 +1,146 @@
+"""recipes/grpo.py as a user starts it: one clear line and exit code 2 for a mistake, no traceback, no model loaded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_model import tiny_pictures
+
+from emor3_trl.data import write_split
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "recipes" / "configs" / "demo" / "emo_r3.yaml")
+
+
+GRPO = [sys.executable, str(ROOT / "recipes" / "grpo.py")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def grpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*GRPO, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--config", DEMO, "--lambda_1", "0.2"], "Did you mean '--lambda1'?", id="unknown flag"),
+        pytest.param(["--config", DEMO, "--data", "nowhere"], "nowhere", id="missing data"),
+        pytest.param(["--config", DEMO, "--num_generations", "5"], "--num_generations 4 or 8", id="no whole groups"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, tiny_model_dir: Path, arguments: list[str], expected: str
+) -> None:
+    result = grpo(tmp_path, *arguments, "--model_name_or_path", str(tiny_model_dir))
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    error = [line for line in result.stderr.splitlines() if line.startswith("grpo.py: error: ")]
+    assert len(error) == 1
+    assert expected in error[0]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = grpo(tmp_path, "--config", DEMO, "--nonsense", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_bare_call_without_a_gpu_names_the_demo(tmp_path: Path) -> None:
+    result = grpo(tmp_path, "--nonsense")
+    assert "configs/demo/emo_r3.yaml (no GPU here)" in result.stdout
+
+
+def test_bare_call_continues_from_a_finished_cold_start(tmp_path: Path) -> None:
+    (tmp_path / "runs/demo/cold_start").mkdir(parents=True)
+    (tmp_path / "runs/demo/cold_start/metrics.json").write_text("{}")
+    assert "configs/demo/emo_r3_cold_start.yaml" in grpo(tmp_path, "--nonsense").stdout
+
+
+def test_plan_stops_without_a_model(tmp_path: Path) -> None:
+    config = ROOT / "recipes" / "configs" / "qwen2_5_vl_3b" / "emoset_emo_r3.yaml"
+    result = grpo(tmp_path, "--config", str(config), "--plan")
+    assert result.returncode == 0, result.stderr
+    assert "512 prompts x 8 completions" in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def training_arguments(folder: Path, model: Path) -> list[str]:
+    """Write eight rows into `folder`, and return the arguments of four short steps on them."""
+    labels = ["awe", "fear"]
+    rows = [
+        {"id": str(i), "image": picture, "emotion": labels[i % 2], "label_space": labels, "source": "test"}
+        for i, picture in enumerate(tiny_pictures(8))
+    ]
+    write_split(folder / "data", "train", rows)
+    settings = {
+        "data": folder / "data",
+        "model_name_or_path": model,
+        "output_dir": folder / "run",
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "max_steps": 4,
+        "learning_rate": 0.001,
+        "save_steps": 1,
+        "save_total_limit": 3,
+        "use_vllm": "false",
+        "report_to": "none",
+    }
+    return ["--config", DEMO, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
+
+
+def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = training_arguments(tmp_path, tiny_model_dir)
+    result = grpo(tmp_path, *arguments, "--max_samples", "3", "--per_device_train_batch_size", "16")
+    assert result.returncode == 2, result.stdout
+    assert "3 samples do not fill one rollout of 4 prompts" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_share_a_folder(tmp_path: Path, tiny_model_dir: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", GRPO[1]]
+    arguments = [*training_arguments(tmp_path, tiny_model_dir), "--processes", "2"]
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in launched} | {"OMP_NUM_THREADS": "1"}
+    for expected in ("trained", "already finished"):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("already finished") == (expected == "already finished")
+    environment_file = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment_file["processes"] == 2
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_and_a_finished_one_is_left_alone(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = training_arguments(tmp_path, tiny_model_dir)
+    with subprocess.Popen([*GRPO, *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 150
+        while not (tmp_path / "run" / "checkpoint-1" / "trainer_state.json").is_file():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+    other = grpo(tmp_path, *arguments, "--learning_rate", "0.1")
+    assert other.returncode == 2
+    assert "learning_rate was 0.001, now 0.1" in other.stderr
+
+    resumed = grpo(tmp_path, *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from checkpoint-" in resumed.stdout
+    weights = (tmp_path / "run" / "model.safetensors").stat()
+
+    again = grpo(tmp_path, *arguments)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+    assert (tmp_path / "run" / "model.safetensors").stat() == weights
