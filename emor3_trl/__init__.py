@@ -4,12 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emor3_trl.config import EmoR3Config
+    from emor3_trl.groups.trainer import GroupTrainer
     from emor3_trl.trainer import EmoR3Trainer
 
-__all__ = ["EmoR3Config", "EmoR3Trainer"]
+__all__ = ["EmoR3Config", "EmoR3Trainer", "GroupTrainer"]
 __version__ = "0.1.0"
 
-_HOMES = {"EmoR3Config": "emor3_trl.config", "EmoR3Trainer": "emor3_trl.trainer"}
+_HOMES = {
+    "EmoR3Config": "emor3_trl.config",
+    "EmoR3Trainer": "emor3_trl.trainer",
+    "GroupTrainer": "emor3_trl.groups.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

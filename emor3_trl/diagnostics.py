@@ -1,6 +1,6 @@
 """What a reward curve hides: dead groups, answers that ignore the thinking, collapsed answers, empty steps.
 
-Pure functions over one batch of rollouts. `diagnose` gathers them under `diagnostics/*` for the trainer's log.
+Pure functions over one batch of rollouts. `diagnose` and `zero_spreads` gather them for the trainer's log.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emor3_trl.emotions import LabelSpace
-from emor3_trl.rewards import RewardFunction, completion_text, reward_functions
+from emor3_trl.rewards import completion_text
 from emor3_trl.thinking import StructuredThinking, answered, parse
 
 _VALENCE_WORD = re.compile(r"\b(positive|negative|pleasant|unpleasant)(?:ly)?\b", re.IGNORECASE)
@@ -36,11 +36,11 @@ def names_emotion(text: str, labels: Sequence[str]) -> bool:
     return re.search(rf"\b(?:{'|'.join(map(re.escape, labels))})\b", text, re.IGNORECASE) is not None
 
 
-def zero_spread_share(rewards: Sequence[float], num_generations: int) -> float:
+def zero_spread_share(rewards: Sequence[float] | np.ndarray, num_generations: int) -> float:
     """Return the share of groups in which all completions earn the same, so that none has an advantage.
 
     Args:
-        rewards: one reward per completion, groups contiguous; shape (P * G,).
+        rewards: one reward per completion, groups contiguous; shape (P * G,). NaN is a completion that is not rewarded.
         num_generations: G, completions per prompt.
 
     Raises:
@@ -49,7 +49,34 @@ def zero_spread_share(rewards: Sequence[float], num_generations: int) -> float:
     if len(rewards) == 0 or len(rewards) % num_generations:
         raise ValueError(f"{len(rewards)} rewards do not make whole groups of {num_generations} completions.")
     grouped = np.asarray(rewards, dtype=float).reshape(-1, num_generations)  # (P, G)
-    return float(np.mean(np.ptp(grouped, axis=1) < 1e-9))
+    highest = np.where(np.isnan(grouped), -np.inf, grouped).max(axis=1)
+    lowest = np.where(np.isnan(grouped), np.inf, grouped).min(axis=1)
+    return float(np.mean(highest - lowest < 1e-9))
+
+
+def zero_spreads(
+    rewards: np.ndarray, names: Sequence[str], weights: Sequence[float], num_generations: int
+) -> dict[str, float]:
+    """Return the share of dead groups for each reward that trains, and for their weighted sum.
+
+    Args:
+        rewards: what each reward function returned for each completion, groups contiguous; shape (P * G, functions).
+        names: names of the functions.
+        weights: their weights.
+        num_generations: G, completions per prompt.
+
+    Returns:
+        `diagnostics/zero_spread/<reward>` and `diagnostics/zero_spread/overall`; nothing for groups of one.
+    """
+    if num_generations < 2:
+        return {}
+    columns = {name.removesuffix("_reward"): rewards[:, place] for place, name in enumerate(names)}
+    unrewarded = np.isnan(rewards).all(axis=1)
+    columns["overall"] = np.where(unrewarded, np.nan, np.nansum(rewards * np.asarray(weights, dtype=float), axis=1))
+    return {
+        f"diagnostics/zero_spread/{name}": zero_spread_share(values, num_generations)
+        for name, values in columns.items()
+    }
 
 
 def entropy(counts: Sequence[int], outcomes: int) -> float:
@@ -60,56 +87,34 @@ def entropy(counts: Sequence[int], outcomes: int) -> float:
 
 
 def diagnose(
-    completions: Sequence[str] | Sequence[list[dict[str, Any]]],
-    columns: Mapping[str, Sequence[Any]],
-    num_generations: int,
-    reward: tuple[Sequence[RewardFunction], Sequence[float]] | None = None,
+    completions: Sequence[str] | Sequence[list[dict[str, Any]]], columns: Mapping[str, Sequence[Any]]
 ) -> dict[str, float]:
-    """Return the diagnostics of one batch of rollouts.
+    """Return what the completions of one batch of rollouts tell; `zero_spreads` tells what their rewards do.
 
     Args:
-        completions: P * G completions, conversational or plain, groups contiguous.
+        completions: N completions, conversational or plain.
         columns: what the reward functions get, one value per completion: `emotion`, `label_space` and, after
-            reflection, `consistency_answer` and `coherence_answer`.
-        num_generations: G, completions per prompt.
-        reward: reward functions and their weights; the paper's by default.
+            reflection, `coherence_answer`.
 
     Returns:
-        Under `diagnostics/`: `zero_spread/<reward>` and `zero_spread/overall` (weighted; shares of groups),
-        `agreement` (of reflected completions: the emotion read from steps 1 and 2 is the answer), `answer_entropy`
-        (0 to 1, over all answers), `answer_entropy/<emotion>` (over the answers to pictures of that emotion),
-        `largest_answer_share` (1 / labels to 1), `no_answer` (share), and over well-formed completions
+        Under `diagnostics/`: `agreement` (of reflected completions: the emotion read from steps 1 and 2 is the answer),
+        `answer_entropy` (0 to 1, over all answers), `answer_entropy/<emotion>` (over the answers to images of that
+        emotion), `largest_answer_share` (1 / labels to 1), `no_answer` (share), and over well-formed completions
         `trigger_words`, `feeling_words`, `conclusion_words` (mean words), `conclusion_names_valence` and
         `thinking_names_emotion` (shares). A number that has nothing to be computed from is left out.
-
-    Raises:
-        ValueError: if the completions do not make whole groups.
     """
     texts = [completion_text(completion) for completion in completions]
     spaces = [LabelSpace.of(value) for value in columns["label_space"]]
     answers = [answered(text, space) for text, space in zip(texts, spaces, strict=True)]
-    result = _spreads(completions, columns, num_generations, *(reward or reward_functions()))
-    result |= _answer_spread(answers, columns["emotion"], len({label for space in spaces for label in space.labels}))
+    result = _answer_spread(answers, columns["emotion"], len({label for space in spaces for label in space.labels}))
     result |= _steps([parse(text) for text in texts], spaces)
-    read = columns.get("coherence_answer") or [None] * len(texts)
-    agreements = [read == answer for read, answer in zip(read, answers, strict=True) if read is not None]
+    coherences = columns.get("coherence_answer") or [None] * len(texts)
+    agreements = [
+        coherence == answer for coherence, answer in zip(coherences, answers, strict=True) if coherence is not None
+    ]
     if agreements:
         result["agreement"] = float(np.mean(agreements))
     return {f"diagnostics/{name}": value for name, value in result.items()}
-
-
-def _spreads(
-    completions: Sequence[Any],
-    columns: Mapping[str, Sequence[Any]],
-    num_generations: int,
-    functions: Sequence[RewardFunction],
-    weights: Sequence[float],
-) -> dict[str, float]:
-    missing = [None] * len(completions)
-    columns = {"consistency_answer": missing, "coherence_answer": missing, **columns}
-    rewards = {function.__name__.removesuffix("_reward"): function(completions, **columns) for function in functions}
-    rewards["overall"] = list(np.asarray(weights) @ np.asarray(list(rewards.values()), dtype=float))
-    return {f"zero_spread/{name}": zero_spread_share(values, num_generations) for name, values in rewards.items()}
 
 
 def _answer_spread(answers: Sequence[str | None], emotions: Sequence[str], labels: int) -> dict[str, float]:

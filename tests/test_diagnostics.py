@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from tiny_model import gold_completion
 
-from emor3_trl.diagnostics import diagnose, entropy, names_valence, zero_spread_share
+from emor3_trl.diagnostics import diagnose, entropy, names_valence, zero_spread_share, zero_spreads
 from emor3_trl.rewards import reward_functions
 
 LABELS = ["awe", "fear", "joy", "anger"]
@@ -13,6 +14,15 @@ LABELS = ["awe", "fear", "joy", "anger"]
 
 def columns(emotions: list[str], **answers: list) -> dict:
     return {"emotion": emotions, "label_space": [LABELS] * len(emotions), **answers}
+
+
+def spreads(completions: list, columns: dict, group: int, variant: str = "paper") -> dict[str, float]:
+    """Return the dead groups of the rewards of a variant."""
+    functions, weights = reward_functions(variant)
+    missing = [None] * len(completions)
+    columns = {"consistency_answer": missing, "coherence_answer": missing, **columns}
+    rewards = np.array([function(completions, **columns) for function in functions]).T
+    return zero_spreads(rewards, [function.__name__ for function in functions], weights, group)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +65,13 @@ def test_names_valence(text, expected):
 
 def test_a_batch_by_hand():
     completions = [gold_completion("awe"), gold_completion("fear"), gold_completion("awe"), "nothing"]
-    result = diagnose(
-        [[{"role": "assistant", "content": text}] for text in completions],
-        columns(
-            ["awe", "awe", "fear", "fear"],
-            consistency_answer=["Yes", "Yes", "Yes", None],
-            coherence_answer=["awe", "awe", "fear", None],
-        ),
-        num_generations=2,
+    conversations = [[{"role": "assistant", "content": text}] for text in completions]
+    batch = columns(
+        ["awe", "awe", "fear", "fear"],
+        consistency_answer=["Yes", "Yes", "Yes", None],
+        coherence_answer=["awe", "awe", "fear", None],
     )
+    result = diagnose(conversations, batch) | spreads(conversations, batch, 2)
     assert result["diagnostics/zero_spread/accuracy"] == 0.5  # (1, 0) and (0, 0)
     assert result["diagnostics/zero_spread/consistency"] == 0.5  # (1, 1) and (1, 0)
     assert result["diagnostics/zero_spread/coherence"] == 0.5  # (1, 1) and (1, 0)
@@ -82,20 +90,20 @@ def test_a_batch_by_hand():
 
 
 def test_a_collapsed_batch_shows():
-    result = diagnose([gold_completion("awe")] * 4, columns(["awe", "awe", "fear", "joy"]), num_generations=2)
+    result = diagnose([gold_completion("awe")] * 4, columns(["awe", "awe", "fear", "joy"]))
     assert result["diagnostics/answer_entropy"] == 0.0
     assert result["diagnostics/largest_answer_share"] == 1.0
 
 
 def test_thinking_that_names_the_emotion_shows():
     text = gold_completion("awe").replace("A person feels small", "A person feels Awe")
-    result = diagnose([text, gold_completion("awe")], columns(["awe", "awe"]), num_generations=2)
+    result = diagnose([text, gold_completion("awe")], columns(["awe", "awe"]))
     assert result["diagnostics/thinking_names_emotion"] == 0.5
 
 
 @pytest.mark.parametrize("text", ["", "<step1>", "\x00" * 50, r"\boxed{awe or fear}"])
 def test_untrusted_completions_never_raise_and_all_numbers_are_finite(text):
-    result = diagnose([text] * 4, columns(["awe"] * 4), num_generations=4)
+    result = diagnose([text] * 4, columns(["awe"] * 4)) | spreads([text] * 4, columns(["awe"] * 4), 4)
     assert result["diagnostics/zero_spread/format"] == 1.0
     assert result["diagnostics/no_answer"] == 1.0
     assert all(math.isfinite(value) for value in result.values())
@@ -104,13 +112,22 @@ def test_untrusted_completions_never_raise_and_all_numbers_are_finite(text):
 
 def test_dead_groups_are_those_of_the_reward_that_is_trained_on():
     texts = [r"<think>A tent.</think>\boxed{fear}", r"\boxed{fear}"]  # both wrong, one in the baseline's form
-    result = diagnose(texts, columns(["awe", "awe"]), 2, reward_functions("plain"))
+    result = spreads(texts, columns(["awe", "awe"]), 2, "plain")
     assert result["diagnostics/zero_spread/accuracy"] == 1.0
     assert result["diagnostics/zero_spread/think_format"] == 0.0
     assert result["diagnostics/zero_spread/overall"] == 0.0
 
 
+def test_a_completion_that_is_not_rewarded_is_no_spread():
+    """TRL's reward functions may return None for a completion, which arrives as NaN."""
+    rewards = np.array([[1.0, np.nan], [1.0, 0.5], [np.nan, np.nan], [0.0, np.nan]])
+    result = zero_spreads(rewards, ["accuracy_reward", "brief"], [0.9, 0.1], 2)
+    assert result["diagnostics/zero_spread/accuracy"] == 1.0  # (1, 1) and (not rewarded, 0)
+    assert result["diagnostics/zero_spread/brief"] == 1.0  # each group has one reward at most
+    assert result["diagnostics/zero_spread/overall"] == 0.5  # (0.9, 0.95) and (not rewarded, 0)
+
+
 def test_the_entropy_of_answers_from_several_label_spaces_is_a_share_too():
     spaces = {"emotion": ["awe", "joy", "fear", "anger"], "label_space": [LABELS[:2]] + [LABELS] * 3}
-    result = diagnose([rf"\boxed{{{label}}}" for label in ("awe", "joy", "fear", "anger")], spaces, 2)
+    result = diagnose([rf"\boxed{{{label}}}" for label in ("awe", "joy", "fear", "anger")], spaces)
     assert result["diagnostics/answer_entropy"] == pytest.approx(1.0)

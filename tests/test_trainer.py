@@ -1,12 +1,15 @@
 """The trainer's seams: reflection becomes columns, rollouts never hold image tokens, both engines train."""
 
+from functools import partial
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from tiny_model import gold_completion
-from training import LABELS, lengths_differ, logged, tiny_dataset, tiny_trainer
+from training import LABELS, launch_two, lengths_differ, logged, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
@@ -173,6 +176,66 @@ def test_a_data_set_without_the_columns_is_refused_before_a_model_loads(tmp_path
     args = EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     with pytest.raises(ValueError, match="image, emotion, label_space missing"):
         EmoR3Trainer(model="no/such/model", args=args, train_dataset=rows)
+
+
+def all_alike(completions: list, **columns: Any) -> list[float]:
+    """A reward that never separates the completions of a group."""
+    return [1.0] * len(completions)
+
+
+def test_dead_groups_are_counted_for_the_rewards_that_train(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, max_steps=1, use_vllm=False, reward_funcs=[all_alike, lengths_differ],
+        reward_weights=[1.0, 0.0],
+    )  # fmt: skip
+    trainer.train()
+    spreads = {key: value for key, value in trainer.state.log_history[0].items() if "zero_spread" in key}
+    assert set(spreads) == {f"diagnostics/zero_spread/{name}" for name in ("all_alike", "lengths_differ", "overall")}
+    assert spreads["diagnostics/zero_spread/all_alike"] == spreads["diagnostics/zero_spread/overall"] == 1.0
+    assert spreads["diagnostics/zero_spread/lengths_differ"] < 1.0
+
+
+@pytest.mark.slow
+def test_diagnostics_are_logged_where_a_process_holds_a_part_of_a_group(tiny_model_dir, tmp_path):
+    options = {"num_generations": 8, "per_device_train_batch_size": 4, "use_vllm": False, "max_steps": 1, "fixed": True}
+    history = launch_two(tiny_model_dir, tmp_path, options)
+    assert history["processes"] == 2
+    assert history["log"][0]["diagnostics/zero_spread/lengths_differ"] in (0.0, 1.0)  # of one group over both
+    assert history["log"][0]["diagnostics/no_answer"] == 1.0
+
+
+def test_own_rewards_on_own_columns_need_none_of_ours(tiny_model_dir, tmp_path):
+    rows = tiny_dataset().remove_columns(["emotion", "label_space", "id", "source"])
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=1, use_vllm=False, lambda1=0.0, rows=rows)
+    trainer.train()
+    logged_names = set(trainer.state.log_history[0])
+    assert "diagnostics/zero_spread/lengths_differ" in logged_names
+    assert not {name for name in logged_names if name.startswith("diagnostics/answer")}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda make, bare: make(eval_strategy="steps", eval_rows=bare), id="eval_dataset"),
+        pytest.param(lambda make, bare: make(eval_strategy="steps", eval_rows={"own": bare}), id="eval_datasets"),
+        pytest.param(lambda make, bare: make().evaluate(bare), id="evaluate"),
+        pytest.param(lambda make, bare: make(rows=bare.to_iterable_dataset().map(dict)).train(), id="mapped-stream"),
+    ],
+)
+def test_rows_without_the_columns_are_refused_wherever_they_come_from(tiny_model_dir, tmp_path, use):
+    options = {"max_steps": 1, "use_vllm": False, "reward_funcs": None, "lambda1": 0.0}
+    make = partial(tiny_trainer, tiny_model_dir, tmp_path, **options)
+    with pytest.raises(ValueError, match="emotion missing"):
+        use(make, tiny_dataset().remove_columns(["emotion"]))
+
+
+def test_arguments_stand_in_the_order_of_trl(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = EmoR3Config(str(tmp_path), use_cpu=True, bf16=False, use_vllm=False, max_completion_length=16)
+    trainer = EmoR3Trainer(str(tiny_model_dir), lengths_differ, args, tiny_dataset())
+    assert trainer.reward_func_names == ["lengths_differ"]
+    with pytest.raises(ValueError, match="args=…"):
+        EmoR3Trainer(str(tiny_model_dir), args, tiny_dataset())
 
 
 def test_completions_are_logged_with_their_steps_and_reflections(tiny_model_dir, tmp_path, monkeypatch):

@@ -82,7 +82,8 @@ def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **option
         "seed": 0,
     }
     reward_funcs = options.pop("reward_funcs", lengths_differ)
-    rows = tiny_dataset(options.pop("side", None), options.pop("pictures", "all"))
+    rows = options.pop("rows", None) or tiny_dataset(options.pop("side", None), options.pop("pictures", "all"))
+    eval_rows = options.pop("eval_rows", rows)
     arguments |= options
     vision = AutoConfig.from_pretrained(model_dir).model_type.endswith("_vl")
     return EmoR3Trainer(
@@ -91,7 +92,7 @@ def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **option
         ),
         args=EmoR3Config(**arguments),
         train_dataset=rows,
-        eval_dataset=rows if arguments.get("eval_strategy") else None,
+        eval_dataset=eval_rows if arguments.get("eval_strategy") else None,
         processing_class=(AutoProcessor if vision else AutoTokenizer).from_pretrained(model_dir),
         reward_funcs=reward_funcs,
         peft_config=LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False) if lora else None,

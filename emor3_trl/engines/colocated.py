@@ -51,6 +51,7 @@ class ColocatedEngine(VLLMGeneration):
 
     def __init__(self, *args: Any, options: dict[str, Any], **kwargs: Any) -> None:
         self.options = options
+        self.stays_awake = False  # after `generate`, for reflection
         self._kv_cache_sleeping = False
         super().__init__(*args, **kwargs)
         own = self.generation_kwargs.get("logit_bias") or {}
@@ -80,7 +81,7 @@ class ColocatedEngine(VLLMGeneration):
     ) -> tuple:
         """Generate as `VLLMGeneration.generate` does, from prompts whose image tokens are expanded.
 
-        The engine is awake afterwards; call `sleep` when reflection is done.
+        With `stays_awake` the engine is awake afterwards; call `sleep` when reflection is done.
 
         Raises:
             OffPolicyError: if vLLM saw another prompt than the trainer will.
@@ -100,6 +101,8 @@ class ColocatedEngine(VLLMGeneration):
         finally:
             self.enable_sleep_mode = sleep_mode
             del self.generation_kwargs["n"]
+            if not self.stays_awake:
+                self.sleep()
         used = [ids for ids in used for _ in range(copies)]
         check_same_prompts(prompts, used)
         return used, *output

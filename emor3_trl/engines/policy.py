@@ -27,13 +27,13 @@ def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
     """
     head = model.get_output_embeddings()
     token_ids = image_token_ids(processor)
-    if not token_ids:
+    if not token_ids or hasattr(head, "suppressed_token_ids"):  # it has no image token, or the bias already
         return
+    head.suppressed_token_ids = token_ids
     if isinstance(head.bias, torch.nn.Parameter):
         # A trained bias has to stay one; add to it instead (no model of the Qwen-VL family has one).
         head.bias.data[token_ids] += SUPPRESSED_LOGIT
         return
-    head.suppressed_token_ids = token_ids
     head.__class__ = type(f"Suppressing{type(head).__name__}", (type(head),), {"bias": property(_suppressing_bias)})
 
 

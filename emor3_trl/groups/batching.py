@@ -1,5 +1,6 @@
 """How completions make groups, micro-batches and updates: the one arithmetic of GRPO's batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,21 +96,32 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
     )
 
 
-def permute_groups(rows: int, first_row: int, group_size: int) -> torch.Tensor:
-    """Return a random order of a process's rows in which the completions of a group stay next to each other.
+def group_numbers(rows: int, first_row: int, group_size: int) -> list[int]:
+    """Return the number of the group of each row of a process, counted over all processes.
 
     Args:
         rows: rows of this process.
         first_row: how many rows the processes before it have; groups may be cut where processes meet.
         group_size: G.
 
+    >>> group_numbers(rows=4, first_row=4, group_size=3)
+    [1, 1, 2, 2]
+    """
+    return [row // group_size for row in range(first_row, first_row + rows)]
+
+
+def permute_groups(groups: Sequence[int]) -> torch.Tensor:
+    """Return a random order of rows in which the rows of a group stay next to each other.
+
+    Args:
+        groups: the group of each row, ascending; see `group_numbers`.
+
     Returns:
         A permutation, shape (rows,).
     """
-    groups = torch.div(torch.arange(first_row, first_row + rows), group_size, rounding_mode="floor")
-    groups = groups - groups[0]
-    rank = torch.randperm(int(groups[-1]) + 1)
-    return torch.argsort(rank[groups], stable=True)
+    numbers = torch.tensor(groups) - groups[0]
+    rank = torch.randperm(int(numbers[-1]) + 1)
+    return torch.argsort(rank[numbers], stable=True)
 
 
 def explain_split(group_size: int, per_device: int, accumulation: int) -> str | None:

@@ -1,8 +1,8 @@
-"""Each picture is decoded and processed once per step, however many completions are about it.
+"""Each image is decoded and processed once per step, however many completions are about it.
 
 GRPO repeats every row G times, and TRL hands each copy to the image processor twice: to tokenise the prompt, and for
-the forward passes. Here rows with the same picture share one decoded image (`share_images`), and the image processor
-remembers, for the time of one step, what it has made of each (`processed_once`). Patches of a picture stand once in
+the forward passes. Here rows with the same image share one decoded object (`share_images`), and the image processor
+remembers, for the time of one step, what it has made of each (`processed_once`). Patches of an image stand once in
 memory, too: each row has a view of them (`pixels_of_rows`).
 """
 
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import BatchFeature
@@ -33,46 +35,70 @@ class ImageCounts:
     decoded: int = 0
 
 
+def images_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the images of a row: those of its column `images`, else the one of `image`, else none."""
+    if "images" in row:
+        return list(row["images"] or ())
+    return [] if row.get("image") is None else [row["image"]]
+
+
+def most_images(dataset: Any) -> int:
+    """Return how many images a row of a data set has at most, 1 at least; of a stream, the first rows tell."""
+    features = getattr(dataset, "features", None) or {}
+    if "images" not in features:
+        return 1
+    if isinstance(dataset, Dataset):
+        counts = pc.list_value_length(dataset.with_format("arrow")["images"][:])
+        return max(pc.max(counts).as_py() or 1, 1)
+    return max([len(images_of(row)) for row in leave_encoded(dataset).take(64)] + [1])
+
+
 def leave_encoded(dataset: Any) -> Any:
-    """Return a data set whose column `image` is not decoded when a row is read; `share_images` decodes it.
+    """Return a data set whose images are not decoded when a row is read; `share_images` decodes them.
 
     Args:
-        dataset: a data set, or a dict of them. One without a decoded image column is returned as it is.
+        dataset: a data set, or a dict of them. One without a decoded column `image` or `images` is returned as it is.
     """
     if isinstance(dataset, Mapping):
         return {name: leave_encoded(part) for name, part in dataset.items()}
-    feature = (getattr(dataset, "features", None) or {}).get("image")
-    # One that asks for a mode, such as "L", is left to decode: a row does not say which mode it is to have.
-    if isinstance(feature, ImageFeature) and feature.decode and feature.mode is None:
-        return dataset.cast_column("image", ImageFeature(decode=False))
+    features = getattr(dataset, "features", None) or {}
+    encoded = ImageFeature(decode=False)
+    for column, target in (("image", encoded), ("images", List(encoded))):
+        feature = getattr(features.get(column), "feature", features.get(column))
+        # One that asks for a mode, such as "L", is left to decode: a row does not say which mode it is to have.
+        if isinstance(feature, ImageFeature) and feature.decode and feature.mode is None:
+            dataset = dataset.cast_column(column, target)
     return dataset
 
 
 def share_images(rows: Sequence[dict[str, Any]], counts: ImageCounts) -> list[dict[str, Any]]:
-    """Return the rows with decoded images, one object for all rows with the same picture.
+    """Return the rows with decoded images, one object for all rows with the same image.
 
     Args:
-        rows: rows whose `image` is None, a PIL image, or the bytes or path of an encoded one.
+        rows: rows whose `image`, or each of whose `images`, is a PIL image, or the bytes or path of an encoded one.
         counts: `decoded` is added to.
     """
-    images: dict[Any, Image.Image] = {}
+    decoded: dict[Any, Any] = {}
+
+    def share(image: Any) -> Any:
+        key = _identity(image)
+        if key not in decoded:
+            counts.decoded += isinstance(image, dict)
+            decoded[key] = ImageFeature().decode_example(image) if isinstance(image, dict) else image
+        return decoded[key]
+
     shared = []
     for row in rows:
-        image = row.get("image")
-        if image is not None:
-            key = _identity(image)
-            if key not in images:
-                if isinstance(image, dict):
-                    image = ImageFeature().decode_example(image)
-                    counts.decoded += 1
-                images[key] = image
-            row = {**row, "image": images[key]}
+        if row.get("image") is not None:
+            row = {**row, "image": share(row["image"])}
+        if row.get("images"):
+            row = {**row, "images": [share(image) for image in row["images"]]}
         shared.append(row)
     return shared
 
 
 def _identity(image: Any) -> Any:
-    """Return what is equal for equal pictures."""
+    """Return what is equal for equal images."""
     if isinstance(image, dict):
         return hashlib.sha256(image["bytes"]).digest() if image.get("bytes") else image["path"]
     if isinstance(image, Image.Image):
@@ -81,27 +107,34 @@ def _identity(image: Any) -> Any:
 
 
 def pixels_of_rows(
-    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, images: Sequence[Any | None]
+    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, images: Sequence[Sequence[Any]]
 ) -> list[torch.Tensor]:
-    """Return the patches of each row's image, as views: rows with the same image have the same memory.
+    """Return the patches of each row's images; rows with the same images have the same memory.
 
     Args:
         pixel_values: patches of the rows' images, or of the distinct ones in the order in which they first come; shape
             (patches, values per patch).
-        image_grid_thw: patches of each row's image by time, height and width, shape (images, 3).
-        images: the image object of each row, None for a row without one.
+        image_grid_thw: patches of each row's images by time, height and width, shape (images, 3).
+        images: the image objects of each row.
     """
     lengths = image_grid_thw.prod(dim=-1).tolist()
-    present = [id(image) for image in images if image is not None]
+    keys = [id(image) for row in images for image in row]
     if sum(lengths) == len(pixel_values):
-        order, sizes = list(range(len(lengths))), lengths
+        places, sizes = list(range(len(lengths))), lengths
     else:
-        first: dict[int, int] = {}
-        order = [first.setdefault(key, len(first)) for key in present]
-        sizes = [lengths[present.index(key)] for key in first]
+        firsts: dict[int, int] = {}
+        places = [firsts.setdefault(key, len(firsts)) for key in keys]
+        sizes = [lengths[keys.index(key)] for key in firsts]
     patches = pixel_values.split(sizes)
-    own = iter(order)
-    return [pixel_values[:0] if image is None else patches[next(own)] for image in images]
+    joined: dict[tuple[int, ...], torch.Tensor] = {(): pixel_values[:0]}
+    rows, start = [], 0
+    for row in images:
+        key = tuple(places[start : start + len(row)])
+        if key not in joined:  # one image is a view, several are copied once
+            joined[key] = patches[key[0]] if len(key) == 1 else torch.cat([patches[place] for place in key])
+        rows.append(joined[key])
+        start += len(row)
+    return rows
 
 
 @contextmanager

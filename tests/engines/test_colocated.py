@@ -53,7 +53,15 @@ def engine(monkeypatch):
     monkeypatch.setattr(VLLMGeneration, "_iter_named_params", named_params)
     accelerator = SimpleNamespace(num_processes=2)
     monkeypatch.setattr("trl.generation.vllm_generation.DistributedBackend", lambda accelerator: None)
-    return ColocatedEngine(torch.nn.Identity(), accelerator, SimpleNamespace(), options={}, enable_sleep_mode=True)
+    built = ColocatedEngine(torch.nn.Identity(), accelerator, SimpleNamespace(), options={}, enable_sleep_mode=True)
+    built.stays_awake = True  # as EmoR3Trainer sets it
+    return built
+
+
+def test_without_reflection_the_engine_sleeps_as_soon_as_it_has_generated(engine):
+    engine.stays_awake = False
+    engine.generate([[1, 2]], None, 1)
+    assert engine.llm.calls == [*WAKE, "generate", "sleep"]
 
 
 def test_the_engine_is_awake_until_reflection_is_done(engine):

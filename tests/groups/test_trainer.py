@@ -56,7 +56,8 @@ def test_each_row_has_the_patches_of_its_own_picture(repeated):
     patches = {id(first): torch.full((4, 6), 1.0), id(second): torch.full((8, 6), 2.0)}
     given = [second, first, second] if repeated else [second, first]
     grids = torch.tensor([[1, 2, 4], [1, 2, 2], [1, 2, 4]])
-    rows = pixels_of_rows(torch.cat([patches[id(image)] for image in given]), grids, images)
+    images_by_row = [[] if image is None else [image] for image in images]
+    rows = pixels_of_rows(torch.cat([patches[id(image)] for image in given]), grids, images_by_row)
     assert [row.shape[0] for row in rows] == [8, 0, 4, 8]
     for row, image in zip(rows, images, strict=True):
         assert image is None or torch.equal(row, patches[id(image)])

@@ -1,0 +1,315 @@
+"""`GroupTrainer`: TRL's `GRPOTrainer` with a step that computes each group once, and the same numbers.
+
+It knows nothing of emotions. What differs from `GRPOTrainer`, by the hook that it overrides:
+
+- `_generate_and_score_completions` decodes and processes each image once (`images`), and takes rows without an image
+  beside rows with one;
+- `_tokenize_prompts` tokenises the prompt of a group once;
+- `_prepare_inputs` keeps the completions of a group together when it shuffles them into micro-batches (`batching`);
+- `_get_per_token_logps_and_entropies` computes the prompt and the image of a group once (`packing`, `attention`);
+- `_generate_single_turn` turns a completion without any token into an end of turn;
+- vLLM in the same process gets exact prompts and fresh caches (`engines.colocated`).
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from emor3_trl.engines.colocated import colocated_engine
+from emor3_trl.engines.opening import engine_options
+from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.groups import attention, packing
+from emor3_trl.groups.batching import explain_split, group_numbers, permute_groups
+from emor3_trl.groups.images import (
+    ImageCounts,
+    images_of,
+    leave_encoded,
+    most_images,
+    pixels_of_rows,
+    processed_once,
+    share_images,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Rollout:
+    """What a step knows of its rollout, from the moment when its images are decoded.
+
+    Args:
+        rows: one per completion of this process; rows of a group share their image objects.
+        groups: the number of each row's group, counted over all processes. Who needs siblings asks here.
+        counts: what was done to the images.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    counts: ImageCounts = field(default_factory=ImageCounts)
+
+
+class GroupTrainer(GRPOTrainer):
+    """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
+
+    The arguments are those of `GRPOTrainer`, in its order. The configuration may have two more fields, as `EmoR3Config`
+    does: `shared_prefix` (False leaves the forward as it is) and `vllm_engine_options` (further options of `vllm.LLM`).
+
+    Args:
+        model: the policy, a checkpoint path or a loaded model. Other families than those of `attention.SUPPORTED` are
+            trained with TRL's own forward, and a warning says why.
+        reward_funcs: reward functions, as TRL takes them.
+        args: the configuration.
+        train_dataset: rows with `prompt` and, for a vision-language model, `image` (one) or `images` (a list).
+        eval_dataset: the same, or a dict of several sets.
+        processing_class: the model's processor or tokenizer; it is set to pad on the left.
+        kwargs: further arguments of `GRPOTrainer`.
+    """
+
+    _buffered_inputs: list[dict[str, Any]] | None
+    log_multimodal: bool
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Callable | list[Callable] | None = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Any | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # TRL builds multimodal token types for left-padded prompts only.
+        for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
+            if padded is not None and hasattr(padded, "padding_side"):
+                padded.padding_side = "left"
+        colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
+        self.engine_options: dict[str, Any] = {}
+        if colocated:
+            assert args is not None
+            options = {"limit_mm_per_prompt": {"image": most_images(train_dataset), "video": 0}}
+            options |= getattr(args, "vllm_engine_options", None) or {}
+            self.engine_options = engine_options(_compute_dtype(model, args), options)
+        with colocated_engine(self.engine_options) if colocated else nullcontext():
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=leave_encoded(train_dataset),
+                eval_dataset=leave_encoded(eval_dataset),
+                processing_class=processing_class,
+                **kwargs,
+            )
+        if colocated:  # vLLM never samples an image token, so both sides leave these out
+            for policy in self._policies():
+                suppress_image_tokens(policy, self.processing_class)
+        self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()
+        self.rollout = Rollout()
+
+    def _policies(self) -> list[Any]:
+        """Return the policy and, where there is one, the reference model, which DeepSpeed has wrapped by now."""
+        return [self.model] if self.ref_model is None else [self.model, self.accelerator.unwrap_model(self.ref_model)]
+
+    def _install_shared_prefix(self) -> bool:
+        """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
+        reason = attention.why_not(self.model)
+        say = logger.warning if self.accelerator.is_main_process else logger.debug
+        if reason:
+            say("The groups' prompts are not shared (shared_prefix): %s.", reason)
+            return False
+        for policy in self._policies():
+            attention.install(policy)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._rope_index = getattr(base.model, "get_rope_index", None)
+        self._layers = base.config.get_text_config().num_hidden_layers
+        split = explain_split(
+            self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        )
+        for text in (split, attention.explain_dropout(self.model)):
+            if text:
+                say(text)
+        return True
+
+    @property
+    def _group_size(self) -> int:
+        return self.num_generations if self.model.training else self.num_generations_eval
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        counts = ImageCounts()
+        rows = share_images(inputs, counts)
+        if any("image" in row and row["image"] is None for row in rows):
+            # TRL expects an image in every row's `image`; its other column may be empty
+            rows = [{**row, "images": images_of(row)} for row in rows]
+        groups = group_numbers(len(rows), self.accelerator.process_index * len(rows), self._group_size)
+        self.rollout = Rollout(rows, groups, counts)
+        log_multimodal, self.log_multimodal = self.log_multimodal, False
+        try:
+            with processed_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):
+                output = super()._generate_and_score_completions(rows)
+        finally:
+            self.log_multimodal = log_multimodal
+        if log_multimodal and {"image", "images"} & rows[0].keys():
+            # TRL gathers images from the processes that have some, and waits for the others forever
+            self._logs["images"].extend(gather_object([images_of(row) for row in rows]))
+        if "pixel_values" in output:
+            output["pixel_values"] = self._pixels_apart(output)
+        prompts = [_plain_content(prompt) for prompt in self._logs["prompt"]]
+        self._logs["prompt"].clear()
+        self._logs["prompt"].extend(prompts)
+        mode = "train" if self.model.training else "eval"
+        for name, value in vars(counts).items():
+            self._metrics[mode][f"images/{name}"].append(value)
+        return output
+
+    def _tokenize_prompts(self, prompts: list) -> tuple:
+        """Tokenise the prompt of each group once; vLLM needs token ids and images, and none of the other fields."""
+        if not self.use_vllm or self.tools:
+            ids, images, fields = super()._tokenize_prompts(prompts)
+            return ids, _without_none(images), fields
+        firsts: dict[int, int] = {}  # the first row of each group
+        places = [firsts.setdefault(group, row) for row, group in enumerate(self.rollout.groups)]
+        if len(places) != len(prompts) or any(prompts[row] != prompts[first] for row, first in enumerate(places)):
+            places = list(range(len(prompts)))  # prompts that an environment wrote
+        distinct = {first: number for number, first in enumerate(dict.fromkeys(places))}
+        ids, images, _ = super()._tokenize_prompts([prompts[first] for first in distinct])
+        rows = [distinct[first] for first in places]
+        return [ids[row] for row in rows], _without_none(images and [images[row] for row in rows]), {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
+        """Generate; a completion without any token, from which nothing could be learned, becomes an end of turn."""
+        completion_ids, log_probs = super()._generate_single_turn(*args, **kwargs)
+        for row, ids in enumerate(completion_ids):
+            if not len(ids):
+                completion_ids[row] = [self._tokenizer.eos_token_id]
+                if log_probs is not None:
+                    log_probs[row] = [None]
+        return completion_ids, log_probs
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Generate when it is time, and return the next micro-batch; TRL's method, but groups are shuffled whole."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            apart = isinstance(batch.get("pixel_values"), list)
+            if apart:
+                batch["image_grid_thw"] = list(batch["image_grid_thw"].split(batch["num_images"]))
+            else:
+                batch = split_pixel_values_by_grid(batch)
+            order = permute_groups(self.rollout.groups)
+            batch = {name: _take_rows(values, order) for name, values in batch.items()}
+            parts = split_tensor_dict(batch, self.args.steps_per_generation)
+            self._buffered_inputs = [
+                {**part, "image_grid_thw": torch.cat(part["image_grid_thw"])}
+                if apart
+                else unsplit_pixel_values_by_grid(part)
+                for part in parts
+            ]
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return log-probabilities and entropies, each of shape (B, T), from one packed row per chunk."""
+        image_token_id = getattr(self.processing_class, "image_token_id", -1)
+        # An image that a tool returned stands in the completion, and no sibling has it
+        from_tool = bool(self.tools) and bool((input_ids[:, -logits_to_keep:] == image_token_id).any())
+        if not self.shares_prefix or compute_aux_loss or from_tool:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **fields,
+            )
+        if batch_size is not None and not torch.is_grad_enabled():
+            # Without a backward, a group needs little more memory than one completion: it is not split.
+            batch_size = max(batch_size // self._group_size, 1) * self._group_size
+        log_probs, entropies, token_shares = [], [], []
+        for row in packing.packed_rows(
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            self._rope_index,
+            batch_size=batch_size,
+            image_token_id=image_token_id,
+            pixel_values=self._pixels_apart(fields),
+            image_grid_thw=fields.get("image_grid_thw"),
+            num_images=fields.get("num_images"),
+        ):
+            with self.accelerator.autocast():
+                output = model(**row.inputs(), fused_lm_head=True)
+            row.layout.check_used(self._layers)
+            log_probs.append(row.unpack(output.log_probs))
+            if compute_entropy:
+                entropies.append(row.unpack(output.entropy))
+            token_shares.append(row.input_ids.shape[1] / row.ordinary_tokens)
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["shared_prefix/token_share"] += token_shares
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    @property
+    def _keeps_pixels_apart(self) -> bool:
+        """Whether the patches of an image stand once in memory: not where a forward takes rows that are not packed."""
+        return self.shares_prefix and self.use_vllm and not self.tools and not self.args.use_liger_kernel
+
+    def _pixels_apart(self, fields: dict[str, Any]) -> Any:
+        """Return the patches of each row's images where they are kept apart, else `pixel_values` as they are."""
+        pixels, grids = fields.get("pixel_values"), fields.get("image_grid_thw")
+        if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
+            return pixels
+        return pixels_of_rows(pixels, grids, [images_of(row) for row in self.rollout.rows])
+
+
+def _without_none(images: list | None) -> list | None:
+    """Return the images of each row; processors take an empty list for a row without one, not None."""
+    return images and [row or [] for row in images]
+
+
+def _take_rows(values: Any, order: torch.Tensor) -> Any:
+    """Return the rows of a tensor or list in another order; what has no rows is returned as it is."""
+    if isinstance(values, torch.Tensor):
+        return values[order.to(values.device)] if values.ndim else values
+    return values if values is None else [values[i] for i in order.tolist()]
+
+
+def _plain_content(conversation: Any) -> Any:
+    """Return a conversation whose contents are strings: W&B's tables refuse a list that mixes images and text."""
+    if isinstance(conversation, str):
+        return conversation
+    return [
+        {
+            **message,
+            "content": message["content"]
+            if isinstance(message["content"], str)
+            else "".join(part.get("text") or "" for part in message["content"]),
+        }
+        for message in conversation
+    ]
+
+
+def _compute_dtype(model: str | PreTrainedModel, args: GRPOConfig) -> str:
+    """Return the type that the trainer's forward computes in, by its name in torch."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    dtype = (args.model_init_kwargs or {}).get("dtype", "float32") if isinstance(model, str) else model.dtype
+    return str(dtype).removeprefix("torch.")
