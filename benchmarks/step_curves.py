@@ -64,7 +64,7 @@ def make_point(folder: Path, group: int, image: int) -> Point:
     weights = torch.randn(group, COMPLETION, generator=generator)
 
     def stock() -> Any:
-        attention.restore(model)
+        attention.remove_attention(model)
         labels = ids.clone()
         labels[:, :-COMPLETION] = -100
         output = model(
@@ -79,7 +79,7 @@ def make_point(folder: Path, group: int, image: int) -> Point:
         return output.log_probs[:, -COMPLETION:]
 
     def packed() -> Any:
-        attention.install(model)
+        attention.install_attention(model)
         row = packing.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, pixels, grid, [1] * group)
         return row.unpack(model(**row.inputs(), fused_lm_head=True).log_probs)
 

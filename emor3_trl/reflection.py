@@ -62,7 +62,7 @@ class Reflector:
         """
         distinct: dict[Any, int] = {}
         questions: list[Question] = []
-        asked: list[tuple[int | None, int | None]] = []
+        numbers: list[tuple[int | None, int | None]] = []  # of the two questions about each completion
 
         def ask(question: Question) -> int:
             key = (question.text, question.choices, id(question.image))
@@ -74,14 +74,14 @@ class Reflector:
         for image, completion, space in zip(images, completions, label_spaces, strict=True):
             thinking = parse(completion)
             if thinking is None or not says_something(thinking.trigger):
-                asked.append((None, None))
+                numbers.append((None, None))
                 continue
             labels = LabelSpace.of(space).labels
             consistency = CONSISTENCY_QUESTION.format(trigger=thinking.trigger)
             coherence = COHERENCE_QUESTION.format(
                 trigger=thinking.trigger, feeling=thinking.feeling, labels=", ".join(labels)
             )
-            asked.append(
+            numbers.append(
                 (
                     None if image is None else ask(Question(consistency, CONSISTENCY_CHOICES, image)),
                     ask(Question(coherence, labels)),
@@ -90,4 +90,4 @@ class Reflector:
         # Ranks that hold one engine together call it together, with questions or without
         joint = self.engine.group is not None
         answers, self.last_cost = self.engine.choose(questions) if questions or joint else ([], ChoiceCost())
-        return [Reflection(None if i is None else answers[i], None if j is None else answers[j]) for i, j in asked]
+        return [Reflection(None if i is None else answers[i], None if j is None else answers[j]) for i, j in numbers]

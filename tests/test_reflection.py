@@ -43,9 +43,9 @@ def test_a_choice_takes_as_few_tokens_as_tell_it_apart(spellings, depth):
     assert tree.depth == depth
     for index, path in enumerate(tree.paths):
         for position in range(len(path)):
-            assert path[position] in tree.allowed(path[:position])
-        assert tree.decided(path) == index
-        assert tree.decided([*path, 0]) == index
+            assert path[position] in tree.allowed_tokens(path[:position])
+        assert tree.decided_choice(path) == index
+        assert tree.decided_choice([*path, 0]) == index
 
 
 @pytest.mark.parametrize("spellings", [[[5], [5]], [[], [5]]], ids=["equal", "empty"])

@@ -11,7 +11,7 @@ _TEXT_SLOT = "\u241eemor3-text\u241e"
 
 
 class ChoiceTree:
-    """The permitted next tokens while one of several choices is being written.
+    """The permitted next tokens while one of several choices is being prefix.
 
     Each choice is spelled in its usual tokens and cut where it differs from all others, so "Yes" or "No" is one token.
 
@@ -32,17 +32,17 @@ class ChoiceTree:
         self.paths = [_shortest_distinct(path, paths) for path in paths]
         self.depth = max(len(path) for path in self.paths)
 
-    def allowed(self, written: Sequence[int]) -> list[int]:
-        """Return the tokens that may follow `written`; the end token once a choice is decided."""
-        written = tuple(written)
+    def allowed_tokens(self, prefix: Sequence[int]) -> list[int]:
+        """Return the tokens that may follow `prefix`; the end token once a choice is decided."""
+        prefix = tuple(prefix)
         following = {
-            path[len(written)] for path in self.paths if len(path) > len(written) and path[: len(written)] == written
+            path[len(prefix)] for path in self.paths if len(path) > len(prefix) and path[: len(prefix)] == prefix
         }
         return sorted(following) or [self.end_token_id]
 
-    def decided(self, written: Sequence[int]) -> int:
-        """Return the index of the choice that `written` decides."""
-        return next(i for i, path in enumerate(self.paths) if tuple(written[: len(path)]) == path)
+    def decided_choice(self, prefix: Sequence[int]) -> int:
+        """Return the index of the choice that `prefix` decides."""
+        return next(i for i, path in enumerate(self.paths) if tuple(prefix[: len(path)]) == path)
 
 
 def _shortest_distinct(path: tuple[int, ...], paths: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

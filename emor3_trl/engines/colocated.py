@@ -54,9 +54,9 @@ class ColocatedEngine(VLLMGeneration):
         self.stays_awake = False  # after `generate`, for reflection
         self._kv_cache_sleeping = False
         super().__init__(*args, **kwargs)
-        own = self.generation_kwargs.get("logit_bias") or {}
-        bias = {**own, **image_token_bias(self.processing_class)}
-        self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's own dict stays as it is
+        users_bias = self.generation_kwargs.get("logit_bias") or {}
+        bias = {**users_bias, **image_token_bias(self.processing_class)}
+        self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's dict stays as it is
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()
@@ -111,8 +111,8 @@ class ColocatedEngine(VLLMGeneration):
         """Return how many equal prompts stand next to each other everywhere: vLLM gets one request for them."""
         if self.tensor_parallel_size > 1:  # the ranks of an engine exchange their prompts row by row
             return 1
-        pictures = [[id(image) for image in row or ()] for row in images or [None] * len(prompts)]
-        keys = [(list(ids), own) for ids, own in zip(prompts, pictures, strict=True)]
+        image_ids = [[id(image) for image in row or ()] for row in images or [None] * len(prompts)]
+        keys = list(zip(map(list, prompts), image_ids, strict=True))
         runs = [len(list(run)) for _, run in itertools.groupby(keys)]
         return math.gcd(*runs)
 

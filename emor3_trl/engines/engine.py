@@ -61,13 +61,13 @@ class Continuation:
     Args:
         text: the text of the prompt.
         image: its image.
-        written: tokens of the completion so far.
+        prefix: tokens of the completion so far.
         candidates: tokens that may come next.
     """
 
     text: str
     image: Any
-    written: tuple[int, ...]
+    prefix: tuple[int, ...]
     candidates: tuple[int, ...]
 
 

@@ -50,11 +50,11 @@ class TransformersEngine:
                 suppress_tokens=image_token_ids(self.processor) or None,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )
-        written = output[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-        ends = torch.isin(written, torch.tensor(_end_token_ids(self.model), device=written.device))
+        completion_ids = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        ends = torch.isin(completion_ids, torch.tensor(_end_token_ids(self.model), device=completion_ids.device))
         finished = ends.any(dim=1).tolist()
-        counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, written.shape[1]).tolist()
+        counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, completion_ids.shape[1]).tolist()
         completions = [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
         return [completions[row : row + n] for row in range(0, len(completions), n)]
 
@@ -85,13 +85,14 @@ class TransformersEngine:
             max_new_tokens=max(tree.depth for tree in trees),
             eos_token_id=self.encoder.end_token_id,
             pad_token_id=self.encoder.tokenizer.pad_token_id,
-            prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed(ids[length:].tolist()),
+            prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed_tokens(ids[length:].tolist()),
         )
-        written = output[:, length:].tolist()
+        answer_ids = output[:, length:].tolist()
         cost.prompt_tokens += int(inputs["attention_mask"].sum())
-        cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, written, strict=True))
+        cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, answer_ids, strict=True))
         return [
-            question.choices[tree.decided(ids)] for question, tree, ids in zip(questions, trees, written, strict=True)
+            question.choices[tree.decided_choice(ids)]
+            for question, tree, ids in zip(questions, trees, answer_ids, strict=True)
         ]
 
     @torch.no_grad()
@@ -101,12 +102,14 @@ class TransformersEngine:
         with _evaluating(self.model):
             for first in range(0, len(continuations), self.batch_size):
                 batch = continuations[first : first + self.batch_size]
-                prompts = [[*self.encoder.trusted_ids(row.text), *row.written] for row in batch]
+                prompts = [[*self.encoder.trusted_ids(row.text), *row.prefix] for row in batch]
                 inputs = padded_inputs(self.processor, prompts, [row.image for row in batch])
                 inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
                 logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # (B, vocabulary)
                 scores = logits.float().log_softmax(dim=-1)
-                log_probs += [own[list(row.candidates)].tolist() for own, row in zip(scores, batch, strict=True)]
+                log_probs += [
+                    row_scores[list(row.candidates)].tolist() for row_scores, row in zip(scores, batch, strict=True)
+                ]
         return log_probs
 
 

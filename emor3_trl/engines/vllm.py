@@ -54,8 +54,8 @@ class VLLMEngine:
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
         return [
             [
-                Completion(written.text, len(written.token_ids), written.finish_reason == "stop")
-                for written in row.outputs
+                Completion(completion.text, len(completion.token_ids), completion.finish_reason == "stop")
+                for completion in row.outputs
             ]
             for row in outputs
         ]
@@ -94,15 +94,16 @@ class VLLMEngine:
             for tree in trees
         ]
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        written = [list(output.outputs[0].token_ids) for output in outputs]
+        answer_ids = [list(output.outputs[0].token_ids) for output in outputs]
         answers = [
-            question.choices[tree.decided(ids)] for question, tree, ids in zip(questions, trees, written, strict=True)
+            question.choices[tree.decided_choice(ids)]
+            for question, tree, ids in zip(questions, trees, answer_ids, strict=True)
         ]
         cost = ChoiceCost(
             requests=len(outputs),
             prompt_tokens=sum(len(output.prompt_token_ids) for output in outputs),
             cached_tokens=sum(output.num_cached_tokens or 0 for output in outputs),
-            generated_tokens=sum(map(len, written)),
+            generated_tokens=sum(map(len, answer_ids)),
             seconds=time.perf_counter() - start,
         )
         return answers, cost
@@ -113,7 +114,7 @@ class VLLMEngine:
 
         prompts = [
             {
-                "prompt_token_ids": [*self.encoder.trusted_ids(continuation.text), *continuation.written],
+                "prompt_token_ids": [*self.encoder.trusted_ids(continuation.text), *continuation.prefix],
                 "multi_modal_data": {"image": continuation.image},
             }
             for continuation in continuations

@@ -27,8 +27,8 @@ class ChoiceLogitsProcessor(AdapterLogitsProcessor):
             return None
         tree = ChoiceTree(arguments["choice_tree"], arguments["end_token_id"])
 
-        def mask(written: list[int], logits: torch.Tensor) -> torch.Tensor:
-            allowed = tree.allowed(written)
+        def mask(prefix: list[int], logits: torch.Tensor) -> torch.Tensor:
+            allowed = tree.allowed_tokens(prefix)
             masked = torch.full_like(logits, float("-inf"))
             masked[allowed] = logits[allowed]
             return masked

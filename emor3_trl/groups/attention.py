@@ -117,11 +117,11 @@ def shared_prefix_attention(
             )
             outputs.append(attended[0].transpose(0, 1))  # (prefix, heads, size)
         count = group.index.shape[0]
-        own_key, own_value = _completions(key, group), _completions(value, group)
+        completion_key, completion_value = _completions(key, group), _completions(value, group)
         attended = scaled_dot_product_attention(
             _completions(query, group),
-            torch.cat([prefix_key.expand(count, -1, -1, -1), own_key], dim=2),
-            torch.cat([prefix_value.expand(count, -1, -1, -1), own_value], dim=2),
+            torch.cat([prefix_key.expand(count, -1, -1, -1), completion_key], dim=2),
+            torch.cat([prefix_value.expand(count, -1, -1, -1), completion_value], dim=2),
             attn_mask=group.mask,
             scale=scaling,
             enable_gqa=gqa,
@@ -133,10 +133,10 @@ def shared_prefix_attention(
 def _completions(states: torch.Tensor, group: GroupSpan) -> torch.Tensor:
     """Return the states of a group's completions, shape (n, heads, T, size)."""
     count, length = group.index.shape
-    if all(own == length for own in group.lengths):  # a view, no copy
+    if all(completion_length == length for completion_length in group.lengths):  # a view, no copy
         start = group.start + group.prefix
-        own = states[0, :, start : start + count * length]
-        return own.unflatten(1, (count, length)).transpose(0, 1)
+        completions = states[0, :, start : start + count * length]
+        return completions.unflatten(1, (count, length)).transpose(0, 1)
     return states[0, :, group.index].transpose(0, 1)
 
 
@@ -144,7 +144,7 @@ AttentionInterface.register(ATTENTION, shared_prefix_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def why_not(model: PreTrainedModel) -> str | None:
+def explain_refusal(model: PreTrainedModel) -> str | None:
     """Return why a model's groups cannot share their prefix, in words for its user; None if they can."""
     config = model.config
     text = config.get_text_config()
@@ -163,13 +163,13 @@ def why_not(model: PreTrainedModel) -> str | None:
     return None
 
 
-def install(model: PreTrainedModel) -> None:
+def install_attention(model: PreTrainedModel) -> None:
     """Let a model's text layers take packed rows; ordinary calls go to Transformers' SDPA attention as before."""
     model.config.get_text_config()._attn_implementation = ATTENTION
 
 
-def restore(model: PreTrainedModel) -> None:
-    """Undo `install`."""
+def remove_attention(model: PreTrainedModel) -> None:
+    """Undo `install_attention`."""
     model.config.get_text_config()._attn_implementation = "sdpa"
 
 

@@ -96,7 +96,7 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
     )
 
 
-def group_numbers(rows: int, first_row: int, group_size: int) -> list[int]:
+def number_groups(rows: int, first_row: int, group_size: int) -> list[int]:
     """Return the number of the group of each row of a process, counted over all processes.
 
     Args:
@@ -104,7 +104,7 @@ def group_numbers(rows: int, first_row: int, group_size: int) -> list[int]:
         first_row: how many rows the processes before it have; groups may be cut where processes meet.
         group_size: G.
 
-    >>> group_numbers(rows=4, first_row=4, group_size=3)
+    >>> number_groups(rows=4, first_row=4, group_size=3)
     [1, 1, 2, 2]
     """
     return [row // group_size for row in range(first_row, first_row + rows)]
@@ -114,7 +114,7 @@ def permute_groups(groups: Sequence[int]) -> torch.Tensor:
     """Return a random order of rows in which the rows of a group stay next to each other.
 
     Args:
-        groups: the group of each row, ascending; see `group_numbers`.
+        groups: the group of each row, ascending; see `number_groups`.
 
     Returns:
         A permutation, shape (rows,).

@@ -2,8 +2,8 @@
 
 GRPO repeats every row G times, and TRL hands each copy to the image processor twice: to tokenise the prompt, and for
 the forward passes. Here rows with the same image share one decoded object (`share_images`), and the image processor
-remembers, for the time of one step, what it has made of each (`processed_once`). Patches of an image stand once in
-memory, too: each row has a view of them (`pixels_of_rows`).
+remembers, for the time of one step, what it has made of each (`process_images_once`). Patches of an image stand once in
+memory, too: each row has a view of them (`split_pixels_by_row`).
 """
 
 import hashlib
@@ -35,14 +35,14 @@ class ImageCounts:
     decoded: int = 0
 
 
-def images_of(row: Mapping[str, Any]) -> list[Any]:
+def list_images(row: Mapping[str, Any]) -> list[Any]:
     """Return the images of a row: those of its column `images`, else the one of `image`, else none."""
     if "images" in row:
         return list(row["images"] or ())
     return [] if row.get("image") is None else [row["image"]]
 
 
-def most_images(dataset: Any) -> int:
+def count_images(dataset: Any) -> int:
     """Return how many images a row of a data set has at most, 1 at least; of a stream, the first rows tell."""
     features = getattr(dataset, "features", None) or {}
     if "images" not in features:
@@ -50,7 +50,7 @@ def most_images(dataset: Any) -> int:
     if isinstance(dataset, Dataset):
         counts = pc.list_value_length(dataset.with_format("arrow")["images"][:])
         return max(pc.max(counts).as_py() or 1, 1)
-    return max([len(images_of(row)) for row in leave_encoded(dataset).take(64)] + [1])
+    return max([len(list_images(row)) for row in leave_encoded(dataset).take(64)] + [1])
 
 
 def leave_encoded(dataset: Any) -> Any:
@@ -106,7 +106,7 @@ def _identity(image: Any) -> Any:
     return id(image)
 
 
-def pixels_of_rows(
+def split_pixels_by_row(
     pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, images: Sequence[Sequence[Any]]
 ) -> list[torch.Tensor]:
     """Return the patches of each row's images; rows with the same images have the same memory.
@@ -138,7 +138,7 @@ def pixels_of_rows(
 
 
 @contextmanager
-def processed_once(processor: Any, counts: ImageCounts, repeated: bool = True) -> Iterator[None]:
+def process_images_once(processor: Any, counts: ImageCounts, repeated: bool = True) -> Iterator[None]:
     """Let a processor of the Qwen-VL family process each image object once, while in this context.
 
     Args:
@@ -146,7 +146,7 @@ def processed_once(processor: Any, counts: ImageCounts, repeated: bool = True) -
             and `image_grid_thw`. Any other processor, and a tokenizer, works as it always does.
         counts: `requested` and `processed` are added to.
         repeated: whether the patches of an image are repeated where it comes again in a call, as the processor does it;
-            if not, `pixels_of_rows` reads the result.
+            if not, `split_pixels_by_row` reads the result.
     """
     image_processor: Any = getattr(processor, "image_processor", None)
     if set(getattr(image_processor, "model_input_names", ())) != {"pixel_values", "image_grid_thw"}:

@@ -1,4 +1,4 @@
-"""Group-shared prefix: the G completions of a prompt are scored in one row, in which prompt and picture stand once.
+"""Group-shared prefix: the G completions of a prompt are scored in one row, in which prompt and image stand once.
 
 A group [prompt, c1], …, [prompt, cG] becomes one row
 
@@ -29,7 +29,7 @@ class PackedRow:
         input_ids: shape (1, L).
         position_ids: shape (3, 1, L) for a vision-language model, else (1, L).
         shift_labels: the token that follows each place, -100 where none is scored, shape (1, L).
-        images: `pixel_values` and `image_grid_thw` of the distinct pictures; empty without pictures.
+        images: `pixel_values` and `image_grid_thw` of the distinct images; empty without images.
         layout: for the attention layers.
         rows, columns, places: completion token (rows[i], columns[i]) of the micro-batch is scored at places[i].
         shape: rows and completion tokens of the micro-batch, (B, T).
@@ -66,7 +66,7 @@ class PackedRow:
 
 @dataclass
 class _Group:
-    """Rows of a micro-batch with the same prompt and the same pictures."""
+    """Rows of a micro-batch with the same prompt and the same images."""
 
     prompt: list[int]
     grids: torch.Tensor | None
@@ -84,17 +84,17 @@ def pack(
     image_grid_thw: torch.Tensor | None = None,
     num_images: Sequence[int] | None = None,
 ) -> PackedRow:
-    """Pack a micro-batch into one row, in which each distinct prompt and its pictures stand once.
+    """Pack a micro-batch into one row, in which each distinct prompt and its images stand once.
 
     Args:
         input_ids: prompts, padded on the left, and completions, padded on the right; shape (B, P + T).
         attention_mask: 1 for tokens, shape (B, P + T). A completion without any is not scored.
         logits_to_keep: T.
         rope_index: the model's `get_rope_index`, None for a text model.
-        image_token_id: the placeholder of picture tokens; -1 for a text model.
-        pixel_values: patches of all pictures, shape (patches, values per patch), or a tensor of them for each row.
-        image_grid_thw: patches of each picture by time, height and width, shape (pictures, 3).
-        num_images: pictures of each row.
+        image_token_id: the placeholder of image tokens; -1 for a text model.
+        pixel_values: patches of all images, shape (patches, values per patch), or a tensor of them for each row.
+        image_grid_thw: patches of each image by time, height and width, shape (images, 3).
+        num_images: images of each row.
 
     Raises:
         ValueError: if a prompt is empty or ends with a picture.
@@ -103,13 +103,7 @@ def pack(
     prompt_length = input_ids.shape[1] - logits_to_keep
     lengths = attention_mask[:, prompt_length:].sum(dim=1).tolist()
     groups = _find_groups(input_ids, attention_mask, prompt_length, pixel_values, image_grid_thw, num_images)
-
-    tokens: list[torch.Tensor] = []
-    positions: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
-    spans: list[GroupSpan] = []
-    scored: list[tuple[int, int, int]] = []  # row, number of tokens, first place
-    start = 0
+    parts = _Parts()
     for group in groups:
         if not group.prompt or group.prompt[-1] == image_token_id:
             raise ValueError(
@@ -117,50 +111,75 @@ def pack(
                 "with text, such as the chat template's start of the assistant's turn."
             )
         prompt = torch.tensor(group.prompt, device=device)
-        prompt_positions = _positions(prompt, group.grids, rope_index, image_token_id)  # (axes, P)
-        prefix = len(prompt) - 1
-        tokens.append(prompt[:-1])
-        positions.append(prompt_positions[:, :-1])
-        labels.append(prompt.new_full((prefix,), -100))
-        place, parts = start + prefix, []
-        for row in group.rows:
-            completion = input_ids[row, prompt_length : prompt_length + lengths[row]]
-            part = max(len(completion), 1)  # an empty one keeps its first place, so that the graph stays connected
-            tokens += [prompt[-1:], completion[: part - 1]]
-            positions.append(prompt_positions[:, -1:] + torch.arange(part, device=device))
-            labels.append(completion if len(completion) else prompt.new_full((1,), -100))
-            scored.append((row, len(completion), place))
-            parts.append(part)
-            place += part
-        spans.append(_span(start, prefix, tuple(parts), device))
-        start = place
-
-    places = [place + i for _, count, place in scored for i in range(count)]
-    rows = [row for row, count, _ in scored for _ in range(count)]
-    columns = [i for _, count, _ in scored for i in range(count)]
-    position_ids = torch.cat(positions, dim=1)
-    images = {}
-    if image_grid_thw is not None and any(group.grids is not None for group in groups):
-        pixels = [group.pixels for group in groups if group.pixels is not None]
-        images = {
-            "pixel_values": pixels[0] if len(pixels) == 1 else torch.cat(pixels),
-            "image_grid_thw": torch.cat([group.grids for group in groups if group.grids is not None]),
-        }
+        completions = [input_ids[row, prompt_length : prompt_length + lengths[row]] for row in group.rows]
+        positions = _positions(prompt, group.grids, rope_index, image_token_id)  # (axes, P)
+        parts.add_group(prompt, positions, group.rows, completions)
+    position_ids = torch.cat(parts.positions, dim=1)
+    scored = torch.tensor(parts.scored, dtype=torch.long, device=device).reshape(-1, 3)  # (tokens, 3)
     return PackedRow(
-        input_ids=torch.cat(tokens).unsqueeze(0),
+        input_ids=torch.cat(parts.tokens).unsqueeze(0),
         position_ids=position_ids if rope_index is None else position_ids.unsqueeze(1),
-        shift_labels=torch.cat(labels).unsqueeze(0),
-        images=images,
-        layout=Layout(spans),
-        rows=torch.tensor(rows, dtype=torch.long, device=device),
-        columns=torch.tensor(columns, dtype=torch.long, device=device),
-        places=torch.tensor(places, dtype=torch.long, device=device),
+        shift_labels=torch.cat(parts.labels).unsqueeze(0),
+        images=_join_images(groups),
+        layout=Layout(parts.spans),
+        rows=scored[:, 0],
+        columns=scored[:, 1],
+        places=scored[:, 2],
         shape=(len(input_ids), logits_to_keep),
         ordinary_tokens=sum(len(group.prompt) * len(group.rows) for group in groups) + sum(lengths),
     )
 
 
-def packed_rows(
+@dataclass
+class _Parts:
+    """What a packed row is put together from, group after group.
+
+    Args:
+        tokens, labels: shape (n,) each; in the end they make (L,).
+        positions: shape (axes, n) each; in the end they make (axes, L).
+        spans: where the groups stand.
+        scored: row, column and place of each completion token.
+        length: tokens so far.
+    """
+
+    tokens: list[torch.Tensor] = field(default_factory=list)
+    labels: list[torch.Tensor] = field(default_factory=list)
+    positions: list[torch.Tensor] = field(default_factory=list)
+    spans: list[GroupSpan] = field(default_factory=list)
+    scored: list[tuple[int, int, int]] = field(default_factory=list)
+    length: int = 0
+
+    def add_group(
+        self, prompt: torch.Tensor, positions: torch.Tensor, rows: Sequence[int], completions: Sequence[torch.Tensor]
+    ) -> None:
+        """Add a prompt of shape (P,) without its last token, then each completion behind a copy of that token."""
+        prefix = len(prompt) - 1
+        self.tokens.append(prompt[:-1])
+        self.positions.append(positions[:, :-1])
+        self.labels.append(prompt.new_full((prefix,), -100))
+        place, lengths = self.length + prefix, []
+        for row, completion in zip(rows, completions, strict=True):
+            length = max(len(completion), 1)  # an empty one keeps its first place, so that the graph stays connected
+            self.tokens += [prompt[-1:], completion[: length - 1]]
+            self.positions.append(positions[:, -1:] + torch.arange(length, device=prompt.device))
+            self.labels.append(completion if len(completion) else prompt.new_full((1,), -100))
+            self.scored += [(row, column, place + column) for column in range(len(completion))]
+            lengths.append(length)
+            place += length
+        self.spans.append(_span(self.length, prefix, tuple(lengths), prompt.device))
+        self.length = place
+
+
+def _join_images(groups: Sequence[_Group]) -> dict[str, torch.Tensor]:
+    """Return `pixel_values` and `image_grid_thw` of the groups' images, nothing if they have none."""
+    pixels = [group.pixels for group in groups if group.pixels is not None]
+    grids = [group.grids for group in groups if group.grids is not None]
+    if not grids:
+        return {}
+    return {"pixel_values": pixels[0] if len(pixels) == 1 else torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
+
+
+def pack_rows(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     logits_to_keep: int,
@@ -177,21 +196,21 @@ def packed_rows(
         pixel_values = _by_row(pixel_values, image_grid_thw, num_images)
     for start in range(0, len(input_ids), size):
         part = slice(start, start + size)
-        own: dict[str, Any] = {}
+        images: dict[str, Any] = {}
         if pixel_values is not None and image_grid_thw is not None and num_images is not None:
             first, last = sum(num_images[:start]), sum(num_images[: start + size])
-            own = {
+            images = {
                 "pixel_values": pixel_values[part],
                 "image_grid_thw": image_grid_thw[first:last],
                 "num_images": num_images[part],
             }
-        yield pack(input_ids[part], attention_mask[part], logits_to_keep, rope_index, **own, **options)
+        yield pack(input_ids[part], attention_mask[part], logits_to_keep, rope_index, **images, **options)
 
 
 def _by_row(
     pixel_values: torch.Tensor | Sequence[torch.Tensor], image_grid_thw: torch.Tensor, num_images: Sequence[int]
 ) -> Sequence[torch.Tensor]:
-    """Return the patches of each row's pictures."""
+    """Return the patches of each row's images."""
     if not isinstance(pixel_values, torch.Tensor):
         return pixel_values
     return pixel_values.split([int(grid.prod(dim=-1).sum()) for grid in image_grid_thw.split(list(num_images))])
@@ -205,7 +224,7 @@ def _find_groups(
     image_grid_thw: torch.Tensor | None,
     num_images: Sequence[int] | None,
 ) -> list[_Group]:
-    """Gather the rows with the same prompt and the same pictures, wherever in the micro-batch they are."""
+    """Gather the rows with the same prompt and the same images, wherever in the micro-batch they are."""
     grids: Sequence[torch.Tensor | None] = [None] * len(input_ids)
     pixels: Sequence[torch.Tensor | None] = [None] * len(input_ids)
     if pixel_values is not None and image_grid_thw is not None and num_images is not None:
@@ -215,19 +234,19 @@ def _find_groups(
         pixels = [patch if len(grid) else None for patch, grid in zip(patches, per_row, strict=True)]
     ids = input_ids[:, :prompt_length].tolist()
     masks = attention_mask[:, :prompt_length].tolist()
-    found: dict[tuple, list[_Group]] = {}
+    candidates: dict[tuple, list[_Group]] = {}
     groups = []
-    for row, (own_ids, own_mask) in enumerate(zip(ids, masks, strict=True)):
-        prompt = [token for token, kept in zip(own_ids, own_mask, strict=True) if kept]
+    for row, (row_ids, row_mask) in enumerate(zip(ids, masks, strict=True)):
+        prompt = [token for token, kept in zip(row_ids, row_mask, strict=True) if kept]
         grid, pixel = grids[row], pixels[row]
         key = (tuple(prompt), None if grid is None else tuple(grid.flatten().tolist()))
-        # Every picture is asked about in the same words: only the pixels tell two groups apart.
-        for group in found.setdefault(key, []):
+        # Every image is asked about in the same words: only the pixels tell two groups apart.
+        for group in candidates.setdefault(key, []):
             if pixel is None or group.pixels is None or torch.equal(pixel, group.pixels):
                 break
         else:
             group = _Group(prompt, grid, pixel)
-            found[key].append(group)
+            candidates[key].append(group)
             groups.append(group)
         group.rows.append(row)
     return groups

@@ -28,15 +28,15 @@ from emor3_trl.engines.colocated import colocated_engine
 from emor3_trl.engines.opening import engine_options
 from emor3_trl.engines.policy import suppress_image_tokens
 from emor3_trl.groups import attention, packing
-from emor3_trl.groups.batching import explain_split, group_numbers, permute_groups
+from emor3_trl.groups.batching import explain_split, number_groups, permute_groups
 from emor3_trl.groups.images import (
     ImageCounts,
-    images_of,
+    count_images,
     leave_encoded,
-    most_images,
-    pixels_of_rows,
-    processed_once,
+    list_images,
+    process_images_once,
     share_images,
+    split_pixels_by_row,
 )
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class GroupTrainer(GRPOTrainer):
         self.engine_options: dict[str, Any] = {}
         if colocated:
             assert args is not None
-            options = {"limit_mm_per_prompt": {"image": most_images(train_dataset), "video": 0}}
+            options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
             options |= getattr(args, "vllm_engine_options", None) or {}
             self.engine_options = engine_options(_compute_dtype(model, args), options)
         with colocated_engine(self.engine_options) if colocated else nullcontext():
@@ -120,13 +120,13 @@ class GroupTrainer(GRPOTrainer):
 
     def _install_shared_prefix(self) -> bool:
         """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
-        reason = attention.why_not(self.model)
+        reason = attention.explain_refusal(self.model)
         say = logger.warning if self.accelerator.is_main_process else logger.debug
         if reason:
             say("The groups' prompts are not shared (shared_prefix): %s.", reason)
             return False
         for policy in self._policies():
-            attention.install(policy)
+            attention.install_attention(policy)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._rope_index = getattr(base.model, "get_rope_index", None)
         self._layers = base.config.get_text_config().num_hidden_layers
@@ -147,18 +147,18 @@ class GroupTrainer(GRPOTrainer):
         rows = share_images(inputs, counts)
         if any("image" in row and row["image"] is None for row in rows):
             # TRL expects an image in every row's `image`; its other column may be empty
-            rows = [{**row, "images": images_of(row)} for row in rows]
-        groups = group_numbers(len(rows), self.accelerator.process_index * len(rows), self._group_size)
+            rows = [{**row, "images": list_images(row)} for row in rows]
+        groups = number_groups(len(rows), self.accelerator.process_index * len(rows), self._group_size)
         self.rollout = Rollout(rows, groups, counts)
         log_multimodal, self.log_multimodal = self.log_multimodal, False
         try:
-            with processed_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):
+            with process_images_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):
                 output = super()._generate_and_score_completions(rows)
         finally:
             self.log_multimodal = log_multimodal
         if log_multimodal and {"image", "images"} & rows[0].keys():
             # TRL gathers images from the processes that have some, and waits for the others forever
-            self._logs["images"].extend(gather_object([images_of(row) for row in rows]))
+            self._logs["images"].extend(gather_object([list_images(row) for row in rows]))
         if "pixel_values" in output:
             output["pixel_values"] = self._pixels_apart(output)
         prompts = [_plain_content(prompt) for prompt in self._logs["prompt"]]
@@ -245,7 +245,7 @@ class GroupTrainer(GRPOTrainer):
             # Without a backward, a group needs little more memory than one completion: it is not split.
             batch_size = max(batch_size // self._group_size, 1) * self._group_size
         log_probs, entropies, token_shares = [], [], []
-        for row in packing.packed_rows(
+        for row in packing.pack_rows(
             input_ids,
             attention_mask,
             logits_to_keep,
@@ -277,7 +277,7 @@ class GroupTrainer(GRPOTrainer):
         pixels, grids = fields.get("pixel_values"), fields.get("image_grid_thw")
         if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
             return pixels
-        return pixels_of_rows(pixels, grids, [images_of(row) for row in self.rollout.rows])
+        return split_pixels_by_row(pixels, grids, [list_images(row) for row in self.rollout.rows])
 
 
 def _without_none(images: list | None) -> list | None:

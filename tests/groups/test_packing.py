@@ -130,7 +130,7 @@ def ordinary(model, batch):
 def shared(model, batch, batch_size=None):
     """Score a micro-batch in packed rows."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    rows = packing.packed_rows(
+    rows = packing.pack_rows(
         **batch,
         rope_index=getattr(base.model, "get_rope_index", None),
         batch_size=batch_size,
@@ -155,7 +155,7 @@ def gradients(model, score, batch, weights) -> dict[str, torch.Tensor]:
 
 def assert_same(model, batch, tolerance=2e-5, **options) -> None:
     """Compare values and gradients of both ways."""
-    attention.install(model)
+    attention.install_attention(model)
     expected, found = ordinary(model, batch), shared(model, batch, **options)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance)
@@ -228,7 +228,7 @@ def test_the_same_words_about_other_pictures_are_two_groups():
 
 
 def with_lora(model):
-    attention.install(model)
+    attention.install_attention(model)
     return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
 
 
@@ -250,7 +250,7 @@ def test_ways_to_train_give_the_same_numbers(family, change):
 
 def test_bf16_autocast_differs_no_more_than_bf16_rounding():
     model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
-    attention.install(model)
+    attention.install_attention(model)
     exact, _ = ordinary(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         stock, _ = ordinary(model, batch)
@@ -263,7 +263,7 @@ def test_bf16_autocast_differs_no_more_than_bf16_rounding():
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16-autocast"])
 def test_the_bias_that_a_gpu_gets_is_the_mask_that_a_cpu_gets(monkeypatch, autocast):
     model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
-    attention.install(model)
+    attention.install_attention(model)
 
     def score():
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -321,7 +321,7 @@ groups_strategy = st.lists(
 )
 def test_any_micro_batch_in_chunks_of_any_size_gives_the_same_log_probs(groups, family, seed, batch_size):
     model, batch = build(family), micro_batch(groups, family, seed)
-    attention.install(model)
+    attention.install_attention(model)
     with torch.no_grad():
         for one, other in zip(ordinary(model, batch), shared(model, batch, batch_size), strict=True):
             torch.testing.assert_close(other, one, rtol=3e-5, atol=3e-5)
@@ -331,14 +331,14 @@ def test_ordinary_calls_of_an_installed_model_are_unchanged():
     model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
     with torch.no_grad():
         before = ordinary(model, batch)
-        attention.install(model)
+        attention.install_attention(model)
         after = ordinary(model, batch)
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_a_saved_model_does_not_remember_the_attention(tmp_path):
     model = build("qwen2_5_vl")
-    attention.install(model)
+    attention.install_attention(model)
     model.save_pretrained(tmp_path)
     assert attention.ATTENTION not in (tmp_path / "config.json").read_text()
 
@@ -357,7 +357,7 @@ def test_a_model_that_cannot_take_the_mask_is_told_why(change, words):
     for name, value in change.items():
         if name != "attn_implementation":
             setattr(model.config, name, value)
-    assert words in (attention.why_not(model) or "")
+    assert words in (attention.explain_refusal(model) or "")
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.0, None), (0.05, "Dropout of 0.05 is drawn once")])
@@ -369,7 +369,7 @@ def test_dropout_that_siblings_share_is_said(rate, words):
 
 def test_every_tested_family_is_supported():
     assert set(attention.SUPPORTED) == set(FAMILIES)
-    assert all(attention.why_not(build(family)) is None for family in FAMILIES)
+    assert all(attention.explain_refusal(build(family)) is None for family in FAMILIES)
 
 
 def test_a_replaced_attention_is_an_error_and_never_a_silent_difference():
@@ -390,7 +390,7 @@ def test_a_prompt_that_ends_with_a_picture_is_refused():
 
 @given(rows=st.integers(1, 60), first=st.integers(0, 30), group=st.integers(1, 9))
 def test_permuted_groups_stay_whole(rows, first, group):
-    order = batching.permute_groups(batching.group_numbers(rows, first, group)).tolist()
+    order = batching.permute_groups(batching.number_groups(rows, first, group)).tolist()
     assert sorted(order) == list(range(rows))
     seen = [(first + row) // group for row in order]
     changes = sum(one != other for one, other in itertools.pairwise(seen))

@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 from emor3_trl import EmoR3Trainer
 from emor3_trl.engines.vllm import VLLMEngine
 from emor3_trl.groups import packing
-from emor3_trl.groups.images import ImageCounts, leave_encoded, pixels_of_rows, share_images
+from emor3_trl.groups.images import ImageCounts, leave_encoded, share_images, split_pixels_by_row
 
 
 def test_each_distinct_picture_is_decoded_and_processed_once_a_step(tiny_model_dir, tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_each_row_has_the_patches_of_its_own_picture(repeated):
     given = [second, first, second] if repeated else [second, first]
     grids = torch.tensor([[1, 2, 4], [1, 2, 2], [1, 2, 4]])
     images_by_row = [[] if image is None else [image] for image in images]
-    rows = pixels_of_rows(torch.cat([patches[id(image)] for image in given]), grids, images_by_row)
+    rows = split_pixels_by_row(torch.cat([patches[id(image)] for image in given]), grids, images_by_row)
     assert [row.shape[0] for row in rows] == [8, 0, 4, 8]
     for row, image in zip(rows, images, strict=True):
         assert image is None or torch.equal(row, patches[id(image)])

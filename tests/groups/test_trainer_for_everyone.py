@@ -1,5 +1,6 @@
 """`GroupTrainer` for any user of TRL: no emotions, rewards of one's own, text or images, and the numbers of TRL."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ def text_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactor
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("processor_class", None)  # of the vision-language model that the tokenizer was made for
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
