@@ -14,8 +14,9 @@ TRL's `VLLMGeneration` is used as it is but for four points, each of which leave
 import itertools
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -60,13 +61,11 @@ class ColocatedEngine(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()
-        if self.accelerator.num_processes == 1:
-            # Accelerate may have set its default port, which another run on this machine holds; TRL finds a free one.
-            os.environ["MASTER_PORT"] = "0"
         stock = trl_vllm.LLM
         trl_vllm.LLM = lambda **kwargs: stock(**(kwargs | self.options))
         try:
-            super()._init_vllm()
+            with _alone() if self.accelerator.num_processes == 1 else nullcontext():
+                super()._init_vllm()
         finally:
             trl_vllm.LLM = stock
         self._kv_cache_sleeping = self.enable_sleep_mode
@@ -129,6 +128,27 @@ class ColocatedEngine(VLLMGeneration):
         if self.enable_sleep_mode and not self._llm_weights_sleeping:
             self.llm.sleep(level=2)
             self._llm_weights_sleeping = self._kv_cache_sleeping = True
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let vLLM rendezvous with itself at a free port, and leave the environment as it was.
+
+    TRL takes port 29500 where it is free, which two runs that start together both find. What TRL sets besides (RANK,
+    WORLD_SIZE, …) would make Accelerate take the next trainer of this process for a distributed one.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def check_same_prompts(expected: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> None:

@@ -1,5 +1,8 @@
 """Sleep mode, without a GPU: the engine wakes with fresh weights and caches, and sleeps when reflection is done."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -92,3 +95,32 @@ def test_options_of_the_user_stay_as_they_are(engine):
     other.generate([[1, 2]], None, 1)
     assert other.generation_kwargs["logit_bias"] == {5: -100.0}
     assert own == {"stop": ["x"]}
+
+
+BUILD_TWICE = """
+import os, sys
+from pathlib import Path
+from training import logged, tiny_trainer
+for cell in range(2):
+    trainer = tiny_trainer(Path(sys.argv[1]), Path(sys.argv[2]) / str(cell), max_steps=2)
+    trainer.train()
+    assert max(logged(trainer, "sampling/sampling_logp_difference/mean")) < 1e-5
+    assert "WORLD_SIZE" not in os.environ
+"""
+
+
+@pytest.mark.slow
+def test_a_trainer_is_built_twice_in_one_process_and_two_processes_start_together(tiny_model_dir, tmp_path):
+    """A notebook's cell is run again, beside another run on the same machine."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD_TWICE, str(tiny_model_dir), str(tmp_path / name)],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for name in ("first", "second")
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
