@@ -55,7 +55,7 @@ def test_a_hook_of_trl_takes_what_it_took(hook, parameters):
     found = [name for name in inspect.signature(hook).parameters if name != "self"]
     assert found == parameters, (
         f"TRL {trl.__version__} changed {hook.__qualname__}{tuple(found)}; this project was written for "
-        f"{tuple(parameters)}. Install trl 1.16.*, or adapt emor3_trl/trainer.py and emor3_trl/rollout.py."
+        f"{tuple(parameters)}. Install trl 1.16.*, or adapt emor3_trl/groups/trainer.py, emor3_trl/trainer.py and emor3_trl/engines/colocated.py."
     )
 
 
@@ -80,4 +80,4 @@ def test_the_fused_head_still_reads_its_bias():
 def test_batches_are_still_shuffled_and_split_the_way_that_the_trainer_replaces():
     source = inspect.getsource(GRPOTrainer._prepare_inputs)
     for call in ("split_pixel_values_by_grid(", "shuffle_sequence_dict(", "split_tensor_dict(", "_buffered_inputs"):
-        assert call in source, f"TRL {trl.__version__} changed _prepare_inputs; compare EmoR3Trainer._prepare_inputs."
+        assert call in source, f"TRL {trl.__version__} changed _prepare_inputs; compare GroupTrainer._prepare_inputs."

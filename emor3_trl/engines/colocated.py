@@ -12,13 +12,15 @@ TRL's `VLLMGeneration` is used as it is but for four points, each of which leave
 """
 
 import itertools
+import logging
 import math
 import os
 import socket
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
@@ -27,6 +29,8 @@ from trl.generation.vllm_generation import VLLMGeneration
 from emor3_trl.engines.opening import prepare_cpu_engine
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.engines.policy import image_token_bias
+
+logger = logging.getLogger(__name__)
 
 
 def collapse_image_tokens(prompt_ids: Sequence[int], image_token_id: int) -> list[int]:
@@ -46,6 +50,8 @@ class ColocatedEngine(VLLMGeneration):
         args, kwargs: as for `trl.generation.vllm_generation.VLLMGeneration`.
     """
 
+    _latest: ClassVar[weakref.ref["ColocatedEngine"] | None] = None
+    llm: Any
     enable_sleep_mode: bool
     generation_kwargs: dict[str, Any]
     _llm_weights_sleeping: bool
@@ -61,6 +67,8 @@ class ColocatedEngine(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         prepare_cpu_engine()
+        if self.accelerator.num_processes == 1:
+            self._close_earlier_engine()
         stock = trl_vllm.LLM
         trl_vllm.LLM = lambda **kwargs: stock(**(kwargs | self.options))
         try:
@@ -69,6 +77,19 @@ class ColocatedEngine(VLLMGeneration):
         finally:
             trl_vllm.LLM = stock
         self._kv_cache_sleeping = self.enable_sleep_mode
+
+    def _close_earlier_engine(self) -> None:
+        """Close the engine that an earlier trainer of this process built, as when a notebook's cell is run again.
+
+        Two engines rarely fit on one device, and an engine that is collected later would take the process groups of
+        this one down with it.
+        """
+        earlier = None if ColocatedEngine._latest is None else ColocatedEngine._latest()
+        if earlier is not None and getattr(earlier, "llm", None) is not None:
+            logger.info("Closing the vLLM engine that an earlier trainer of this process built.")
+            earlier.llm.llm_engine.engine_core.shutdown()
+            earlier.llm = None
+        ColocatedEngine._latest = weakref.ref(self)
 
     def sync_weights(self) -> None:
         """Push the policy's weights to vLLM and drop all that was computed with the old ones."""
@@ -84,7 +105,10 @@ class ColocatedEngine(VLLMGeneration):
 
         Raises:
             OffPolicyError: if vLLM saw another prompt than the trainer will.
+            RuntimeError: if the engine was closed because another trainer was built in this process.
         """
+        if self.llm is None:
+            raise RuntimeError("This trainer's vLLM engine was closed when another trainer was built. Build it again.")
         self.wake_up()
         collapsed = prompts
         if images is not None:
