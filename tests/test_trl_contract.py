@@ -55,7 +55,8 @@ def test_a_hook_of_trl_takes_what_it_took(hook, parameters):
     found = [name for name in inspect.signature(hook).parameters if name != "self"]
     assert found == parameters, (
         f"TRL {trl.__version__} changed {hook.__qualname__}{tuple(found)}; this project was written for "
-        f"{tuple(parameters)}. Install trl 1.16.*, or adapt emor3_trl/groups/trainer.py, emor3_trl/trainer.py and emor3_trl/engines/colocated.py."
+        f"{tuple(parameters)}. Install trl 1.16.*, or adapt emor3_trl/groups/trainer.py, emor3_trl/trainer.py and "
+        "emor3_trl/engines/colocated.py."
     )
 
 
