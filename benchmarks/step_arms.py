@@ -137,14 +137,15 @@ def ReferenceReflection() -> type:  # noqa: N802 - a class, made where the packa
     from emor3_trl.thinking import parse
 
     class Trainer(EmoR3Trainer):
-        def _reflect(self, inputs, texts):
+        def _reflect(self, texts):
+            rows = self.rollout.rows
             encoder = QuestionEncoder(self.processing_class)
             llm = self.vllm_generation.llm
             # An untrained model never stops, a trained one after a word: eight tokens are what that costs at most.
             params = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=8, ignore_eos=True)
             for question, with_image in ((CONSISTENCY_QUESTION, True), (COHERENCE_QUESTION, False)):
                 prompts = []
-                for row, text in zip(inputs, texts, strict=True):
+                for row, text in zip(rows, texts, strict=True):
                     steps = parse(text)
                     asked = question.format(
                         trigger=steps.trigger, feeling=steps.feeling, labels=", ".join(row["label_space"])
@@ -156,7 +157,7 @@ def ReferenceReflection() -> type:  # noqa: N802 - a class, made where the packa
                         request["multi_modal_data"] = {"image": picture}
                     prompts.append(request)
                 llm.generate(prompts, params, use_tqdm=False)
-            return [Reflection("Yes", row["label_space"][0]) for row in inputs]
+            return [Reflection("Yes", row["label_space"][0]) for row in rows]
 
     return Trainer
 
