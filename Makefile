@@ -22,7 +22,7 @@ stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
 
-venv:  ## make .venv with the tested versions (about two minutes; at once when it is there)
+venv:  ## make .venv with the tested versions (under a minute; at once when it is there)
 	@$(PYTHON) requirements/make_venv.py
 
 demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
@@ -40,10 +40,11 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)
 
-lint: venv  ## ruff and mypy
+lint: venv  ## ruff, mypy, and which way the modules import one another
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports --no-logo
 
 browser:  ## install Chromium for the tests of the report's page, where apt-get can; without it they skip
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
@@ -61,5 +62,5 @@ test-slow: venv  ## the tests that take longer than 20 s each; not those that re
 	$(PY) -m pytest -m "slow and not demo"
 
 clean:  ## remove runs/demo, caches and .venv
-	rm -rf runs/demo .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
