@@ -1,4 +1,4 @@
-"""The house: which way its modules import one another, and how large a file and a function may be."""
+"""The house: which way its modules import one another, how large a file may be, and that the wheel holds all of it."""
 
 import ast
 import os
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ FILE_LINES = 320
 RECIPE_LINES = 150
 FUNCTION_LINES = 60
 # One idea each, so they stay whole
-ALLOWED_FILE_LINES = {"emor3_trl/rewards.py": 330, "emor3_trl/data/splits.py": 330}
+ALLOWED_FILE_LINES = {"emor3_trl/rewards.py": 350, "emor3_trl/data/splits.py": 330}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -127,3 +128,26 @@ def test_a_function_fits_on_a_screen():
 def test_the_length_of_a_function_counts_its_head_and_its_docstring(lines: int, long: bool):
     source = "\n".join(["class Thing:", "    def act(self):", '        """Act."""', *["        pass"] * (lines - 2)])
     assert bool(list_long_functions(source)) is long
+
+
+def test_the_wheel_holds_the_whole_package_and_nothing_else(copy_of_the_house: Path, tmp_path: Path):
+    for name in ("setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy_of_the_house)
+    (copy_of_the_house / "tests").mkdir()
+    (copy_of_the_house / "tests" / "__init__.py").touch()
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", "."]
+    built = subprocess.run(command, cwd=copy_of_the_house, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (copy_of_the_house / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(tmp_path / "installed")
+    package = ROOT / "emor3_trl"
+    expected = {file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    assert files == {file.relative_to(ROOT).as_posix() for file in expected}
+    code = "import emor3_trl.data.sources.emoset as source; print(source.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    # -P: Python does not search the folder that it starts in, which is the clone
+    imported = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
+    assert imported.returncode == 0, imported.stderr
+    assert str(tmp_path / "installed") in imported.stdout
