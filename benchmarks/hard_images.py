@@ -87,7 +87,7 @@ def both_stages(item: Hard, root: Path, outside: Path, model: Path, out: Path, p
     from emor3_trl.data.preparation import prepare
     from emor3_trl.data.sampling import Sampling
     from emor3_trl.data.sources import own
-    from emor3_trl.data.sources.candidates import FolderPictures
+    from emor3_trl.data.sources.candidates import FolderImages
 
     opened: list[str] = []
 
@@ -95,9 +95,9 @@ def both_stages(item: Hard, root: Path, outside: Path, model: Path, out: Path, p
         if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             opened.append(os.path.realpath(os.fsdecode(arguments[0])))
 
-    read = FolderPictures.read
+    read = FolderImages.read_image
 
-    def read_as_nobody(self: FolderPictures, place: str) -> bytes:
+    def read_as_nobody(self: FolderImages, place: str) -> bytes:
         os.seteuid(NOBODY)
         try:
             return read(self, place)
@@ -105,7 +105,7 @@ def both_stages(item: Hard, root: Path, outside: Path, model: Path, out: Path, p
             os.seteuid(0)
 
     if item.private and os.geteuid() == 0:
-        FolderPictures.read = read_as_nobody  # type: ignore[method-assign]
+        FolderImages.read_image = read_as_nobody  # type: ignore[method-assign]
     processor = AutoProcessor.from_pretrained(model)
     out.mkdir(parents=True)
     table = root / f"{out.name}.jsonl"
@@ -115,7 +115,7 @@ def both_stages(item: Hard, root: Path, outside: Path, model: Path, out: Path, p
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     result: dict[str, Any] = {"kind": item.kind, "place": item.place}
     try:
-        source = own.read(table, "emotion6")
+        source = own.list_candidates(table, "emotion6")
         budget = Budget(MIN_PIXELS, MAX_PIXELS)
         manifest = prepare(source, out / "data", Sampling(0, 2, "natural"), budget, progress=False)
         reasons = {one["id"]: one["reason"] for one in manifest["dropped"]["test"]}

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emor3_trl.data.pictures import Budget, take
+from emor3_trl.data.pictures import Budget, prepare_image
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sampling import Draw, Sampling
 from emor3_trl.data.sources import emoset
@@ -52,7 +52,7 @@ def write_emoset(root: Path) -> None:
             place = f"image/{label}/{label}_{split}{number:06d}.jpg"
             rows.append([label, place, f"annotation/{label}/{label}_{split}{number:06d}.json"])
         (root / f"{split}.json").write_text(json.dumps(rows))
-    source = emoset.read(root)
+    source = emoset.list_candidates(root)
     drawn = [one for split in ("test", "train") for one in next(Draw(source.pools[split], DRAWN, Sampling()).waves())]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda seed: write_photo(root / drawn[seed].place, seed, SIZES[2]), range(len(drawn))))
@@ -68,7 +68,7 @@ def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
         write_photo(root / "image" / label / f"{seed}.jpg", seed, SIZES[seed % len(SIZES)])
         place = f"image/{label}/{seed}.jpg"
         rows.append([label, place, ""])
-        sizes[place] = take((root / place).read_bytes(), budget).size
+        sizes[place] = prepare_image((root / place).read_bytes(), budget).size
     for split in ("train", "test"):
         (root / f"{split}.json").write_text(json.dumps(rows))
 
@@ -84,7 +84,7 @@ def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
 
     def ours(turn: int) -> float:
         begin = time.perf_counter()
-        prepare(emoset.read(root), folder / f"out{turn}", Sampling(photos, 0), budget, progress=False)
+        prepare(emoset.list_candidates(root), folder / f"out{turn}", Sampling(photos, 0), budget, progress=False)
         return photos / (time.perf_counter() - begin)
 
     loop()
@@ -112,7 +112,7 @@ def scale(folder: Path) -> dict[str, float]:
 def work(root: Path) -> None:
     """Read 118,000 rows, draw 2,000 and 2,000 of them, print time and peak memory."""
     begin = time.perf_counter()
-    source = emoset.read(root)
+    source = emoset.list_candidates(root)
     listed = time.perf_counter() - begin
     manifest = prepare(source, root / "out", Sampling(DRAWN, DRAWN), progress=False)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

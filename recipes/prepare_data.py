@@ -6,8 +6,8 @@
     python recipes/prepare_data.py --dataset webemo --source downloads/WebEmo --train 0 --output_dir data/webemo
     python recipes/prepare_data.py --dataset own --source pictures/ --label_space my.yaml --output_dir data/mine
 
-Train and test are drawn with a seed and share no picture; what was drawn, dropped and why is in manifest.json, and
-contact_sheet.png shows it. No GPU is needed. What is there already is kept, and said so.
+Train and test are drawn with a seed and share no picture. manifest.json says what was drawn and what was dropped, and
+why; contact_sheet.png shows it. No GPU is needed. A data set that is prepared already is kept.
 """
 
 from pathlib import Path
@@ -30,9 +30,9 @@ def main() -> None:
         manifest = prepare(
             source,
             args.output_dir,
-            args.sampling_of(),
-            args.budget(),
-            args.recorded(),
+            args.build_sampling(),
+            args.build_budget(),
+            args.describe_origin(),
             workers=args.workers,
             overwrite=args.overwrite,
         )
@@ -41,8 +41,8 @@ def main() -> None:
         short = f" of {wanted:,} wanted: there are no more" if sum(counts.values()) < wanted else ""
         print(f"{split}: {sum(counts.values()):,} pictures{short}, {dropped:,} dropped on the way")
         print("  " + ", ".join(f"{label} {count}" for label, count in counts.items()))
-    written = ", ".join(f"{split}.parquet" for split in manifest["counts"])
-    print(f"Written to {args.output_dir}: {written}, manifest.json, contact_sheet.png")
+    files = ", ".join(f"{split}.parquet" for split in manifest["counts"])
+    print(f"Written to {args.output_dir}: {files}, manifest.json, contact_sheet.png")
 
 
 def prepare_demo(output_dir: Path, seed: int) -> None:

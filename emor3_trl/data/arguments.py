@@ -1,4 +1,4 @@
-"""What `recipes/prepare_data.py` can be told."""
+"""The options of `recipes/prepare_data.py`."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,8 +10,8 @@ from emor3_trl.data.sources.candidates import Source
 
 DEMO_DIR = "runs/demo"
 DOWNLOADS = ("emoset", "emotion6", "webemo", "own")
-# Which data sets an option is for; one that is not listed is for all that are downloaded
-_TAKEN_BY = {
+# The data sets that an option is for. An option that is not listed is for all that are downloaded.
+_DATASETS_OF = {
     **dict.fromkeys(("dataset", "output_dir", "seed"), ("demo", *DOWNLOADS)),
     **dict.fromkeys(("hub_id", "image_column", "emotion_column"), ("emoset", "own")),
     "label_from": ("emotion6",),
@@ -69,16 +69,16 @@ class PreparationArguments:
         demo = self.dataset == "demo"
         self.output_dir = self.output_dir or (DEMO_DIR if demo else f"data/{self.dataset}")
         for option in fields(self):
-            takers = _TAKEN_BY.get(option.name, DOWNLOADS)
-            if self.dataset not in takers and getattr(self, option.name) != option.default:
+            datasets = _DATASETS_OF.get(option.name, DOWNLOADS)
+            if self.dataset not in datasets and getattr(self, option.name) != option.default:
                 raise ValueError(
                     f"{option.name} is set, but dataset is '{self.dataset}', which has no use for it. "
-                    f"It goes with --dataset {' or '.join(takers)}."
+                    f"It goes with --dataset {' or '.join(datasets)}."
                 )
         if not demo and bool(self.source) == bool(self.hub_id):
-            folder = "--source, the folder that you downloaded"
-            other = f"either {folder}, or --hub_id" if self.dataset in _TAKEN_BY["hub_id"] else folder
-            raise ValueError(f"dataset '{self.dataset}' needs {other}.")
+            needed = "--source, the folder that you downloaded"
+            needed = f"either {needed}, or --hub_id" if self.dataset in _DATASETS_OF["hub_id"] else needed
+            raise ValueError(f"dataset '{self.dataset}' needs {needed}.")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}. Expected 1 or more.")
         if not 28 * 28 <= self.min_pixels <= self.max_pixels:
@@ -87,10 +87,10 @@ class PreparationArguments:
                 "min_pixels <= max_pixels."
             )
         self._check_output_dir()
-        self.sampling_of()
+        self.build_sampling()
 
     def _check_output_dir(self) -> None:
-        """Raise if what is written would be listed as the user's own pictures the next time."""
+        """Raise if the written images would be listed as the user's own the next time."""
         source, output_dir = Path(self.source or "").resolve(), Path(self.output_dir or "").resolve()
         if self.dataset == "own" and self.source and source.is_dir() and output_dir.is_relative_to(source):
             raise ValueError(
@@ -98,16 +98,16 @@ class PreparationArguments:
                 "--output_dir beside it."
             )
 
-    def sampling_of(self) -> Sampling:
+    def build_sampling(self) -> Sampling:
         """Return how much is drawn, and how."""
         return Sampling(self.train, self.test, self.sampling, self.seed)
 
-    def budget(self) -> Budget:
+    def build_budget(self) -> Budget:
         """Return the size of stored pictures."""
         return Budget(self.min_pixels, self.max_pixels)
 
-    def recorded(self) -> dict[str, Any]:
-        """Return what else decides the result; it stands in the manifest."""
+    def describe_origin(self) -> dict[str, Any]:
+        """Return what else decides the result. It stands in the manifest."""
         return {
             "from": self.hub_id or str(Path(self.source or "")),
             "label_from": self.label_from,
@@ -129,18 +129,18 @@ def open_source(args: PreparationArguments) -> Source:
     if args.hub_id:
         columns = args.image_column, args.emotion_column or "label"
         if args.dataset == "emoset":
-            return hub.read(args.hub_id, EMOSET_8, *columns, "emoset", emoset.SIZES)
+            return hub.list_candidates(args.hub_id, EMOSET_8, *columns, "emoset", emoset.SIZES)
         if args.label_space is None:
             raise ValueError(
                 "hub_id of your own data needs --label_space: emoset_8, emotion6, webemo_7 or a YAML file."
             )
         space, spelled = own.read_label_space(args.label_space)
-        return hub.read(args.hub_id, space, *columns, spelled=spelled)
+        return hub.list_candidates(args.hub_id, space, *columns, spelled=spelled)
     assert args.source is not None
     if args.dataset == "emoset":
-        return emoset.read(args.source)
+        return emoset.list_candidates(args.source)
     if args.dataset == "emotion6":
-        return emotion6.read(args.source, args.label_from)
+        return emotion6.list_candidates(args.source, args.label_from)
     if args.dataset == "webemo":
-        return webemo.read(args.source)
-    return own.read(args.source, args.label_space, args.image_column, args.emotion_column or "emotion")
+        return webemo.list_candidates(args.source)
+    return own.list_candidates(args.source, args.label_space, args.image_column, args.emotion_column or "emotion")

@@ -1,4 +1,4 @@
-"""A contact sheet: a few of the pictures that were taken, by split and emotion, to look at before training."""
+"""A contact sheet: a few of the images that were taken, by split and emotion, to look at before training."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-PER_LABEL, SIDE, GAP, HEADING = 10, 112, 6, 30  # pictures, then pixels
-MAX_ROWS = 40  # labels of each split that are shown, the first ones
+PER_LABEL, SIDE, GAP, HEADING = 10, 112, 6, 30  # images, then pixels
+MAX_ROWS = 40  # the first so many labels of a split are shown
 
 
 class ContactSheet:
-    """Collects the first pictures of each split and emotion.
+    """Collects the first images of each split and emotion.
 
     Args:
         labels: the emotions, one row each.
@@ -21,11 +21,11 @@ class ContactSheet:
         self.labels = list(labels[:MAX_ROWS])
         self._thumbnails: dict[tuple[str, str], list[Image.Image]] = defaultdict(list)
 
-    def add(self, split: str, emotion: str, picture: Image.Image) -> None:
-        """Take a picture or its thumbnail, if there is room in its row."""
+    def add(self, split: str, emotion: str, image: Image.Image) -> None:
+        """Add an image or its thumbnail, if its row has room."""
         row = self._thumbnails[split, emotion]
         if emotion in self.labels and len(row) < PER_LABEL:
-            row.append(picture.copy())
+            row.append(image.copy())
             row[-1].thumbnail((SIDE, SIDE))
 
     def save(self, path: Path) -> None:

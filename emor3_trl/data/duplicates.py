@@ -1,7 +1,7 @@
-"""Which pictures are the same: equal files, or the same picture scaled or compressed anew.
+"""Which images are the same: equal files, or one image that was scaled or compressed again.
 
-Two pictures are nearly the same if their difference hashes (64 bits) differ in at most four and their colours, on a
-grid of 8 x 8, nowhere by much. The hash alone holds plain pictures, and small marks on white, for one.
+Two images are nearly the same if their difference hashes (64 bits) differ in at most four bits, and their colours, on
+a grid of 8 x 8, differ nowhere by much. The hash alone cannot tell plain images, or small marks on white, apart.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from emor3_trl.data.sources.candidates import Unusable
 
 HASH_BITS = 4  # of 64 that may differ
 MIN_STEP = 2  # grey levels that count as darker, so that compression flips no bit of a flat area
-COLOUR_DISTANCE = 32  # levels of 0 to 255 by which a cell may differ; of 118 pictures compressed anew, none did by 23
+COLOUR_DISTANCE = 32  # levels of 0 to 255 by which a cell may differ; compressing 118 images again changed none by 23
 
 
 @dataclass(frozen=True)
 class Look:
-    """What nearly equal pictures share.
+    """What nearly equal images share.
 
     Args:
         hash: 64 bits, whether each cell of an 8 x 9 grid is darker than its right neighbour.
@@ -29,43 +29,43 @@ class Look:
     colours: bytes
 
 
-def look_of(image: Image.Image) -> Look:
-    """Return the look of an RGB picture; of a thumbnail it is the same, and found sooner."""
+def compute_look(image: Image.Image) -> Look:
+    """Return the look of an RGB image. A thumbnail has the same look, and is faster."""
     cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = np.packbits(cells[:, :-1] + MIN_STEP < cells[:, 1:]).tobytes()
     return Look(int.from_bytes(bits, "big"), image.resize((8, 8), Image.Resampling.BOX).tobytes())
 
 
-class Taken:
-    """What is known of the pictures that were taken: no file is taken twice, and no two splits share a picture."""
+class TakenImages:
+    """Remembers the images that were taken, so that no file is taken twice and no two splits share an image."""
 
     def __init__(self) -> None:
         self._contents: dict[bytes, str] = {}
-        self._looks: list[Look] = []  # of the split under way
+        self._looks: list[Look] = []  # of the current split
         self._split = ""
-        self._finished: list[tuple[str, np.ndarray, np.ndarray]] = []  # split, hashes (N,), colours (N, 192)
+        self._earlier_splits: list[tuple[str, np.ndarray, np.ndarray]] = []  # split, hashes (N,), colours (N, 192)
 
-    def begin(self, split: str) -> None:
-        """Start a split; pictures of those before it are refused from now on, also nearly equal ones."""
+    def begin_split(self, split: str) -> None:
+        """Start a split. From now on the images of earlier splits are refused, and nearly equal ones too."""
         if self._looks:
             hashes = np.array([look.hash for look in self._looks], dtype=np.uint64)
             colours = np.frombuffer(b"".join(look.colours for look in self._looks), np.uint8).reshape(len(hashes), -1)
-            self._finished.append((self._split, hashes, colours))
+            self._earlier_splits.append((self._split, hashes, colours))
         self._split, self._looks = split, []
 
     def add(self, content: bytes, look: Look) -> None:
-        """Take a picture.
+        """Take an image.
 
         Args:
             content: SHA-256 of its file.
             look: its look.
 
         Raises:
-            Unusable: if its file was taken before, or a picture of another split is nearly the same.
+            Unusable: if its file was taken before, or an image of another split is nearly the same.
         """
         if content in self._contents:
             raise Unusable(f"is the same file as a picture of {self._contents[content]}")
-        for split, hashes, colours in self._finished:
+        for split, hashes, colours in self._earlier_splits:
             alike = np.bitwise_count(hashes ^ np.uint64(look.hash)) <= HASH_BITS
             if alike.any():
                 difference = colours[alike].astype(np.int16) - np.frombuffer(look.colours, np.uint8)

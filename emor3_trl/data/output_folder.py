@@ -13,23 +13,23 @@ from emor3_trl.data.sources.candidates import Source
 from emor3_trl.files import check_room
 
 MANIFEST, SHEET = "manifest.json", "contact_sheet.png"
-FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear
-UNFINISHED = "unfinished.tmp"  # the folder in which they are made
-LEFT_BEHIND = {"Thumbs.db", "desktop.ini"}  # by a file manager, as .DS_Store and ._…
-PNG_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # of files whose pictures are stored as PNG
-PHOTO_BYTES, PNG_BYTES = 0.6, 2.0  # per pixel of a stored picture, at most (measured: 0.03 to 0.54, up to 1.7)
+FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear in the folder
+UNFINISHED = "unfinished.tmp"  # the folder in which the files are made
+LEFT_BEHIND = {"Thumbs.db", "desktop.ini"}  # a file manager writes these, as .DS_Store and ._…
+PNG_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # of files whose images are stored as PNG
+PHOTO_BYTES, PNG_BYTES = 0.6, 2.0  # at most, per pixel of a stored image (measured: 0.03 to 0.54, up to 1.7)
 
 
-def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Return the manifest of a folder that was prepared in the same way; None for one that may be written to.
+def find_prepared(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Return the manifest of a folder that was prepared with the same settings, or None if it may be written to.
 
     Args:
         output_dir: the folder, which need not exist.
-        asked: what decides the result.
-        overwrite: whether what it holds may be replaced, if a preparation wrote it.
+        settings: what decides the result.
+        overwrite: whether the files of an earlier preparation may be replaced.
 
     Raises:
-        FileExistsError: if it holds anything else.
+        FileExistsError: if the folder holds anything else.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"output_dir '{output_dir}' is a file. Choose another --output_dir.")
@@ -47,13 +47,13 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             "here. Choose another --output_dir, or replace it with --overwrite."
         )
     try:
-        found = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
         different = [
             "the source offered other candidates"
             if key == "candidates_hash"
-            else f"{key} was {found.get(key)!r}, now {value!r}"
-            for key, value in asked.items()
-            if found.get(key) != value
+            else f"{key} was {manifest.get(key)!r}, now {value!r}"
+            for key, value in settings.items()
+            if manifest.get(key) != value
         ]
     except (ValueError, AttributeError):
         different = [f"its {MANIFEST} cannot be read"]
@@ -62,15 +62,15 @@ def finished(output_dir: Path, asked: dict[str, Any], overwrite: bool) -> dict[s
             f"output_dir '{output_dir}' holds data prepared otherwise: {'; '.join(different)}. "
             "Choose another --output_dir, or replace it with --overwrite."
         )
-    return found
+    return manifest
 
 
 @contextmanager
-def held(output_dir: Path) -> Iterator[None]:
-    """Make the folder and keep other preparations out of it; when a process dies, the system lets go.
+def lock_folder(output_dir: Path) -> Iterator[None]:
+    """Make the folder and keep other preparations out of it. When a process dies, the system unlocks the folder.
 
     Raises:
-        FileExistsError: if another preparation is at work in it.
+        FileExistsError: if another preparation is writing to it.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(output_dir, os.O_RDONLY)
@@ -81,7 +81,7 @@ def held(output_dir: Path) -> Iterator[None]:
             raise FileExistsError(
                 f"Another preparation is writing to output_dir '{output_dir}'. Wait for it, or choose another."
             ) from None
-        except OSError:  # a network drive without locks
+        except OSError:  # a network drive that has no locks
             pass
         yield
     finally:
@@ -92,26 +92,27 @@ def check_room_for(output_dir: Path, source: Source, sizes: dict[str, int], budg
     """Raise if the disk cannot hold the splits.
 
     Args:
-        output_dir: where they are written.
-        source: what they are drawn from.
-        sizes: pictures of each split.
-        budget: the size of a picture.
+        output_dir: the folder to write to.
+        source: the data set that the splits are drawn from.
+        sizes: number of images of each split.
+        budget: the size of an image.
 
     Raises:
-        OSError: with what is needed and what there is.
+        OSError: with what is needed and what is free.
     """
-    needed, pictures = 0, 0
+    needed, images = 0, 0
     for split, size in sizes.items():
         pool = source.pools.get(split, source.pools.get("all", ()))
-        count, png = min(size, len(pool)), sum(one.place.lower().endswith(PNG_SUFFIXES) for one in pool)
-        pictures += count
+        count = min(size, len(pool))
+        png = sum(candidate.place.lower().endswith(PNG_SUFFIXES) for candidate in pool)
+        images += count
         needed += round(count * budget.max_pixels * (PHOTO_BYTES + (PNG_BYTES - PHOTO_BYTES) * png / max(len(pool), 1)))
-    what = f"{pictures:,} pictures of up to {budget.max_pixels:,} pixels (--max_pixels)"
+    what = f"{images:,} pictures of up to {budget.max_pixels:,} pixels (--max_pixels)"
     check_room(output_dir, needed, what)
 
 
 def publish(folder: Path, output_dir: Path) -> None:
-    """Put what was made in the place of what was there; a manifest is there only while everything of its kind is."""
+    """Move the new files into place. A manifest is in the folder only while all of its files are."""
     for name in reversed(FILES):
         (output_dir / name).unlink(missing_ok=True)
     for name in FILES:

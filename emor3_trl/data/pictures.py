@@ -1,7 +1,7 @@
-"""One picture, from the bytes of its file to what is stored: upright RGB within the pixel budget, or a reason.
+"""One image, from the bytes of its file to what is stored: upright RGB within the pixel budget, or a reason.
 
-Whatever a file holds, the outcome is a `Picture` or `Unusable`: nothing else is raised, and what is decoded at once is
-bounded, so that a worker's memory is.
+Whatever a file holds, the outcome is a `PreparedImage` or `Unusable`. Nothing else is raised. A worker's memory is
+bounded, because the pixels that are decoded at once are.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from emor3_trl.data.duplicates import Look, look_of
+from emor3_trl.data.duplicates import Look, compute_look
 from emor3_trl.data.resizing import to_pixel_budget
 from emor3_trl.data.sources.candidates import Unusable
 
-# What people have. Pillow knows more, among it formats that start a program (EPS: Ghostscript) or name other files.
+# What people have. Pillow reads more formats, but some start a program (EPS: Ghostscript) or name other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-MAX_DECODED_PIXELS = 60_000_000  # of what a decoder is asked for; a larger JPEG is decoded at a fraction of its size
-LARGE_PIXELS = 12_000_000  # larger ones are decoded one at a time, so that memory does not grow with the cores
-MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs as much time as a whole picture
-MAX_ASPECT_RATIO = 200  # of what is stored: Qwen-VL's image processor refuses more
+MAX_DECODED_PIXELS = 60_000_000  # that a decoder may produce; a larger JPEG is decoded at a fraction of its size
+LARGE_PIXELS = 12_000_000  # larger images are decoded one at a time, so that memory does not grow with the cores
+MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each takes as long as a whole image
+MAX_ASPECT_RATIO = 200  # of a stored image: Qwen-VL's image processor refuses more
 JPEG_QUALITY = 95
-THUMBNAIL_SIDE = 112  # pixels that the short side of a thumbnail has at least, where the picture has them
+THUMBNAIL_SIDE = 112  # pixels of a thumbnail's short side, at least, where the image has them
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How large stored pictures are.
+    """How large stored images are.
 
     Args:
         min_pixels, max_pixels: bounds of width times height.
@@ -44,16 +44,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as it is stored.
+class PreparedImage:
+    """An image as it is stored.
 
     Args:
-        data: the bytes of a JPEG file (quality 95, colours as fine as the source's) or, of PNG, GIF, BMP and TIFF, of a
-            PNG file.
+        data: the bytes of a JPEG file (quality 95, colours as fine as the source's), or of a PNG file where the source
+            is a PNG, GIF, BMP or TIFF.
         content: SHA-256 of the file that it came from.
-        thumbnail: it at a fraction of its size.
-        look: what nearly equal pictures share.
-        size: width and height.
+        thumbnail: the image at a fraction of its size.
+        look: what nearly equal images share.
+        size: width and height, in pixels.
     """
 
     data: bytes
@@ -63,18 +63,18 @@ class Picture:
     size: tuple[int, int]
 
 
-def take(file: bytes, budget: Budget) -> Picture:
-    """Decode, turn upright, resize and encode a picture.
+def prepare_image(file: bytes, budget: Budget) -> PreparedImage:
+    """Decode, turn upright, resize and encode an image.
 
     Args:
-        file: the bytes of a picture file; of an animation, the first frame is taken.
-        budget: how large it shall be.
+        file: the bytes of an image file. Of an animation, the first frame is taken.
+        budget: how large the stored image is.
 
     Raises:
         Unusable: with the reason.
     """
     try:
-        return _take(file, budget)
+        return _prepare_image(file, budget)
     except Unusable:
         raise
     except Image.DecompressionBombError:
@@ -85,17 +85,17 @@ def take(file: bytes, budget: Budget) -> Picture:
         raise Unusable(f"cannot be decoded: {type(error).__name__}: {str(error)[:120]}") from None
 
 
-def _take(file: bytes, budget: Budget) -> Picture:
+def _prepare_image(file: bytes, budget: Budget) -> PreparedImage:
     with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-        pixels = whole = image.width * image.height  # pixels: what the decoder works on
+        pixels = whole = image.width * image.height  # pixels: what the decoder produces
         if image.format in ("JPEG", "MPO"):
             progressive = image.info.get("progressive")
             if progressive and file.count(b"\xff\xda") > MAX_SCANS:
                 raise Unusable(f"is a JPEG of more than {MAX_SCANS} scans, which take very long")
             scale = math.sqrt(budget.max_pixels / max(pixels, 1))
-            # No effect unless the picture has four times the wanted width, so that resizing still has enough to average
+            # No effect unless the image has four times the wanted width: resizing still has enough pixels to average
             image.draft("RGB", (round(2 * scale * image.width), round(2 * scale * image.height)))
-            if not progressive:  # which is held whole in memory at any scale
+            if not progressive:  # a progressive JPEG is held whole in memory at any scale
                 pixels = image.width * image.height
         if pixels > MAX_DECODED_PIXELS:
             raise Unusable(
@@ -103,28 +103,30 @@ def _take(file: bytes, budget: Budget) -> Picture:
             )
         with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
             image.load()
-            smaller = _averaged(image, budget.max_pixels)
+            smaller = _average_large(image, budget.max_pixels)
             resized = to_pixel_budget(smaller, budget.min_pixels, budget.max_pixels, budget.multiple_of)
         long, short = max(resized.size), min(resized.size)
         if long > MAX_ASPECT_RATIO * short:
             raise Unusable(f"is {long // short} times as long as wide; the model's processor refuses more than 200")
-        resized.info.clear()  # comments and profiles, which Pillow would write again
+        resized.info.clear()  # Pillow would write comments and profiles again
         buffer = io.BytesIO()
         if image.format in LOSSY:
-            # Four times as many pixels have a colour for each that is stored, also where four share one (4:2:0)
+            # Where four pixels become one, each stored pixel has a colour of its own, even if the source has 4:2:0
             subsampling = 0 if whole >= 4 * resized.width * resized.height else get_sampling(image)
             resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
         else:
             resized.save(buffer, "PNG", compress_level=1)
     thumbnail = resized.reduce(max(1, min(resized.size) // THUMBNAIL_SIDE))
-    return Picture(buffer.getvalue(), hashlib.sha256(file).digest(), thumbnail, look_of(thumbnail), resized.size)
+    return PreparedImage(
+        buffer.getvalue(), hashlib.sha256(file).digest(), thumbnail, compute_look(thumbnail), resized.size
+    )
 
 
 _one_at_a_time = threading.Lock()
 
 
-def _averaged(image: Image.Image, max_pixels: int) -> Image.Image:
-    """Return a very large picture at a fraction of its size, before it is copied to be turned and converted."""
+def _average_large(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Return a very large image at a fraction of its size, before it is copied to be turned and converted."""
     factor = math.isqrt(image.width * image.height // (4 * max_pixels))
     if factor < 2 or image.mode.startswith(("I", "F")):
         return image

@@ -1,9 +1,9 @@
-"""Draw train and test from a downloaded data set, as the paper does (Sec. 4.1), and write them ready to use.
+"""Draw train and test from a downloaded data set (paper, Sec. 4.1) and write them ready to use.
 
-What is drawn depends on the source and the arguments alone: candidates are shuffled with a seed and processed in that
-order, on all cores. One that cannot be used, or is a picture that was taken already, gives its place to the next
-of its label, and goes into the manifest with the reason. Test is drawn first, so it stays the same whatever is trained
-on. Only pictures that are drawn are opened, and a few at a time are held in memory.
+The source and the arguments alone decide what is drawn: candidates are shuffled with a seed and processed in that
+order, on all cores. A candidate that cannot be used, or that was taken already, gives its place to the next of its
+label and goes into the manifest with the reason. Test is drawn first, so it stays the same whatever is trained on.
+Only images that are drawn are opened, and a few at a time are held in memory.
 """
 
 import json
@@ -13,7 +13,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,19 @@ from tqdm.auto import tqdm
 
 from emor3_trl.data import SplitWriter
 from emor3_trl.data.contact_sheet import ContactSheet
-from emor3_trl.data.duplicates import Taken
-from emor3_trl.data.output_folder import MANIFEST, SHEET, UNFINISHED, check_room_for, finished, held, publish
-from emor3_trl.data.pictures import Budget, Picture, take
-from emor3_trl.data.sampling import Draw, Sampling, split_sizes
-from emor3_trl.data.sources.candidates import Candidate, Dropped, Pictures, Source, Unusable
+from emor3_trl.data.duplicates import TakenImages
+from emor3_trl.data.output_folder import (
+    MANIFEST,
+    SHEET,
+    UNFINISHED,
+    check_room_for,
+    find_prepared,
+    lock_folder,
+    publish,
+)
+from emor3_trl.data.pictures import Budget, PreparedImage, prepare_image
+from emor3_trl.data.sampling import Draw, Sampling, compute_split_sizes
+from emor3_trl.data.sources.candidates import Candidate, Dropped, Source, Unusable
 
 
 def prepare(
@@ -42,13 +50,13 @@ def prepare(
     """Draw and write `train.parquet` and `test.parquet`, `manifest.json` and `contact_sheet.png`.
 
     The manifest comes last: a folder that has one is complete. Stopped at any moment and started again, the result is
-    the same. What is replaced stays until all is drawn, and no split of it ever stands beside a new one.
+    the same. The files of an earlier preparation stay until all is drawn, and never stand beside a new split.
 
     Args:
         source: what the data set offers.
         output_dir: folder to write to.
         sampling: how much, and how.
-        budget: the size of stored pictures.
+        budget: the size of stored images.
         arguments: what else the user set; it is recorded, and compared when the folder holds a manifest.
         workers: threads; all cores by default. (Pillow lets go of the interpreter lock.)
         overwrite: replace what the folder holds.
@@ -59,38 +67,28 @@ def prepare(
 
     Raises:
         FileExistsError: if the folder holds other data, or another preparation is writing to it.
-        ValueError: if a split has no candidates, or no picture of them can be used.
+        ValueError: if a split has no candidates, or none of their images can be used.
         OSError: if the disk has no room.
     """
     output_dir, budget = Path(output_dir), budget or Budget()
-    asked = {"source": source.name, **(arguments or {}), **asdict(sampling), **asdict(budget)}
-    asked["label_space"] = {"name": source.label_space.name, "labels": list(source.label_space.labels)}
-    asked["candidates_hash"] = source.candidates_hash()
-    prepared = finished(output_dir, asked, overwrite)
-    sizes = split_sizes(source, sampling)
+    settings = _describe_settings(source, sampling, budget, arguments)
+    prepared = find_prepared(output_dir, settings, overwrite)
+    sizes = compute_split_sizes(source, sampling)
     if prepared is None:
         check_room_for(output_dir, source, sizes, budget)
     folder = output_dir / UNFINISHED
-    with held(output_dir):
-        prepared = finished(output_dir, asked, overwrite)  # another preparation may have ended meanwhile
+    with lock_folder(output_dir):
+        prepared = find_prepared(output_dir, settings, overwrite)  # another preparation may have ended meanwhile
         shutil.rmtree(folder, ignore_errors=True)
         if prepared is not None:
             print(f"{output_dir}: already prepared with these arguments, nothing to do (--overwrite prepares it again)")
             return prepared
         folder.mkdir()
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module="PIL")  # of a picture that is odd, and still taken or dropped
-                results = _draw(source, sizes, sampling, budget, folder, workers or _cores(), progress)
-            manifest = {
-                **asked,
-                "candidates": {name: len(pool) for name, pool in source.pools.items()},
-                "wanted": sizes,
-                **results,
-                "pillow": PIL.__version__,
-            }
+            drawing = _Drawing(source, sizes, sampling, budget, folder, workers or _count_cores(), progress)
+            manifest = settings | drawing.draw() | {"pillow": PIL.__version__}
             text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-            (folder / MANIFEST).write_text(_storable(text), encoding="utf-8")
+            (folder / MANIFEST).write_text(_make_storable(text), encoding="utf-8")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -98,81 +96,124 @@ def prepare(
     return manifest
 
 
-def _draw(
-    source: Source,
-    sizes: dict[str, int],
-    sampling: Sampling,
-    budget: Budget,
-    folder: Path,
-    workers: int,
-    progress: bool,
+def _describe_settings(
+    source: Source, sampling: Sampling, budget: Budget, arguments: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Write the splits and the contact sheet; return what was taken and dropped."""
-    labels = source.label_space.labels
-    counts: dict[str, dict[str, int]] = {}
-    chosen: dict[str, dict[str, str]] = {}
-    hashes: dict[str, str] = {}
-    dropped = {"source": list(source.dropped)}
-    taken, sheet, used = Taken(), ContactSheet(labels), set[str]()
-    with ThreadPoolExecutor(workers) as pool:
-        for split in (name for name in ("test", "train") if sizes[name]):
-            candidates = [one for one in source.pools.get(split, source.pools.get("all", ())) if one.id not in used]
-            draw = Draw(candidates, sizes[split], sampling)
-            counted, chosen[split], dropped[split] = Counter[str](), {}, []
-            taken.begin(split)
-            bar = tqdm(total=sizes[split], desc=f"{source.name} {split}", unit="picture", disable=not progress)
-            with SplitWriter(folder, split) as writer, bar:
-                for candidate, future in _process(draw, source.pictures, budget, pool, ahead=4 * workers):
-                    used.add(candidate.id)
-                    try:
-                        picture = future.result()
-                        taken.add(picture.content, picture.look)
-                    except Unusable as reason:
-                        dropped[split].append(Dropped(candidate.id, str(reason)))
-                        continue
-                    draw.accept(candidate)
-                    counted[candidate.emotion] += 1
-                    chosen[split][candidate.id] = picture.content.hex()
-                    sheet.add(split, candidate.emotion, picture.thumbnail)
-                    row = {"id": _storable(candidate.id), "image": picture.data, "emotion": candidate.emotion}
-                    writer.add({**row, "label_space": labels, "source": source.name})
-                    bar.update()
-                if not counted:
-                    reasons = Counter(item.reason for item in dropped[split]).most_common(3)
-                    raise ValueError(
-                        f"No picture of {source.name} {split} could be used: "
-                        + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-                        + f". One is '{candidates[0].place}'. Check --source."
-                    )
-            hashes[split] = writer.content_hash()
-            counts[split] = {label: counted[label] for label in labels}
-    sheet.save(folder / SHEET)
-    everything = {split: [asdict(item) for item in items] for split, items in dropped.items()}
-    return {"counts": counts, "content_hash": hashes, "taken": chosen, "dropped": everything}
+    """Return what decides the result of a preparation."""
+    space = source.label_space
+    return {
+        "source": source.name,
+        **(arguments or {}),
+        **asdict(sampling),
+        **asdict(budget),
+        "label_space": {"name": space.name, "labels": list(space.labels)},
+        "candidates_hash": source.candidates_hash(),
+    }
 
 
-def _process(
-    draw: Draw, pictures: Pictures, budget: Budget, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[Candidate, Future[Picture]]]:
-    """Yield each candidate with its picture to come, in order; no more than `ahead` are under way."""
+@dataclass
+class _SplitRecord:
+    """What became of the candidates of one split."""
 
-    def one(candidate: Candidate) -> Picture:
-        return take(pictures.read(candidate.place), budget)
-
-    for wave in draw.waves():
-        running: deque[tuple[Candidate, Future[Picture]]] = deque()
-        for candidate in wave:
-            running.append((candidate, pool.submit(one, candidate)))
-            if len(running) >= ahead:
-                yield running.popleft()
-        yield from running
+    counts: Counter[str] = field(default_factory=Counter)  # emotion -> images
+    taken: dict[str, str] = field(default_factory=dict)  # id -> SHA-256 of the file
+    dropped: list[Dropped] = field(default_factory=list)
+    content_hash: str = ""
 
 
-def _cores() -> int:
-    """Return how many cores this process may use, of which a batch system may give it a few."""
+@dataclass
+class _Drawing:
+    """Draws the splits of a source and writes them to a folder."""
+
+    source: Source
+    sizes: dict[str, int]
+    sampling: Sampling
+    budget: Budget
+    folder: Path
+    workers: int
+    progress: bool
+
+    def draw(self) -> dict[str, Any]:
+        """Write the splits and the contact sheet; return what was taken and dropped."""
+        self._taken, self._sheet = TakenImages(), ContactSheet(self.source.label_space.labels)
+        self._tried: set[str] = set()
+        with ThreadPoolExecutor(self.workers) as self._threads, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # an odd image is taken or dropped, and not worth a warning
+            records = {split: self._draw_split(split) for split in ("test", "train") if self.sizes[split]}
+        self._sheet.save(self.folder / SHEET)
+        dropped = {"source": self.source.dropped} | {split: record.dropped for split, record in records.items()}
+        labels = self.source.label_space.labels
+        return {
+            "candidates": {name: len(pool) for name, pool in self.source.pools.items()},
+            "wanted": self.sizes,
+            "counts": {split: {label: record.counts[label] for label in labels} for split, record in records.items()},
+            "content_hash": {split: record.content_hash for split, record in records.items()},
+            "taken": {split: record.taken for split, record in records.items()},
+            "dropped": {split: [asdict(item) for item in items] for split, items in dropped.items()},
+        }
+
+    def _draw_split(self, split: str) -> _SplitRecord:
+        """Write a split and return what became of its candidates."""
+        pool = self.source.pools.get(split, self.source.pools.get("all", ()))
+        candidates = [candidate for candidate in pool if candidate.id not in self._tried]
+        draw, record = Draw(candidates, self.sizes[split], self.sampling), _SplitRecord()
+        self._taken.begin_split(split)
+        description = f"{self.source.name} {split}"
+        bar = tqdm(total=self.sizes[split], desc=description, unit="picture", disable=not self.progress)
+        with SplitWriter(self.folder, split) as writer, bar:
+            for candidate, future in self._prepare_images(draw):
+                self._tried.add(candidate.id)
+                try:
+                    image = future.result()
+                    self._taken.add(image.content, image.look)
+                except Unusable as reason:
+                    record.dropped.append(Dropped(candidate.id, str(reason)))
+                    continue
+                draw.accept(candidate)
+                record.counts[candidate.emotion] += 1
+                record.taken[candidate.id] = image.content.hex()
+                self._sheet.add(split, candidate.emotion, image.thumbnail)
+                writer.add(self._build_row(candidate, image))
+                bar.update()
+            if not record.counts:
+                reasons = Counter(item.reason for item in record.dropped).most_common(3)
+                raise ValueError(
+                    f"No picture of {description} could be used: "
+                    + "; ".join(f"{count} x {reason}" for reason, count in reasons)
+                    + f". One is '{candidates[0].place}'. Check --source."
+                )
+        record.content_hash = writer.content_hash()
+        return record
+
+    def _build_row(self, candidate: Candidate, image: PreparedImage) -> dict[str, Any]:
+        return {
+            "id": _make_storable(candidate.id),
+            "image": image.data,
+            "emotion": candidate.emotion,
+            "label_space": self.source.label_space.labels,
+            "source": self.source.name,
+        }
+
+    def _prepare_images(self, draw: Draw) -> Iterator[tuple[Candidate, Future[PreparedImage]]]:
+        """Yield each candidate with its image to come, in order. A few are under way at a time."""
+
+        def read_and_prepare(candidate: Candidate) -> PreparedImage:
+            return prepare_image(self.source.images.read_image(candidate.place), self.budget)
+
+        for wave in draw.waves():
+            running: deque[tuple[Candidate, Future[PreparedImage]]] = deque()
+            for candidate in wave:
+                running.append((candidate, self._threads.submit(read_and_prepare, candidate)))
+                if len(running) >= 4 * self.workers:
+                    yield running.popleft()
+            yield from running
+
+
+def _count_cores() -> int:
+    """Return how many cores this process may use. A batch system may give it only a few."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _storable(text: str) -> str:
-    """Return text that can be written as UTF-8, which the name of a file need not be."""
+def _make_storable(text: str) -> str:
+    """Return text that can be written as UTF-8. The name of a file need not be valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

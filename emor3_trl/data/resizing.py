@@ -1,4 +1,4 @@
-"""Upright RGB within a pixel budget: the one place where pictures are resized, so that trainer and vLLM agree."""
+"""Upright RGB within a pixel budget: the one place where images are resized, so that trainer and vLLM agree."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from PIL import ExifTags, Image
 from torch.nn.functional import interpolate
 
-_TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where the EXIF cannot be written anew
+_TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where Pillow cannot write the EXIF again
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -19,49 +19,49 @@ _TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails w
 
 
 def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
-    """Return an upright RGB copy of a picture whose width times height lies within the budget.
+    """Return an upright RGB copy of an image whose width times height lies within the budget.
 
-    The EXIF orientation is applied, transparency is laid on white, the aspect ratio is kept as far as whole multiples
-    allow. In a budget too narrow for whole pixels, `max_pixels` wins.
+    The EXIF orientation is applied, transparency is laid on white, and the aspect ratio is kept as far as whole
+    multiples allow. In a budget too narrow for whole pixels, `max_pixels` wins.
 
     Args:
-        image: any picture that Pillow reads: grey, 16-bit, palette, CMYK, with alpha, …
+        image: any image that Pillow reads: grey, 16-bit, palette, CMYK, with alpha, …
         min_pixels: smallest width times height, in pixels.
         max_pixels: largest width times height, in pixels.
         multiple_of: width and height are multiples of this (28 for Qwen2.5-VL: patches of 14, merged 2 x 2).
 
     Raises:
-        ValueError: if the bounds leave no picture, or it holds 32-bit values, whose range is not known.
+        ValueError: if the bounds leave no room, or the image holds 32-bit values, whose range is not known.
     """
     if multiple_of < 1 or not 1 <= min_pixels <= max_pixels or multiple_of**2 > max_pixels:
         raise ValueError(
             f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
             "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
         )
-    upright = _to_rgb(_upright(image))
-    size = _size_within(upright.size, min_pixels, max_pixels, multiple_of)
+    upright = _convert_to_rgb(_turn_upright(image))
+    size = _compute_size(upright.size, min_pixels, max_pixels, multiple_of)
     if size != upright.size:
-        return _bicubic(upright, size)
+        return _resize_bicubic(upright, size)
     return upright.copy() if upright is image else upright
 
 
-def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize an RGB picture as Pillow does, up to two levels of 255, in half the time; alike on all kinds of CPU."""
+def _resize_bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize an RGB image as Pillow does, up to two levels of 255, in half the time, and alike on every CPU."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)  # (1, 3, height, width)
     resized = interpolate(pixels, (size[1], size[0]), mode="bicubic", antialias=True)
     return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # which turns a TIFF, and takes its orientation away
+def _turn_upright(image: Image.Image) -> Image.Image:
+    image.load()  # this turns a TIFF and removes its orientation
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken EXIF, of which Pillow raises almost anything, says nothing
+    except Exception:  # Pillow raises almost anything for broken EXIF, which then says nothing
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
+def _compute_size(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:
     """Return (width, height) within the budget, in whole units."""
     largest = max_pixels // unit**2  # area, in units
     width, height = (max(1, round(side / unit)) for side in size)
@@ -71,7 +71,7 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
     elif width * height * unit**2 < min_pixels:
         scale = math.sqrt(min_pixels / (size[0] * size[1])) / unit
         width, height = (math.ceil(side * scale) for side in size)
-    # A very long picture, whose short side cannot shrink further, or a budget too narrow for its aspect ratio
+    # The image is very long and its short side cannot shrink further, or the budget is too narrow for its aspect ratio
     while width * height > largest:
         if width >= height:
             width = max(largest // height, 1) if width > largest // height else width - 1
@@ -80,13 +80,13 @@ def _size_within(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: 
     return width * unit, height * unit
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # of which a plain conversion would clip all but the darkest
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # a plain conversion would clip all values but the darkest
         values = np.asarray(image)
         tags = getattr(image, "tag_v2", {})
         bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in some TIFFs
         grey = (values >> (bits - 8)).astype(np.uint8)
-        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white, which Pillow heeds in 8 bits only
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white; Pillow heeds that in 8 bits only
             grey = 255 - grey
         if isinstance(image.info.get("transparency"), int):
             grey[values == image.info["transparency"]] = 255

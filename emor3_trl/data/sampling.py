@@ -1,4 +1,4 @@
-"""Which candidates are drawn: a seeded order, equally many of each emotion or as they occur."""
+"""Which candidates are drawn: a seeded order, with equally many of each emotion or with as many as occur."""
 
 import random
 from collections import Counter, defaultdict, deque
@@ -13,9 +13,9 @@ class Sampling:
     """How much is drawn, and how.
 
     Args:
-        train, test: pictures; None takes the source's own numbers (the paper's), 0 draws none.
+        train, test: number of images. None takes the source's own number (the paper's), 0 draws none.
         method: "stratified" (equally many of each emotion, as far as there are) or "natural" (as often as they occur).
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     train: int | None = None
@@ -37,38 +37,38 @@ class Draw:
 
     Args:
         candidates: the pool.
-        size: how many shall be accepted.
+        size: number of candidates to accept.
         sampling: method and seed.
     """
 
     def __init__(self, candidates: Sequence[Candidate], size: int, sampling: Sampling) -> None:
         self._random = random.Random(sampling.seed)
-        shuffled = sorted(candidates, key=lambda one: one.id)
+        shuffled = sorted(candidates, key=lambda candidate: candidate.id)
         self._random.shuffle(shuffled)
         self._queues: dict[str, deque[Candidate]] = defaultdict(deque)
-        for one in shuffled:
-            self._queues[one.emotion if sampling.method == "stratified" else ""].append(one)
+        for candidate in shuffled:
+            self._queues[candidate.emotion if sampling.method == "stratified" else ""].append(candidate)
         self._accepted = Counter[str]()
         self._stratified = sampling.method == "stratified"
         self.size = size
 
     def accept(self, candidate: Candidate) -> None:
-        """Count a candidate; the others that were handed out give their place to the next of their label."""
+        """Count a candidate. Those that were tried and not accepted give their place to the next of their label."""
         self._accepted[candidate.emotion if self._stratified else ""] += 1
 
     def waves(self) -> Iterator[list[Candidate]]:
-        """Yield candidates to try; what was accepted of a wave decides the next."""
+        """Yield lists of candidates to try. What was accepted of one list decides the next."""
         while self._accepted.total() < self.size:
             wave = []
-            for key, missing in self._missing().items():
+            for key, missing in self._count_missing().items():
                 wave += [self._queues[key].popleft() for _ in range(missing)]
             if not wave:
                 return
             self._random.shuffle(wave)
             yield wave
 
-    def _missing(self) -> dict[str, int]:
-        """Return how many to try of each label: those with the fewest first, as many as there are."""
+    def _count_missing(self) -> dict[str, int]:
+        """Return how many to try of each label. Labels with the fewest come first, as far as there are any left."""
         planned = {key: self._accepted[key] for key in sorted(self._queues)}
         left = {key: len(queue) for key, queue in self._queues.items()}
         missing = dict.fromkeys(planned, 0)
@@ -81,22 +81,22 @@ class Draw:
         return missing
 
 
-def split_sizes(source: Source, sampling: Sampling) -> dict[str, int]:
-    """Return how many pictures each split gets.
+def compute_split_sizes(source: Source, sampling: Sampling) -> dict[str, int]:
+    """Return how many images each split gets.
 
     Raises:
         ValueError: if a split that is asked for has no candidates, or none is asked for.
     """
     shared = len(source.pools.get("all", ()))
 
-    def size(name: str, asked: int | None, otherwise: int) -> int:
-        asked = source.sizes.get(name) if asked is None else asked
-        if asked is None:
-            return len(source.pools[name]) if name in source.pools else otherwise
-        return asked
+    def choose_size(name: str, size: int | None, default: int) -> int:
+        size = source.sizes.get(name) if size is None else size
+        if size is None:
+            return len(source.pools[name]) if name in source.pools else default
+        return size
 
-    test = size("test", sampling.test, shared // 5)
-    sizes = {"test": test, "train": size("train", sampling.train, max(shared - test, 0))}
+    test = choose_size("test", sampling.test, shared // 5)
+    sizes = {"test": test, "train": choose_size("train", sampling.train, max(shared - test, 0))}
     for name, wanted in sizes.items():
         if wanted and not source.pools.get(name, source.pools.get("all")):
             offered = ", ".join(split for split, pool in source.pools.items() if pool) or "none"

@@ -1,9 +1,8 @@
-"""Emotion data as the recipes read it: one Parquet file per split, pictures resized once, everything checked on load.
+"""Emotion data as the recipes read it: one Parquet file per split, images resized once, everything checked on load.
 
-A data set's module (`demo.py`, …) turns what people download into rows and hands them to `write_split`; training and
-evaluation read them with `load_split`. A row is `id`, `image` (PNG or JPEG), `emotion`, `label_space` (labels) and
-`source`. Pictures are resized when data is prepared (`resizing`) and nowhere else, so that the trainer's processor and
-vLLM see the same pixels.
+`write_split` and `SplitWriter` write rows, `load_split` reads them for training and evaluation. A row is `id`, `image`
+(PNG or JPEG), `emotion`, `label_space` (labels) and `source`. Images are resized when data is prepared (`resizing`) and
+nowhere else, so that the trainer's processor and vLLM see the same pixels.
 """
 
 import hashlib
@@ -29,7 +28,9 @@ from emor3_trl.prompts import PromptStyle, prompt_text
 __all__ = ["COLUMNS", "SplitWriter", "content_hash", "load_split", "to_pixel_budget", "write_split"]
 
 COLUMNS = ("id", "image", "emotion", "label_space", "source")
-FULL_CHECK_LIMIT = 5_000  # up to so many pictures are decoded when a split is loaded; of more, only checksums are read
+FULL_CHECK_LIMIT = (
+    5_000  # a split of up to so many images is decoded when it is loaded, of a larger one checksums are read
+)
 
 _STORED = Features(
     {
@@ -41,8 +42,8 @@ _STORED = Features(
     }
 )
 _PROMPT = List({"role": Value("string"), "content": Value("string")})
-# What is held in memory when a split is written, whichever comes first. More bytes are slower: 1.6 ms a picture at
-# 32 MiB, 0.5 ms here, where the buffers are used again and stay in the cores' caches.
+# How much is held in memory when a split is written: so many rows, or so many bytes. More bytes are slower: an image
+# takes 1.6 ms at 32 MiB and 0.5 ms here, where buffers are used again and stay in the cores' caches.
 _ROW_GROUP, _ROW_GROUP_BYTES = 256, 4 * 2**20
 _ROWS_READ = 32  # at a time
 
@@ -56,8 +57,8 @@ def load_split(
 ) -> Dataset:
     """Read and check a split, and give each row its prompt.
 
-    Every label is checked. Pictures are decoded once each, up to `FULL_CHECK_LIMIT` of them; of a larger split, header
-    and checksums are. Only rows that are asked for are held in memory, and nothing is written to a cache.
+    Every label is checked. Each image is decoded once in a split of up to `FULL_CHECK_LIMIT` rows; in a larger split,
+    headers and checksums are read. Only the chosen rows are held in memory, and nothing is written to a cache.
 
     Args:
         data_dir: folder that holds `<split>.parquet`.
@@ -67,18 +68,18 @@ def load_split(
         seed: seed of that draw.
 
     Returns:
-        Columns `id`, `image` (decoded when accessed), `prompt` (a conversation of one user turn, whose picture TRL puts
-        in front), `emotion`, `label_space` (list of labels) and `source`.
+        Columns `id`, `image` (decoded when accessed), `prompt` (a conversation of one user turn; TRL puts the image in
+        front), `emotion`, `label_space` (list of labels) and `source`.
 
     Raises:
         FileNotFoundError: if the folder or the split does not exist.
-        ValueError: if the split is empty or no such Parquet file, a label is unknown, a picture cannot be read, or an
+        ValueError: if the split is empty or no Parquet file, a label is unknown, an image cannot be read, or an
             argument is out of range.
     """
     prompt_text(prompt_style, ())  # an unknown style fails before any file is read
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"max_samples is {max_samples}. Expected 1 or more, or None for all rows.")
-    path = _split_path(Path(data_dir), split)
+    path = _find_split(Path(data_dir), split)
     try:
         with pq.ParquetFile(path) as file:
             absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
@@ -87,13 +88,13 @@ def load_split(
                     f"{path} has no column {', '.join(absent)}. Expected {', '.join(COLUMNS)}, as "
                     "emor3_trl.data.write_split writes them; prepare the data again."
                 )
-            texts = _with_labels(file.read(columns=[name for name in COLUMNS if name != "image"]))
+            texts = _expand_label_spaces(file.read(columns=[name for name in COLUMNS if name != "image"]))
             _check_labels(texts.to_pylist(), path)
-            chosen = _choose(texts.num_rows, max_samples, seed)
+            chosen = _choose_rows(texts.num_rows, max_samples, seed)
             table = texts.take(chosen).append_column("image", _read_images(file, chosen))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a Parquet file ({error}). Prepare the data again.") from error
-    _check_pictures(table, chosen, path)
+    _check_images(table, chosen, path)
 
     prompts = [
         [{"role": "user", "content": prompt_text(prompt_style, labels)}] for labels in table["label_space"].to_pylist()
@@ -110,9 +111,9 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
     """Check the labels of `rows` and write them to `<data_dir>/<split>.parquet`, whole or not at all.
 
     Args:
-        data_dir: folder to write to; it is made if need be. A split of that name is replaced.
+        data_dir: folder to write to; it is made if it does not exist. A split of that name is replaced.
         split: name of the split.
-        rows: `id` (unique), `image` (an RGB picture that `to_pixel_budget` returned, or the bytes of a picture file),
+        rows: `id` (unique), `image` (an RGB image that `to_pixel_budget` returned, or the bytes of an image file),
             `emotion`, `label_space` (labels, or the name of a known space) and `source`.
 
     Returns:
@@ -128,10 +129,10 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
 
 
 class SplitWriter:
-    """Writes a split row by row, a few hundred rows in memory at a time; the file appears when all is written.
+    """Writes a split row by row, with a few hundred rows in memory. The file appears when all rows are written.
 
     Args:
-        data_dir: folder to write to; it is made if need be. A split of that name is replaced.
+        data_dir: folder to write to; it is made if it does not exist. A split of that name is replaced.
         split: name of the split.
     """
 
@@ -151,15 +152,15 @@ class SplitWriter:
             ValueError: at the latest when the writer is left, if an id comes twice, or a label is unknown.
         """
         stored = {name: row[name] for name in COLUMNS}
-        picture = _png(row["image"])
-        stored |= {"label_space": _labels(row["label_space"]), "image": {"bytes": picture, "path": None}}
+        image = _encode_png(row["image"])
+        stored |= {"label_space": _list_labels(row["label_space"]), "image": {"bytes": image, "path": None}}
         self._rows.append(stored)
-        self._bytes += len(picture)
+        self._bytes += len(image)
         if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
 
     def content_hash(self) -> str:
-        """Return the `content_hash` of the split, once it is written."""
+        """Return the `content_hash` of the split after it is written."""
         return self._digest.hexdigest()
 
     def __enter__(self) -> "SplitWriter":
@@ -181,10 +182,10 @@ class SplitWriter:
     def _flush(self) -> None:
         _check_labels(self._rows, self.path, self._seen)
         for row in self._rows:
-            _add_row(self._digest, row)
+            _hash_row(self._digest, row)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Pictures are compressed already
+            # Images are compressed already
             self._file = pq.ParquetWriter(self._temporary, _STORED.arrow_schema, compression="none")
         self._file.write_table(pa.Table.from_pylist(self._rows, schema=_STORED.arrow_schema))
         self._rows, self._bytes = [], 0
@@ -193,34 +194,34 @@ class SplitWriter:
 def content_hash(data_dir: str | Path, split: str) -> str:
     """Return a SHA-256 of what a split holds, the same however its Parquet file was compressed."""
     digest = hashlib.sha256()
-    with pq.ParquetFile(_split_path(Path(data_dir), split)) as file:
+    with pq.ParquetFile(_find_split(Path(data_dir), split)) as file:
         for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(COLUMNS)):
             for row in batch.to_pylist():
-                _add_row(digest, row)
+                _hash_row(digest, row)
     return digest.hexdigest()
 
 
-def _add_row(digest: Any, row: Mapping[str, Any]) -> None:
+def _hash_row(digest: Any, row: Mapping[str, Any]) -> None:
     texts = [row["id"], row["emotion"], *row["label_space"], row["source"]]
     for part in (*((text or "").encode() for text in texts), row["image"]["bytes"]):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
 
 
-def _labels(space: str | Sequence[str] | None) -> list[str]:
+def _list_labels(space: str | Sequence[str] | None) -> list[str]:
     return list(LabelSpace.of(space).labels if isinstance(space, str) else space or ())
 
 
-def _with_labels(table: pa.Table) -> pa.Table:
-    """Return a table whose column `label_space` holds labels where a file of another origin names known spaces."""
+def _expand_label_spaces(table: pa.Table) -> pa.Table:
+    """Return a table whose column `label_space` holds labels; other programs may have written a space's name."""
     column = table["label_space"]
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return table
-    labels = pa.array(map(_labels, column.to_pylist()), _STORED.arrow_schema.field("label_space").type)
+    labels = pa.array(map(_list_labels, column.to_pylist()), _STORED.arrow_schema.field("label_space").type)
     return table.set_column(table.schema.get_field_index("label_space"), "label_space", labels)
 
 
-def _png(image: Image.Image | bytes) -> bytes:
+def _encode_png(image: Image.Image | bytes) -> bytes:
     if isinstance(image, bytes):
         return image
     buffer = io.BytesIO()
@@ -228,7 +229,7 @@ def _png(image: Image.Image | bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _split_path(data_dir: Path, split: str) -> Path:
+def _find_split(data_dir: Path, split: str) -> Path:
     path = data_dir / f"{split}.parquet"
     if path.is_file():
         return path
@@ -243,7 +244,7 @@ def _split_path(data_dir: Path, split: str) -> Path:
 
 
 def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str, int] | None = None) -> None:
-    """Raise for the first row whose emotion is none of its label space, or whose id came before; add to `seen`."""
+    """Raise for the first row whose emotion is not in its label space, or whose id came before; add ids to `seen`."""
     if not rows:
         raise ValueError(f"{path} has no rows. Prepare the data again; a split needs at least one.")
     spaces: dict[tuple[str, ...], LabelSpace] = {}
@@ -260,10 +261,10 @@ def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str,
             except ValueError as error:
                 raise ValueError(f"Row {number} of {path} has no usable label space. {error}") from error
         if row["emotion"] not in labels:
-            meant = spaces[labels].normalise(row["emotion"])
-            hint = f"Write it as '{meant}'" if meant else "Map it to one of these, or give the row another label space"
+            label = spaces[labels].normalise(row["emotion"])
+            hint = f"Write it as '{label}'" if label else "Map it to one of these, or give the row another label space"
             outside = Counter(
-                repr(each["emotion"]) for each in rows if each["emotion"] not in (each["label_space"] or ())
+                repr(other["emotion"]) for other in rows if other["emotion"] not in (other["label_space"] or ())
             )
             counts = ", ".join(f"{emotion} {count}" for emotion, count in outside.most_common(10))
             raise ValueError(
@@ -273,14 +274,14 @@ def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str,
             )
 
 
-def _choose(rows: int, max_samples: int | None, seed: int) -> list[int]:
+def _choose_rows(rows: int, max_samples: int | None, seed: int) -> list[int]:
     if max_samples is None or max_samples >= rows:
         return list(range(rows))
     return sorted(random.Random(seed).sample(range(rows), max_samples))
 
 
 def _read_images(file: pq.ParquetFile, chosen: Sequence[int]) -> pa.ChunkedArray:
-    """Return the images of the chosen rows (ascending), one batch of the file in memory at a time."""
+    """Return the images of the chosen rows (ascending). One batch of the file is in memory at a time."""
     chunks, first, position = [], 0, 0
     for batch in file.iter_batches(batch_size=_ROWS_READ, columns=["image"]):
         end = position
@@ -292,14 +293,14 @@ def _read_images(file: pq.ParquetFile, chosen: Sequence[int]) -> pa.ChunkedArray
     return pa.chunked_array(chunks)
 
 
-def _check_pictures(table: pa.Table, numbers: Sequence[int], path: Path) -> None:
-    """Raise for the first picture that Pillow cannot read."""
+def _check_images(table: pa.Table, numbers: Sequence[int], path: Path) -> None:
+    """Raise for the first image that Pillow cannot read."""
     decode = table.num_rows <= FULL_CHECK_LIMIT
 
-    def fault(row: int) -> str | None:
-        picture = table["image"][row].as_py() or {}
+    def find_fault(row: int) -> str | None:
+        stored = table["image"][row].as_py() or {}
         try:
-            with Image.open(io.BytesIO(picture["bytes"])) as image:
+            with Image.open(io.BytesIO(stored["bytes"])) as image:
                 image.load() if decode else image.verify()
         except Exception as error:  # Pillow's plug-ins raise almost anything for a broken file
             return f"{type(error).__name__}: {error}"
@@ -307,9 +308,9 @@ def _check_pictures(table: pa.Table, numbers: Sequence[int], path: Path) -> None
 
     # Pillow lets go of the interpreter lock while it decodes
     with ThreadPoolExecutor() as pool:
-        for row, problem in enumerate(pool.map(fault, range(table.num_rows))):
-            if problem:
+        for row, fault in enumerate(pool.map(find_fault, range(table.num_rows))):
+            if fault:
                 raise ValueError(
                     f"The picture in row {numbers[row]} (id '{table['id'][row].as_py()}') of {path} cannot be read "
-                    f"({problem}). Replace or remove its file, and prepare the data again."
+                    f"({fault}). Replace or remove its file, and prepare the data again."
                 )

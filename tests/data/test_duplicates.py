@@ -6,7 +6,7 @@ import pytest
 from downloads import photo
 from PIL import Image, ImageDraw
 
-from emor3_trl.data.duplicates import Taken, look_of
+from emor3_trl.data.duplicates import TakenImages, compute_look
 from emor3_trl.data.sources.candidates import Unusable
 
 
@@ -28,15 +28,15 @@ def drawing(seed: int) -> Image.Image:
 
 def refused(first: list[Image.Image], second: list[Image.Image]) -> list[int]:
     """Return which of the second split are refused after the first was taken."""
-    taken = Taken()
-    taken.begin("test")
+    taken = TakenImages()
+    taken.begin_split("test")
     for number, image in enumerate(first):
-        taken.add(b"test%d" % number, look_of(image))
-    taken.begin("train")
+        taken.add(b"test%d" % number, compute_look(image))
+    taken.begin_split("train")
     found = []
     for number, image in enumerate(second):
         try:
-            taken.add(b"train%d" % number, look_of(image))
+            taken.add(b"train%d" % number, compute_look(image))
         except Unusable:
             found.append(number)
     return found
@@ -63,12 +63,12 @@ def test_plain_colours_are_different_pictures():
 
 
 def test_a_file_is_taken_once_and_a_look_within_a_split_may_come_again():
-    taken = Taken()
-    taken.begin("test")
-    taken.add(b"a", look_of(photo(1)))
-    taken.add(b"b", look_of(photo(1)))
+    taken = TakenImages()
+    taken.begin_split("test")
+    taken.add(b"a", compute_look(photo(1)))
+    taken.add(b"b", compute_look(photo(1)))
     with pytest.raises(Unusable, match="is the same file as a picture of test"):
-        taken.add(b"a", look_of(photo(2)))
-    taken.begin("train")
+        taken.add(b"a", compute_look(photo(2)))
+    taken.begin_split("train")
     with pytest.raises(Unusable, match="is the same file as a picture of test"):
-        taken.add(b"b", look_of(photo(3)))
+        taken.add(b"b", compute_look(photo(3)))

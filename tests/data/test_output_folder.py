@@ -15,7 +15,7 @@ import pytest
 from downloads import save, write_emoset
 
 from emor3_trl.data import content_hash, load_split, preparation
-from emor3_trl.data.output_folder import held
+from emor3_trl.data.output_folder import lock_folder
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sampling import Sampling
@@ -38,7 +38,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"other files \(thesis.txt\)"):
-        draw(emoset.read(write_emoset(tmp_path / "in")), tmp_path / "out")
+        draw(emoset.list_candidates(write_emoset(tmp_path / "in")), tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def killed_after(changes: int, monkeypatch):
 def test_killed_before_any_change_of_a_file_two_draws_never_mix_and_the_end_is_the_same(
     tmp_path, monkeypatch, overwrite
 ):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=2))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=2))
     out, wholes = tmp_path / "out", {}
     for seed in (1, 2):
         draw(source, tmp_path / f"seed{seed}", seed=seed)
@@ -129,7 +129,7 @@ def hashes_in(folder: Path) -> dict[str, str]:
 
 
 def test_a_new_draw_leaves_no_split_of_the_old_one(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     draw(source, tmp_path / "out")
     draw(source, tmp_path / "out", train=0, seed=1, overwrite=True)
     assert not (tmp_path / "out" / "train.parquet").exists()
@@ -138,7 +138,7 @@ def test_a_new_draw_leaves_no_split_of_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("left_behind", [".DS_Store", "._manifest.json", "Thumbs.db", "desktop.ini"])
 def test_a_folder_that_somebody_looked_into_is_still_the_one_that_was_prepared(tmp_path, capsys, left_behind):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     draw(source, tmp_path / "out")
     (tmp_path / "out" / left_behind).write_bytes(b"of a file manager")
     draw(source, tmp_path / "out")
@@ -154,8 +154,8 @@ def test_a_source_that_has_changed_is_not_taken_for_the_one_that_was_prepared(tm
         save(tmp_path / "in" / f"{number}.jpg", number)
     table.write_text("image,emotion\n0.jpg,happy\n1.jpg,joy\n2.jpg,fear\n3.jpg,fear\n")
     space.write_text("labels: [joy, fear, awe]\nmap: {happy: joy}\n")
-    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
-    draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+    draw(own.list_candidates(table, space), tmp_path / "out", train=2, test=2)
+    draw(own.list_candidates(table, space), tmp_path / "out", train=2, test=2)
     changed, was, now, words = {
         "map": (space, "happy: joy", "happy: fear", "the source offered other candidates"),
         "labels": (space, "fear, awe]", "fear]", "label_space was .*'awe'"),
@@ -163,15 +163,15 @@ def test_a_source_that_has_changed_is_not_taken_for_the_one_that_was_prepared(tm
     }[change]
     changed.write_text(changed.read_text().replace(was, now))
     with pytest.raises(FileExistsError, match=f"prepared otherwise: .*{words}.*--overwrite"):
-        draw(own.read(table, space), tmp_path / "out", train=2, test=2)
+        draw(own.list_candidates(table, space), tmp_path / "out", train=2, test=2)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_preparations_do_not_write_to_one_folder(tmp_path, overwrite):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     draw(source, tmp_path / "out")
     unfinished = tmp_path / "out" / "unfinished.tmp"
-    with held(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"):
         unfinished.mkdir()  # of the other
         with pytest.raises(FileExistsError, match="Another preparation is writing"):
             draw(source, tmp_path / "out", overwrite=overwrite)
@@ -181,7 +181,7 @@ def test_two_preparations_do_not_write_to_one_folder(tmp_path, overwrite):
 
 
 def test_what_another_preparation_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=2))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=2))
     check = preparation.check_room_for
 
     def slow(*arguments):
@@ -195,7 +195,7 @@ def test_what_another_preparation_wrote_meanwhile_is_not_replaced(tmp_path, monk
 
 
 def test_what_is_to_be_replaced_stays_when_the_new_draw_fails(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     draw(source, tmp_path / "out")
     before = content_hash(tmp_path / "out", "train")
     for one in source.pools["train"]:
@@ -208,7 +208,7 @@ def test_what_is_to_be_replaced_stays_when_the_new_draw_fails(tmp_path):
 
 
 def test_a_split_that_was_written_otherwise_is_not_replaced_unasked(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.parquet").write_bytes(b"my own work")
     with pytest.raises(FileExistsError, match=r"holds train.parquet, but no manifest.json.*--overwrite"):
@@ -220,7 +220,7 @@ def test_a_split_that_was_written_otherwise_is_not_replaced_unasked(tmp_path):
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"seed": 3}'])
 def test_a_manifest_of_something_else_is_not_taken_for_ones_own(tmp_path, content):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text(content)
     with pytest.raises(FileExistsError, match="prepared otherwise"):
@@ -228,16 +228,16 @@ def test_a_manifest_of_something_else_is_not_taken_for_ones_own(tmp_path, conten
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     (tmp_path / "out").write_text("mine")
     with pytest.raises(FileExistsError, match="is a file"):
         draw(source, tmp_path / "out")
 
 
 def test_a_disk_without_room_is_told_before_any_picture_is_opened(tmp_path, monkeypatch):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 2**20, 2**20))
-    monkeypatch.setattr(type(source.pictures), "read", None)
+    monkeypatch.setattr(type(source.images), "read_image", None)
     with pytest.raises(OSError, match=r"has 0\.0 GB free, but 64 pictures of up to 1,048,576 pixels"):
         prepare(source, tmp_path / "out", Sampling(1000, 1000), progress=False)  # there are but 32 of each
     assert not (tmp_path / "out").exists()
@@ -264,7 +264,7 @@ def test_names_that_are_no_utf_8_are_kept_apart_and_recorded(tmp_path):
         plain.rename(os.fsdecode(bytes(plain.parent) + b"/" + name))
     broken = tmp_path / "in" / "joy" / os.fsdecode(b"b\xff.jpg")
     broken.write_bytes(b"nothing")
-    manifest = draw(own.read(tmp_path / "in"), tmp_path / "out", train=4, test=0)
+    manifest = draw(own.list_candidates(tmp_path / "in"), tmp_path / "out", train=4, test=0)
     ids = load_split(tmp_path / "out", "train")["id"][:]
     assert sorted(ids) == ["fear/a\\udcff.jpg", "fear/é\u2028.jpg", "joy/a\\udcfe.jpg"]
     stored = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))

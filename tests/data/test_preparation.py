@@ -1,31 +1,25 @@
-"""Train and test are drawn with a seed, share no picture, and are the same however often they are prepared."""
+"""Train and test are drawn with a seed, share no image, and are the same however often they are prepared."""
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from downloads import photo, save, write_emoset, write_webemo
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 from emor3_trl.data import content_hash, load_split, preparation
-from emor3_trl.data.arguments import PreparationArguments, open_source
-from emor3_trl.data.contact_sheet import ContactSheet
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.preparation import prepare
-from emor3_trl.data.sampling import Draw, Sampling
+from emor3_trl.data.sampling import Sampling
 from emor3_trl.data.sources import emoset, own, webemo
-from emor3_trl.data.sources.candidates import Candidate, FolderPictures
-from emor3_trl.run.command_line import UserError, parse
+from emor3_trl.data.sources.candidates import FolderImages
 
 SMALL = Budget(min_pixels=784, max_pixels=28 * 28 * 12)
+
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "prepare_data.py"
 
 
@@ -34,7 +28,7 @@ def draw(source, folder: Path, train: int = 8, test: int = 8, **options):
 
 
 def test_a_split_holds_what_was_drawn_ready_for_training(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     manifest = draw(source, tmp_path / "out", train=16)
     rows = load_split(tmp_path / "out", "train")
     assert len(rows) == 16
@@ -52,32 +46,11 @@ def test_a_split_holds_what_was_drawn_ready_for_training(tmp_path):
 
 def _file_hash(source, name: str) -> str:
     (place,) = (one.place for pool in source.pools.values() for one in pool if one.id == name)
-    return hashlib.sha256(source.pictures.read(place)).hexdigest()
-
-
-def test_the_contact_sheet_has_a_row_for_each_split_and_emotion(tmp_path):
-    sheet = ContactSheet(["joy", "a very long name of an emotion"])
-    for colour, label, count in (("red", "joy", 3), ("blue", "a very long name of an emotion", 12)):
-        for _ in range(count):
-            sheet.add("test", label, Image.new("RGB", (300, 200), colour))
-    sheet.save(tmp_path / "sheet.png")
-    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
-    red, blue = ((pixels == colour).all(axis=2) for colour in ((255, 0, 0), (0, 0, 255)))
-    assert red.sum() == 3 * 112 * 75
-    assert blue.sum() == 10 * 112 * 75  # no more than fit a row
-    assert np.argwhere(red)[:, 0].max() < np.argwhere(blue)[:, 0].min()
-
-
-def test_a_contact_sheet_of_very_many_labels_stays_a_picture(tmp_path):
-    root = tmp_path / "in"
-    for number in range(120):
-        save(root / f"label{number:03d}" / "0.jpg", number)
-    draw(own.read(root), tmp_path / "out", train=120, test=0)
-    assert Image.open(tmp_path / "out" / "contact_sheet.png").height < 5000
+    return hashlib.sha256(source.images.read_image(place)).hexdigest()
 
 
 def test_warnings_of_odd_pictures_are_not_shown_and_the_filters_stay(tmp_path, recwarn):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=2))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=2))
     before = list(warnings.filters)
     draw(source, tmp_path / "out")
     assert warnings.filters == before
@@ -85,7 +58,7 @@ def test_warnings_of_odd_pictures_are_not_shown_and_the_filters_stay(tmp_path, r
 
 
 def test_the_seed_decides_what_is_drawn_and_workers_do_not(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     hashes = {}
     for name, seed, workers in (("a", 1, 1), ("b", 1, 5), ("c", 2, 5)):
         prepare(source, tmp_path / name, Sampling(8, 8, seed=seed), SMALL, workers=workers, progress=False)
@@ -100,13 +73,13 @@ def test_there_are_as_many_threads_as_cores_that_may_be_used(tmp_path, monkeypat
     pool = preparation.ThreadPoolExecutor
     monkeypatch.setattr(preparation, "ThreadPoolExecutor", lambda count: started.append(count) or pool(count))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 4, 7}, raising=False)
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     prepare(source, tmp_path / "out", Sampling(8, 8), SMALL, workers=asked, progress=False)
     assert started == [threads]
 
 
 def test_what_is_tested_on_does_not_depend_on_what_is_trained_on(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in"))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     for name, train in (("few", 8), ("many", 32), ("none", 0)):
         draw(source, tmp_path / name, train=train)
     assert len({content_hash(tmp_path / name, "test") for name in ("few", "many", "none")}) == 1
@@ -125,7 +98,7 @@ def test_train_and_test_share_no_picture_not_even_a_scaled_or_recompressed_one(t
             photo(number).resize((80, 60)).save(folder / f"copy{number}.jpg")
         else:
             photo(number).save(folder / f"copy{number}.jpg", quality=60)
-    manifest = draw(own.read(root), tmp_path / "out", train=24, test=6)
+    manifest = draw(own.list_candidates(root), tmp_path / "out", train=24, test=6)
     seeds = {
         split: {int(Path(row["id"]).stem.removeprefix("copy")) for row in load_split(tmp_path / "out", split)}
         for split in ("train", "test")
@@ -139,15 +112,15 @@ def test_train_and_test_share_no_picture_not_even_a_scaled_or_recompressed_one(t
 
 @pytest.mark.parametrize("method", ["stratified", "natural"])
 def test_only_pictures_that_are_drawn_are_opened(tmp_path, monkeypatch, method):
-    source, opened, read = emoset.read(write_emoset(tmp_path / "in")), [], FolderPictures.read
-    monkeypatch.setattr(FolderPictures, "read", lambda self, place: opened.append(place) or read(self, place))
+    source, opened, read = emoset.list_candidates(write_emoset(tmp_path / "in")), [], FolderImages.read_image
+    monkeypatch.setattr(FolderImages, "read_image", lambda self, place: opened.append(place) or read(self, place))
     manifest = draw(source, tmp_path / "out", train=9, test=5, method=method)
     assert len(opened) == len(set(opened)) == 14
     assert sum(len(one) for one in manifest["taken"].values()) == 14
 
 
 def test_a_picture_that_cannot_be_used_gives_its_place_to_the_next_of_its_label(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=4))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=4))
     broken = [one for one in source.pools["test"] if one.emotion == "awe"][:3]
     for one in broken:
         (tmp_path / "in" / one.place).write_bytes(b"not a picture")
@@ -159,80 +132,9 @@ def test_a_picture_that_cannot_be_used_gives_its_place_to_the_next_of_its_label(
     assert sum(manifest["counts"]["test"].values()) == 29
 
 
-@given(
-    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=5),
-    size=st.integers(1, 40),
-    refused=st.sets(st.integers(0, 60)),
-    method=st.sampled_from(["stratified", "natural"]),
-    seed=st.integers(0, 5),
-)
-@settings(deadline=None)
-def test_any_draw_takes_as_many_as_there_are_and_spreads_them(sizes, size, refused, method, seed):
-    pool = [Candidate(f"{label}-{n}", "", f"l{label}") for label, count in enumerate(sizes) for n in range(count)]
-    good = [one for number, one in enumerate(pool) if number not in refused]
-    draw_ = Draw(pool, size, Sampling(method=method, seed=seed))
-    accepted = []
-    for wave in draw_.waves():
-        for one in wave:
-            if one in good:
-                draw_.accept(one)
-                accepted.append(one)
-    assert len(accepted) == min(size, len(good))
-    assert len(set(accepted)) == len(accepted)
-    if method == "stratified":
-        counts = {label: sum(one.emotion == label for one in accepted) for label in {one.emotion for one in good}}
-        offered = {label: sum(one.emotion == label for one in good) for label in counts}
-        unfilled = [counts[label] for label in counts if counts[label] < offered[label]]
-        if unfilled:  # no emotion has more than one beyond what another one, which could have more, got
-            assert max(counts.values()) <= min(unfilled) + 1
-
-
-def test_a_natural_draw_keeps_the_frequencies_of_the_source():
-    pool = [Candidate(str(n), "", "joy" if n % 10 else "fear") for n in range(2000)]
-    draw_ = Draw(pool, 500, Sampling(method="natural"))
-    wave = next(draw_.waves())
-    assert 25 <= sum(one.emotion == "fear" for one in wave) <= 80
-
-
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(RECIPE), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def prepare_as_told(arguments: list[str]) -> None:
-    (args,) = parse([PreparationArguments], argv=arguments).arguments
-    prepare(open_source(args), args.output_dir, args.sampling_of(), args.budget())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--dataset", "emosets"), "dataset"),
-        (("--dataset", "emoset"), "needs either --source"),
-        (("--source", "x"), "dataset is 'demo'"),
-        (("--dataset", "webemo", "--hub_id", "a/b"), "It goes with --dataset emoset or own"),
-        (("--dataset", "webemo"), "needs --source"),
-        (("--train", "5"), "train is set, but dataset is 'demo'"),
-        (("--dataset", "emoset", "--source", "IN", "--label_space", "emotion6"), "It goes with --dataset own"),
-        (("--dataset", "own", "--source", "IN", "--label_from", "votes"), "It goes with --dataset emotion6"),
-        (("--dataset", "own", "--hub_id", "a/b"), "needs --label_space"),
-        (("--dataset", "emoset", "--source", "no/where"), "There is no no/where/train.json"),
-        (("--dataset", "emoset", "--source", "IN", "--train", "-1"), "Expected 0 or more"),
-        (("--dataset", "emoset", "--source", "IN", "--min_pixels", "5"), "784"),
-        (("--dataset", "emoset", "--source", "IN", "--train", "0", "--test", "0"), "Nothing to draw"),
-        (("--dataset", "emoset", "--source", "IN", "--tets", "3"), "--test"),
-        (("--dataset", "own", "--source", "IN/image", "--label_space", "emotion6"), "outside the label space"),
-        (("--dataset", "own", "--source", "IN/image", "--label_space", "no.yaml"), "no.yaml"),
-    ],
-)
-def test_a_mistake_is_named_before_any_picture_is_opened(tmp_path, monkeypatch, arguments, words):
-    write_emoset(tmp_path / "in", per_label=1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(FolderPictures, "read", None)
-    filled = [str(item).replace("IN", str(tmp_path / "in")) for item in arguments]
-    with pytest.raises((UserError, ValueError, FileNotFoundError), match=re.escape(words)):
-        prepare_as_told([*filled, "--output_dir", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_second_run_reuses_what_is_there_and_other_arguments_are_refused(tmp_path):
@@ -260,16 +162,16 @@ def test_a_split_without_candidates_says_what_there_is_and_what_was_left_out(tmp
     for place in (root / "images").iterdir():
         place.unlink()
     with pytest.raises(ValueError, match=r"'train' \(it has test\)\. Left out are: 50 x was not fetched .*--train 0"):
-        draw(webemo.read(root), tmp_path / "out")
+        draw(webemo.list_candidates(root), tmp_path / "out")
     root = write_emoset(tmp_path / "emoset", per_label=1)
     (root / "test.json").write_text("[]")
     with pytest.raises(ValueError, match=r"'test' \(it has train, val\)\. Set --test 0"):
-        draw(emoset.read(root), tmp_path / "out")
+        draw(emoset.list_candidates(root), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_split_of_which_no_picture_can_be_used_says_why(tmp_path):
-    source = emoset.read(write_emoset(tmp_path / "in", per_label=1))
+    source = emoset.list_candidates(write_emoset(tmp_path / "in", per_label=1))
     for one in source.pools["test"]:
         (tmp_path / "in" / one.place).unlink()
     with pytest.raises(ValueError, match=r"8 x there is no such file. One is 'image/.*jpg'"):

@@ -1,7 +1,7 @@
-"""What a downloaded data set offers: candidates, of which some are drawn; and how a candidate's picture is read.
+"""What a downloaded data set offers: candidates, of which some are drawn, and how a candidate's image is read.
 
-Nothing here opens a picture. A data set's module (`emoset`, `emotion6`, `webemo`, `own`, `hub`) lists its candidates
-as a `Source`; `preparation` draws among them.
+A data set's module (`emoset`, `emotion6`, `webemo`, `own`, `hub`) lists its candidates as a `Source`, and opens no
+image. `preparation` draws among them.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A picture that may be drawn.
+    """An image that may be drawn.
 
     Args:
         id: unique in its source.
-        place: where its picture is: a path below the source's root, or a row of a split on the Hub.
+        place: where its image is: a path below the source's root, or a row of a split on the Hub.
         emotion: a label of the source's label space.
     """
 
@@ -42,11 +42,11 @@ class Dropped:
     reason: str
 
 
-class Pictures(Protocol):
-    """Reads pictures."""
+class ImageReader(Protocol):
+    """Reads images."""
 
-    def read(self, place: str) -> bytes:
-        """Return a picture's file.
+    def read_image(self, place: str) -> bytes:
+        """Return the bytes of an image's file.
 
         Raises:
             Unusable: with the reason.
@@ -61,39 +61,39 @@ class Source:
         name: goes into each row.
         label_space: its emotions.
         pools: candidates by split; a data set without splits has one pool, "all".
-        pictures: reads their pictures.
+        images: reads their images.
         sizes: how many the paper draws for train and test; None takes what is left.
-        dropped: rows that offer no picture.
+        dropped: rows that offer no image.
     """
 
     name: str
     label_space: LabelSpace
     pools: dict[str, list[Candidate]]
-    pictures: Pictures
+    images: ImageReader
     sizes: dict[str, int | None]
     dropped: list[Dropped] = field(default_factory=list)
 
     def candidates_hash(self) -> str:
-        """Return a SHA-256 of what is offered: the id, place and emotion of each candidate."""
+        """Return a SHA-256 of the id, place and emotion of each candidate."""
         digest = hashlib.sha256()
         for name, pool in self.pools.items():
-            for one in pool:
-                line = "\0".join((name, one.id, one.place, one.emotion)) + "\n"
+            for candidate in pool:
+                line = "\0".join((name, candidate.id, candidate.place, candidate.emotion)) + "\n"
                 digest.update(line.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
 class Unusable(Exception):  # noqa: N818 - data, not a fault of the program
-    """A picture that is not taken; the message is the reason in the manifest."""
+    """An image that is not taken. The message is the reason in the manifest."""
 
 
 @dataclass(frozen=True)
-class FolderPictures:
-    """Pictures in files below a folder; nothing outside of it is ever opened, and nothing that is no file."""
+class FolderImages:
+    """Images in files below a folder. Nothing outside of it is ever opened, and nothing that is no file."""
 
     root: Path
 
-    def read(self, place: str) -> bytes:
+    def read_image(self, place: str) -> bytes:
         """Return a file's bytes.
 
         Args:
@@ -108,10 +108,10 @@ class FolderPictures:
         except ValueError:  # a null byte, or half a surrogate pair
             raise Unusable("its path is broken") from None
         if not _within(path, root):
-            written_inside = _within(os.path.normpath(os.path.join(root, place)), root)
-            raise Unusable(f"{'a symbolic link leads' if written_inside else 'its path leads'} out of the folder")
+            is_link = _within(os.path.normpath(os.path.join(root, place)), root)
+            raise Unusable(f"{'a symbolic link leads' if is_link else 'its path leads'} out of the folder")
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe nobody writes to must not stop us
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to must not block
         except FileNotFoundError:
             raise Unusable("there is no such file") from None
         except OSError as error:
@@ -134,7 +134,7 @@ def _within(path: str, root: str) -> bool:
     return os.path.commonpath([root, path]) == root
 
 
-def labelled(
+def label_rows(
     rows: Sequence[tuple[str, str, str]],
     space: LabelSpace,
     where: str,
@@ -175,7 +175,7 @@ def labelled(
     return candidates, dropped
 
 
-def need(path: Path, what: str) -> Path:
+def require_path(path: Path, what: str) -> Path:
     """Return `path`.
 
     Raises:

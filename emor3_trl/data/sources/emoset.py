@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from emor3_trl.data.sources.candidates import SUFFIXES, Dropped, FolderPictures, Source, labelled, need
+from emor3_trl.data.sources.candidates import SUFFIXES, Dropped, FolderImages, Source, label_rows, require_path
 from emor3_trl.emotions import EMOSET_8
 
 SIZES = {"train": 2000, "test": 2000}  # paper, Sec. 4.1
 
 
-def read(folder: str | Path) -> Source:
+def list_candidates(folder: str | Path) -> Source:
     """List the candidates of EmoSet; `val.json` is offered as a pool of its own where it exists.
 
     Args:
@@ -30,7 +30,7 @@ def read(folder: str | Path) -> Source:
         path = folder / f"{split}.json"
         if split == "val" and not path.is_file():
             continue
-        need(path, "EmoSet's folder with train.json, test.json and image/ as --source")
+        require_path(path, "EmoSet's folder with train.json, test.json and image/ as --source")
         rows = []
         for number, row in enumerate(_rows(path)):
             image = _image(row)
@@ -38,8 +38,8 @@ def read(folder: str | Path) -> Source:
                 dropped.append(Dropped(f"{split}.json row {number}", "names no picture"))
             else:
                 rows.append((f"{split}/{Path(image).stem}-{number}", image, str(row[0])))
-        pools[split], _ = labelled(rows, EMOSET_8, str(path))
-    return Source("emoset", EMOSET_8, pools, FolderPictures(folder), dict(SIZES), dropped)
+        pools[split], _ = label_rows(rows, EMOSET_8, str(path))
+    return Source("emoset", EMOSET_8, pools, FolderImages(folder), dict(SIZES), dropped)
 
 
 def _rows(path: Path) -> list[Any]:

@@ -7,14 +7,14 @@ arousal and the shares of anger, disgust, fear, joy, sadness, surprise and neutr
 
 from pathlib import Path
 
-from emor3_trl.data.sources.candidates import SUFFIXES, Candidate, Dropped, FolderPictures, Source, need
+from emor3_trl.data.sources.candidates import SUFFIXES, Candidate, Dropped, FolderImages, Source, require_path
 from emor3_trl.emotions import EMOTION6
 
 SIZES = {"train": None, "test": 594}  # 30% of 1,980, the rest is for training
 VOTES = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
 
 
-def read(folder: str | Path, label_from: str = "folder") -> Source:
+def list_candidates(folder: str | Path, label_from: str = "folder") -> Source:
     """List the candidates of Emotion6.
 
     Args:
@@ -26,11 +26,13 @@ def read(folder: str | Path, label_from: str = "folder") -> Source:
         ValueError: if a line of `ground_truth.txt` cannot be read.
     """
     folder = Path(folder)
-    votes = _votes(need(folder / "ground_truth.txt", "Emotion6's table of votes")) if label_from == "votes" else {}
+    votes = (
+        _votes(require_path(folder / "ground_truth.txt", "Emotion6's table of votes")) if label_from == "votes" else {}
+    )
     candidates: list[Candidate] = []
     dropped = []
     for label in EMOTION6.labels:
-        images = need(folder / "images" / label, "Emotion6's folder with images/<emotion>/N.jpg as --source")
+        images = require_path(folder / "images" / label, "Emotion6's folder with images/<emotion>/N.jpg as --source")
         names = [name.name for name in images.iterdir() if name.name.lower().endswith(SUFFIXES) and name.name[0] != "."]
         for name in sorted(names, key=lambda name: (len(name), name)):
             key = f"{label}/{name}"
@@ -43,7 +45,7 @@ def read(folder: str | Path, label_from: str = "folder") -> Source:
                     continue
                 emotion = winner[0]
             candidates.append(Candidate(key, f"images/{key}", emotion))
-    return Source("emotion6", EMOTION6, {"all": candidates}, FolderPictures(folder), dict(SIZES), dropped)
+    return Source("emotion6", EMOTION6, {"all": candidates}, FolderImages(folder), dict(SIZES), dropped)
 
 
 def _votes(path: Path) -> dict[str, tuple[str, ...]]:

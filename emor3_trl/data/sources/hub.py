@@ -7,20 +7,20 @@ from typing import Any
 from datasets import ClassLabel, DatasetDict, load_dataset
 from datasets import Image as ImageFeature
 
-from emor3_trl.data.sources.candidates import Dropped, Source, Unusable, labelled
+from emor3_trl.data.sources.candidates import Dropped, Source, Unusable, label_rows
 from emor3_trl.emotions import LabelSpace
 
 _POOLS = {"validation": "val"}
 
 
 @dataclass(frozen=True)
-class HubPictures:
+class HubImages:
     """Pictures in the rows of a data set; a place is `<split>/<row>`."""
 
     splits: DatasetDict
     column: str
 
-    def read(self, place: str) -> bytes:
+    def read_image(self, place: str) -> bytes:
         """Return the bytes of a row's picture.
 
         Raises:
@@ -33,7 +33,7 @@ class HubPictures:
         raise Unusable("its row holds no picture (if it names a file: download the data set, and give --source)")
 
 
-def read(
+def list_candidates(
     hub_id: str,
     space: LabelSpace,
     image_column: str = "image",
@@ -79,9 +79,9 @@ def read(
         places = [(f"{split}/{row}",) * 2 + (label,) for row, label in enumerate(written) if label is not None]
         splits[split] = rows.select_columns([image_column]).cast_column(image_column, ImageFeature(decode=False))
         pool = "all" if len(splits) == 1 else _POOLS.get(split, split)
-        pools[pool], left_out = labelled(places, space, f"'{hub_id}', split {split}", spelled)
+        pools[pool], left_out = label_rows(places, space, f"'{hub_id}', split {split}", spelled)
         dropped += left_out
-    return Source(name, space, pools, HubPictures(splits, image_column), dict(sizes or {}), dropped)
+    return Source(name, space, pools, HubImages(splits, image_column), dict(sizes or {}), dropped)
 
 
 def _labels(rows: Any, column: str) -> list[str | None]:

@@ -13,7 +13,15 @@ from typing import Any
 
 import yaml
 
-from emor3_trl.data.sources.candidates import SUFFIXES, Candidate, Dropped, FolderPictures, Source, labelled, need
+from emor3_trl.data.sources.candidates import (
+    SUFFIXES,
+    Candidate,
+    Dropped,
+    FolderImages,
+    Source,
+    label_rows,
+    require_path,
+)
 from emor3_trl.emotions import LabelSpace, canonical
 
 SIZES: dict[str, int | None] = {"train": None, "test": None}
@@ -25,7 +33,7 @@ _NO_PICTURE = f"is not named like a picture ({', '.join(SUFFIXES)})"
 _Row = tuple[str, str, str, str | None]  # id, path, written label, split
 
 
-def read(
+def list_candidates(
     path: str | Path,
     space: str | None = None,
     image_column: str = "image",
@@ -42,7 +50,7 @@ def read(
         FileNotFoundError: if there is no such folder, table or YAML file.
         ValueError: if a column is missing, nothing is offered, or a label is outside the label space.
     """
-    path = need(Path(path), "a folder of folders, or a .csv or .jsonl file, as --source")
+    path = require_path(Path(path), "a folder of folders, or a .csv or .jsonl file, as --source")
     if path.is_dir():
         root, (rows, dropped) = path, _folder_rows(path)
     else:
@@ -58,7 +66,7 @@ def read(
         spoken = LabelSpace("own", tuple(sorted({canonical(label) for _, _, label, _ in rows})))
     else:
         spoken, spelled = read_label_space(space)
-    candidates, left_out = labelled([row[:3] for row in rows], spoken, str(path), spelled)
+    candidates, left_out = label_rows([row[:3] for row in rows], spoken, str(path), spelled)
     dropped += left_out
     split_of = {name: split or "all" for name, *_, split in rows}
     pools: dict[str, list[Candidate]] = {split: [] for split in sorted(set(split_of.values()))}
@@ -66,7 +74,7 @@ def read(
         pools[split_of[one.id]].append(one)
     if not any(pools.values()):
         raise ValueError(f"{path} offers no labelled picture: all {len(dropped)} are left out by `map` or their split.")
-    return Source("own", spoken, pools, FolderPictures(root), dict(SIZES), dropped)
+    return Source("own", spoken, pools, FolderImages(root), dict(SIZES), dropped)
 
 
 def read_label_space(space: str | Path) -> tuple[LabelSpace, dict[str, str | None]]:
@@ -78,7 +86,7 @@ def read_label_space(space: str | Path) -> tuple[LabelSpace, dict[str, str | Non
     """
     if not str(space).endswith((".yaml", ".yml")):
         return LabelSpace.of(str(space)), {}
-    path = need(Path(space), "a label space's name or a YAML file")
+    path = require_path(Path(space), "a label space's name or a YAML file")
     expected = "Expected `name: …`, `labels: [joy, anger, …]` and, if spellings differ, `map: {happy: joy, …}`"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from emor3_trl.data.sources.candidates import Candidate, Dropped, FolderPictures, Source, need
+from emor3_trl.data.sources.candidates import Candidate, Dropped, FolderImages, Source, require_path
 from emor3_trl.emotions import WEBEMO_7
 
 SIZES = {"train": 2000, "test": 2000}
@@ -29,7 +29,7 @@ GROUPS = {
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
-def read(folder: str | Path) -> Source:
+def list_candidates(folder: str | Path) -> Source:
     """List the candidates of WebEmo.
 
     Args:
@@ -41,10 +41,12 @@ def read(folder: str | Path) -> Source:
     """
     folder = Path(folder)
     what = "WebEmo's folder with train25.txt, test25.txt, category.txt and the fetched pictures in images/ as --source"
-    groups = _categories(need(folder / "category.txt", what))
+    groups = _categories(require_path(folder / "category.txt", what))
     fetched = _fetched(folder)
     there = set(os.listdir(folder / "images")) if (folder / "images").is_dir() else set()
-    lines = {split: list(_lines(need(folder / f"{split}25.txt", what), len(groups))) for split in ("train", "test")}
+    lines = {
+        split: list(_lines(require_path(folder / f"{split}25.txt", what), len(groups))) for split in ("train", "test")
+    }
     # Two URLs that end alike cannot both be in images/ under that name, and it is not known which one is
     urls = {url for rows in lines.values() for _, url, _ in rows}
     shared = {name for name, count in Counter(map(_name, urls)).items() if count > 1}
@@ -62,7 +64,7 @@ def read(folder: str | Path) -> Source:
                 dropped.append(Dropped(row, "was not fetched (many links are dead)"))
             else:
                 pools[split].append(Candidate(row, f"images/{name}", groups[label]))
-    return Source("webemo", WEBEMO_7, pools, FolderPictures(folder), dict(SIZES), dropped)
+    return Source("webemo", WEBEMO_7, pools, FolderImages(folder), dict(SIZES), dropped)
 
 
 def _name(url: str) -> str:

@@ -1,0 +1,64 @@
+"""A data set of the Hub is read by its columns; a path in a row is not followed."""
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from downloads import EMOSET_ORDER, photo, save, write_hub_emoset, write_own_tables
+
+from emor3_trl.data.sources import hub, own
+from emor3_trl.data.sources.candidates import Unusable
+from emor3_trl.emotions import EMOSET_8
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_columns(tmp_path):
+    source = hub.list_candidates(str(write_hub_emoset(tmp_path)), EMOSET_8)
+    assert {name: len(pool) for name, pool in source.pools.items()} == {"train": 16, "val": 16, "test": 16}
+    assert source.pools["train"][1].emotion == "awe"  # info.json's order, not the alphabet's
+    assert source.images.read_image("test/3")[:4] == b"\x89PNG"
+
+
+def test_a_data_set_of_the_hub_with_one_split_words_of_its_own_and_rows_without_labels(tmp_path):
+    features = Features({"picture": ImageFeature(), "mood": Value("string"), "mask": ImageFeature()})
+    moods = ["happy", "ANGRY", None, "unsure"]
+    broken = {"bytes": b"no picture", "path": None}  # of a column that nobody asks for
+    rows = [{"picture": photo(number), "mood": mood, "mask": broken} for number, mood in enumerate(moods)]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    space, spelled = own.read_label_space(write_own_tables(tmp_path / "tables") / "space.yaml")
+    source = hub.list_candidates(
+        str(tmp_path / "train.parquet").removesuffix("/train.parquet"), space, "picture", "mood", spelled=spelled
+    )
+    assert [(one.id, one.emotion) for one in source.pools["all"]] == [("train/0", "joy"), ("train/1", "anger")]
+    assert [(item.id, item.reason) for item in source.dropped] == [
+        ("train/2", "has no label"), ("train/3", "'unsure' is mapped to null"),
+    ]  # fmt: skip
+    assert source.images.read_image("train/1")[:4] == b"\x89PNG"
+
+
+def test_a_label_that_was_kept_back_is_not_one(tmp_path):
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(EMOSET_ORDER))})
+    rows = [{"image": photo(number), "label": label} for number, label in enumerate([3, -1])]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "test.parquet")
+    source = hub.list_candidates(str(tmp_path), EMOSET_8)
+    assert [one.emotion for one in source.pools["all"]] == ["excitement"]
+    assert [item.reason for item in source.dropped] == ["has no label"]
+
+
+def test_a_path_in_a_row_of_the_hub_is_not_followed(tmp_path):
+    save(tmp_path / "secret.jpg", 1)
+    picture = {"bytes": None, "path": str(tmp_path / "secret.jpg")}
+    features = Features({"image": ImageFeature(decode=False), "label": ClassLabel(names=list(EMOSET_ORDER))})
+    (tmp_path / "data").mkdir()
+    table = Dataset.from_list([{"image": picture, "label": 0}], features=features)
+    pq.write_table(table.data.table, tmp_path / "data" / "train.parquet")
+    source = hub.list_candidates(str(tmp_path / "data"), EMOSET_8)
+    with pytest.raises(Unusable, match="holds no picture"):
+        source.images.read_image("train/0")
+
+
+def test_columns_that_are_none_or_hold_no_pictures_are_named(tmp_path):
+    write_hub_emoset(tmp_path, rows=1)
+    with pytest.raises(ValueError, match=r"columns image, label, image_id, not mood.*--emotion_column"):
+        hub.list_candidates(str(tmp_path), EMOSET_8, label_column="mood")
+    with pytest.raises(ValueError, match=r"'image_id' of .* holds no pictures"):
+        hub.list_candidates(str(tmp_path), EMOSET_8, "image_id")

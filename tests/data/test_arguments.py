@@ -1,0 +1,56 @@
+"""A mistake in the options is named before any image is opened."""
+
+import re
+
+import pytest
+from downloads import save, write_emoset
+
+from emor3_trl.data.arguments import PreparationArguments, open_source
+from emor3_trl.data.preparation import prepare
+from emor3_trl.data.sources.candidates import FolderImages
+from emor3_trl.run.command_line import UserError, parse
+
+
+def prepare_as_told(arguments: list[str]) -> None:
+    (args,) = parse([PreparationArguments], argv=arguments).arguments
+    prepare(open_source(args), args.output_dir, args.build_sampling(), args.build_budget())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--dataset", "emosets"), "dataset"),
+        (("--dataset", "emoset"), "needs either --source"),
+        (("--source", "x"), "dataset is 'demo'"),
+        (("--dataset", "webemo", "--hub_id", "a/b"), "It goes with --dataset emoset or own"),
+        (("--dataset", "webemo"), "needs --source"),
+        (("--train", "5"), "train is set, but dataset is 'demo'"),
+        (("--dataset", "emoset", "--source", "IN", "--label_space", "emotion6"), "It goes with --dataset own"),
+        (("--dataset", "own", "--source", "IN", "--label_from", "votes"), "It goes with --dataset emotion6"),
+        (("--dataset", "own", "--hub_id", "a/b"), "needs --label_space"),
+        (("--dataset", "emoset", "--source", "no/where"), "There is no no/where/train.json"),
+        (("--dataset", "emoset", "--source", "IN", "--train", "-1"), "Expected 0 or more"),
+        (("--dataset", "emoset", "--source", "IN", "--min_pixels", "5"), "784"),
+        (("--dataset", "emoset", "--source", "IN", "--train", "0", "--test", "0"), "Nothing to draw"),
+        (("--dataset", "emoset", "--source", "IN", "--tets", "3"), "--test"),
+        (("--dataset", "own", "--source", "IN/image", "--label_space", "emotion6"), "outside the label space"),
+        (("--dataset", "own", "--source", "IN/image", "--label_space", "no.yaml"), "no.yaml"),
+    ],
+)
+def test_a_mistake_is_named_before_any_picture_is_opened(tmp_path, monkeypatch, arguments, words):
+    write_emoset(tmp_path / "in", per_label=1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FolderImages, "read_image", None)
+    filled = [str(item).replace("IN", str(tmp_path / "in")) for item in arguments]
+    with pytest.raises((UserError, ValueError, FileNotFoundError), match=re.escape(words)):
+        prepare_as_told([*filled, "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["pictures", "pictures/out", "link/out"])
+def test_an_output_folder_within_the_pictures_is_refused(tmp_path, output):
+    save(tmp_path / "pictures" / "joy" / "a.jpg", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    with pytest.raises(ValueError, match=r"lies in source .*Choose an --output_dir beside it"):
+        PreparationArguments("own", str(tmp_path / "pictures"), output_dir=str(tmp_path / output))
+    PreparationArguments("own", str(tmp_path / "pictures"), output_dir=str(tmp_path / "pictures2"))
