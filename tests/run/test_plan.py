@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from emor3_trl.groups.batching import batches
 from emor3_trl.run.plan import KNOWN, memory, model_shape, plan, planned_files
 
 VALUES = {
@@ -29,21 +28,6 @@ VALUES = {
     "gradient_checkpointing": True,
     "lambda1": 0.1,
 }
-
-
-@pytest.mark.parametrize(
-    ("changes", "samples", "processes", "expected"),
-    [
-        # 8 x 8 x 64 = 4096 completions of 512 prompts; 2000 // 512 = 3 rollouts of 2 updates, 20 times
-        pytest.param({}, 2000, 8, (4096, 512, 256, 60, 120), id="reference batch on eight"),
-        pytest.param({"max_steps": 5}, 2000, 8, (4096, 512, 256, 3, 5), id="max_steps wins"),
-        pytest.param({"steps_per_generation": None}, 2000, 1, (256, 32, 32, 1240, 1240), id="one update a rollout"),
-        pytest.param({"num_iterations": 2}, 2000, 8, (4096, 512, 256, 60, 240), id="rollouts used twice"),
-    ],
-)
-def test_batches(changes: dict, samples: int, processes: int, expected: tuple) -> None:
-    count = batches({**VALUES, **changes}, samples, processes)
-    assert (count.completions, count.prompts, count.prompts_per_update, count.rollouts, count.updates) == expected
 
 
 def test_memory_of_full_float32_training() -> None:

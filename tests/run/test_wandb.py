@@ -1,10 +1,14 @@
 """W&B gets completions with pictures and steps, rewards and the cost of reflection, offline and without asking."""
 
 import json
+from pathlib import Path
 
+import pytest
 import wandb
 from test_trainer import write_gold
 from training import tiny_trainer
+
+from emor3_trl.run import wandb as reporting
 
 
 def test_an_offline_run_holds_completions_pictures_rewards_and_reflection(tiny_model_dir, tmp_path, monkeypatch):
@@ -38,3 +42,25 @@ def test_an_offline_run_holds_completions_pictures_rewards_and_reflection(tiny_m
     # Pictures of a table travel with its artifact, which waits to be uploaded.
     staged = [file for file in tmp_path.rglob("artifacts/staging/*") if file.read_bytes()[:4] == b"\x89PNG"]
     assert len(staged) >= 2
+
+
+@pytest.mark.parametrize("report_to", [["wandb"], "all"])
+def test_wandb_is_offline_without_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report_to: str | list[str]
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(reporting, "_wandb_login", lambda: False)
+    reporting.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
+    assert reporting.os.environ["WANDB_MODE"] == "offline"
+    assert reporting.os.environ["WANDB_DIR"] == str(tmp_path)
+
+
+def test_wandb_with_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    reporting.prepare_reporting({"report_to": "wandb"})
+    assert "WANDB_MODE" not in reporting.os.environ
