@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
+from emor3_trl.config import check_adapter, check_numbers
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.policy import freeze_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
@@ -63,6 +64,7 @@ class ColdStartConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_samples < 1:
             raise ValueError(f"num_samples is {self.num_samples}. Expected 1 or more (default: 100).")
         if self.probe_samples < 1:
@@ -156,8 +158,9 @@ def build_cold_start_trainer(
         kwargs: further arguments of `SFTTrainer`, such as `peft_config` and `callbacks`.
 
     Raises:
-        ValueError: if the data set has fewer rows than `args.num_samples`.
+        ValueError: if the data set has fewer rows than `args.num_samples`, or an adapter names no layers.
     """
+    check_adapter(kwargs.get("peft_config"), args, model)
     examples = cold_start_examples(balanced_sample(train_dataset, args.num_samples, args.seed))
     trainer = SFTTrainer(model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs)
     if args.freeze_vision_tower:

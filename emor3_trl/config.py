@@ -5,24 +5,9 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from emor3_trl.checkpoints import check_model_path
-from emor3_trl.launch import gpu_available
+from emor3_trl.groups.batching import check_batch
+from emor3_trl.launch import world_size
 from emor3_trl.rewards import reward_functions
-from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import Parsed, UserError, cli, parse, user_errors
-
-__all__ = [
-    "EmoR3Config",
-    "Parsed",
-    "RunArguments",
-    "UserError",
-    "check_model_path",
-    "cli",
-    "gpu_available",
-    "parse",
-    "user_errors",
-]
-
 
 # Options of a sampler that change its distribution, which the trainer does not know of: each with what leaves it alone
 RESTRICTING: dict[str, tuple[Any, ...]] = {
@@ -45,6 +30,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "importance_sampling_level": ("token", "sequence"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
+
+# Numbers that nothing else looks at before training: the least that each may be
+AT_LEAST = {
+    "learning_rate": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "generation_batch_size": 1,
+    "num_iterations": 1,
+}
+MORE_THAN_0 = ("num_train_epochs", "temperature", "max_completion_length")
 
 
 @dataclass
@@ -113,15 +109,14 @@ class EmoR3Config(GRPOConfig):
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_batch(vars(self), world_size())
         super().__post_init__()
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}. Expected one of {', '.join(choices)}.")
-        for name in ("temperature", "max_completion_length"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}. Expected more than 0.")
         if self.vllm_mode != "colocate" and self.use_vllm:
             raise ValueError(
                 f"vllm_mode is '{self.vllm_mode}'. Reflection needs the engine in the same process: "
@@ -132,15 +127,62 @@ class EmoR3Config(GRPOConfig):
                 "vllm_importance_sampling_correction is false, so nothing would compare vLLM's log-probabilities with "
                 "the trainer's, and off-policy rollouts would go unnoticed. Leave it true."
             )
-        own = self.generation_kwargs or {}
-        if not isinstance(own, dict):
-            raise ValueError(f'generation_kwargs is {own!r}. Expected a mapping, as in {{"stop": ["…"]}}.')
+        further = self.generation_kwargs or {}
+        if not isinstance(further, dict):
+            raise ValueError(f'generation_kwargs is {further!r}. Expected a mapping, as in {{"stop": ["…"]}}.')
         settings = {"repetition_penalty": self.repetition_penalty, "top_p": self.top_p, "top_k": self.top_k}
-        settings |= {"min_p": self.min_p, **own}
+        settings |= {"min_p": self.min_p, **further}
         restricting = {key: settings[key] for key in RESTRICTING if settings.get(key) not in RESTRICTING[key]}
         if restricting:
             raise ValueError(
                 f"Sampling is restricted ({', '.join(f'{key} {value}' for key, value in restricting.items())}), but "
                 "GRPO's log-probabilities are those of the whole distribution. Leave top_p at 1, top_k at 0, penalties "
                 "at 1 or 0, and the others unset; change temperature instead."
+            )
+
+
+def check_numbers(args: Any) -> None:
+    """Check the numbers of a trainer's configuration that nothing else looks at before it trains.
+
+    Args:
+        args: a configuration of TRL; fields that it does not have, or that are None, are skipped.
+
+    Raises:
+        ValueError: naming the number and the least that it may be.
+    """
+    for name, least in AT_LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} is {value}. Expected {least} or more.")
+    for name in MORE_THAN_0:
+        value = getattr(args, name, None)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is {value}. Expected more than 0.")
+
+
+def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
+    """Check that an adapter has layers to train and that GRPO trains it on-policy, before a model loads.
+
+    Args:
+        peft_config: the adapter that the trainer adds, as `trl.get_peft_config` returns it; None for none.
+        args: the trainer's configuration.
+        model: the policy; if it is loaded, it may bring adapters.
+
+    Raises:
+        ValueError: if the adapter names no layers, or drops activations that rollouts keep.
+    """
+    adapters = [peft_config] if peft_config else (getattr(model, "peft_config", None) or {}).values()
+    for adapter in adapters:
+        if not getattr(adapter, "target_modules", True) and not getattr(adapter, "target_parameters", None):
+            raise ValueError(
+                "The adapter has no lora_target_modules, and PEFT has no default for Qwen2.5-VL. Set "
+                "--lora_target_modules all-linear, or '.*language_model.*\\.(q|k|v|o|gate|up|down)_proj' for the "
+                'language model alone (in Python: LoraConfig(target_modules="all-linear")).'
+            )
+        dropout = getattr(adapter, "lora_dropout", 0)
+        if dropout and not getattr(args, "disable_dropout", True):  # SFT has no such field, and no rollouts
+            raise ValueError(
+                f"lora_dropout is {dropout} (the default of TRL's command line is 0.05). Rollouts are sampled without "
+                "dropout, so training with it would be off-policy: set --lora_dropout 0 (in Python: "
+                "LoraConfig(lora_dropout=0))."
             )

@@ -20,13 +20,14 @@ from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
 from emor3_trl import rewards
-from emor3_trl.config import EmoR3Config
+from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose, zero_spreads
 from emor3_trl.engines.parity import ParityCanary
 from emor3_trl.engines.policy import freeze_vision_tower, suppress_image_tokens
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
+from emor3_trl.groups.batching import count_batches
 from emor3_trl.groups.trainer import GroupTrainer
 from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.reflection import Reflection, Reflector
@@ -85,6 +86,9 @@ class EmoR3Trainer(GroupTrainer):
                 "ever. Set use_vllm: true, or launch with recipes/accelerate/ddp.yaml or zero2.yaml."
             )
         check_reference(args.beta, kwargs.get("peft_config") is not None)
+        check_adapter(kwargs.get("peft_config"), args, model)
+        if isinstance(train_dataset, Dataset):
+            count_batches(vars(args), len(train_dataset), world_size())  # refuses rows that fill no rollout
         self._needed_columns = _needed_columns(self.reflects, reward_funcs)
         datasets = {"train": train_dataset, "eval": eval_dataset}
         for part, dataset in datasets.items():

@@ -23,7 +23,7 @@ from emor3_trl.config import EmoR3Config
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.demo.model import ensure_demo
-from emor3_trl.groups.batching import batches
+from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, gpu_available, weights_sharded, world_size
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import cli, model_options, parse, user_errors
@@ -55,7 +55,7 @@ def main() -> None:
             folder.say_finished()
             return
         train = load_split(run.data, run.train_split, run.prompt_style, max_samples=run.max_samples, seed=args.seed)
-        batches(parsed.values, len(train), world_size())  # refuses fewer rows than one rollout takes
+        count_batches(parsed.values, len(train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         # TRL's multimodal token types need padding on the left. Pictures come in their final size from the data
         # preparation, so that this processor and vLLM's have nothing left to resize.

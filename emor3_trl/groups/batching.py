@@ -1,6 +1,7 @@
 """How completions make groups, micro-batches and updates: the one arithmetic of GRPO's batches."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,26 +27,32 @@ class Batches:
     updates: int
 
 
-def batches(values: dict[str, Any], samples: int, processes: int) -> Batches:
+def divide_rollout(values: Mapping[str, Any], processes: int) -> tuple[int, int]:
+    """Return the completions of one rollout over all processes, and the micro-batches that each process makes of it."""
+    micro_batch = processes * values["per_device_train_batch_size"]
+    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
+    completions = values.get("generation_batch_size") or micro_batch * steps
+    return completions, completions // micro_batch
+
+
+def count_batches(values: Mapping[str, Any], samples: int, processes: int) -> Batches:
     """Return the batch arithmetic of a configuration on `samples` prompts and `processes` processes.
 
     Raises:
         ValueError: if the samples do not fill one rollout: nothing would be trained.
     """
     group, accumulation = values["num_generations"], values["gradient_accumulation_steps"]
-    micro = processes * values["per_device_train_batch_size"]
-    steps = values.get("steps_per_generation") or accumulation
-    completions = values.get("generation_batch_size") or micro * steps
-    if samples < completions // group:
+    completions, steps = divide_rollout(values, processes)
+    prompts = completions // group
+    if samples < prompts:
         raise ValueError(
-            f"{samples} samples do not fill one rollout of {completions // group} prompts "
+            f"{samples} samples do not fill one rollout of {prompts} prompts "
             f"({processes} process(es) x {values['per_device_train_batch_size']} completions x {steps} step(s) / "
             f"num_generations {group}). Lower per_device_train_batch_size, or steps_per_generation "
             "(gradient_accumulation_steps by default), or train on more samples."
         )
-    steps = completions // micro
     iterations = values.get("num_iterations", 1)
-    rollouts_per_epoch = samples // (completions // group)  # an incomplete last batch is dropped
+    rollouts_per_epoch = samples // prompts  # an incomplete last batch is dropped
     updates_per_epoch = -(-rollouts_per_epoch * steps * iterations // accumulation)
     if values.get("max_steps", -1) > 0:
         updates = values["max_steps"]
@@ -53,47 +60,55 @@ def batches(values: dict[str, Any], samples: int, processes: int) -> Batches:
     else:
         updates = round(values["num_train_epochs"] * updates_per_epoch)
         rollouts = round(values["num_train_epochs"] * rollouts_per_epoch)
-    return Batches(completions, completions // group, micro * accumulation / group, rollouts, updates)
+    completions_per_update = processes * values["per_device_train_batch_size"] * accumulation
+    return Batches(completions, prompts, completions_per_update / group, rollouts, updates)
 
 
-def check_batch(values: dict[str, Any], processes: int) -> None:
-    """Check that a generation batch holds whole groups, as GRPO's advantages need.
+def check_batch(values: Mapping[str, Any], processes: int) -> None:
+    """Check that a rollout holds whole groups, as GRPO's advantages need.
 
     Raises:
         ValueError: with the nearest numbers that divide.
     """
-    group = values.get("num_generations")
-    if group is None:
-        return
-    if group < 2:
+    group, per_device = values["num_generations"], values["per_device_train_batch_size"]
+    if group is None or group < 2:
         raise ValueError(
             f"num_generations is {group}. A group's advantage compares its completions, so it needs 2 or more "
             "(the paper uses 8 and 4): set --num_generations 8."
         )
-    per_device = values["per_device_train_batch_size"]
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if values[name] < 1:
-            raise ValueError(f"{name} is {values[name]}. Expected 1 or more.")
-    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
-    batch = values.get("generation_batch_size") or processes * per_device * steps
-    if batch % group == 0:
-        return
-    unit = processes * steps
-    sizes = [size for size in range(1, per_device + group + 1) if unit * size % group == 0]
-    near = sorted(
-        {max((s for s in sizes if s <= per_device), default=sizes[0]), min(s for s in sizes if s > per_device)}
-    )
-    groups = [divisor for divisor in range(2, batch + 1) if batch % divisor == 0]
-    smaller = [divisor for divisor in groups if divisor < group][-1:]
-    larger = [divisor for divisor in groups if divisor > group][:1]
-    made_of = f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation"
+    completions, steps = divide_rollout(values, processes)
     if values.get("generation_batch_size"):
-        made_of = "generation_batch_size"
+        micro_batch = processes * per_device
+        whole = math.lcm(group, micro_batch)
+        if completions % whole:
+            raise ValueError(
+                f"generation_batch_size = {completions} completions, which do not divide into groups of "
+                f"num_generations = {group} and micro-batches of {processes} process(es) x "
+                f"per_device_train_batch_size {per_device} = {micro_batch}. "
+                f"Set --generation_batch_size {whole}, or another multiple of it."
+            )
+    if completions % group == 0:
+        return
+    sizes = [size for size in range(1, per_device + group + 1) if processes * steps * size % group == 0]
+    smaller_size = max((size for size in sizes if size <= per_device), default=sizes[0])
+    larger_size = min(size for size in sizes if size > per_device)
+    divisors = [divisor for divisor in range(2, completions + 1) if completions % divisor == 0]
+    smaller_group = [divisor for divisor in divisors if divisor < group][-1:]
+    larger_group = [divisor for divisor in divisors if divisor > group][:1]
+    group_advice = " or ".join(map(str, smaller_group + larger_group))
     raise ValueError(
-        f"{made_of} = {batch} completions, which do not divide into groups of num_generations = {group}. "
-        f"Use --per_device_train_batch_size {' or '.join(map(str, near))}"
-        + (f", or --num_generations {' or '.join(map(str, smaller + larger))}." if smaller + larger else ".")
+        f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation = "
+        f"{completions} completions, which do not divide into groups of num_generations = {group}. "
+        f"Use --per_device_train_batch_size {' or '.join(map(str, sorted({smaller_size, larger_size})))}"
+        + (f", or --num_generations {group_advice}." if group_advice else ".")
     )
+
+
+def count_prompts_at_once(rows: int, group_size: int) -> int:
+    """Return the most groups that one micro-batch of `rows` completions holds, in whole or in part."""
+    if rows % group_size == 0 or group_size % rows == 0:
+        return -(-rows // group_size)
+    return min(rows, rows // group_size + 2)  # a part of a group at either end
 
 
 def number_groups(rows: int, first_row: int, group_size: int) -> list[int]:

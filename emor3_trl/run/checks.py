@@ -2,12 +2,15 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
+from trl import ModelConfig, get_peft_config
 
+from emor3_trl.config import check_adapter
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
 
@@ -32,13 +35,27 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
         ImportError: if vLLM or W&B is asked for and not installed.
     """
     planning = bool(values.get("plan"))
-    processes = values.get("processes") if planning else None
-    check_batch(values, processes or world_size())
+    if planning and "num_generations" in values:
+        check_batch(values, values.get("processes") or world_size())  # EmoR3Config knows this launch's number alone
     check_combinations(values)
     if not planning:
         check_gpu(values, source)
         check_processes(values, source)
         check_vllm(values)
+
+
+def check_arguments(arguments: Sequence[Any]) -> None:
+    """Check what the model's and the trainer's arguments must agree on, as the trainers do for a Python user.
+
+    Args:
+        arguments: instances of a recipe's classes; without a `ModelConfig` nothing is checked.
+
+    Raises:
+        ValueError: for an adapter that cannot be trained.
+    """
+    for model in (part for part in arguments if isinstance(part, ModelConfig)):
+        for args in (part for part in arguments if isinstance(part, TrainingArguments)):
+            check_adapter(get_peft_config(model), args)
 
 
 def check_combinations(values: dict[str, Any]) -> None:
@@ -51,15 +68,6 @@ def check_combinations(values: dict[str, Any]) -> None:
         raise ValueError(
             f"resume_from_checkpoint is '{values['resume_from_checkpoint']}', but a stopped run resumes from the last "
             "checkpoint in its output_dir by itself. Leave it unset, and give the same --output_dir."
-        )
-    for name, least in (("learning_rate", 0), ("num_train_epochs", 1e-9)):
-        if values.get(name) is not None and not values[name] >= least:
-            raise ValueError(f"{name} is {values[name]}. Expected {'0 or more' if least == 0 else 'more than 0'}.")
-    if values.get("use_peft") and not (values.get("lora_target_modules") or values.get("lora_target_parameters")):
-        raise ValueError(
-            "use_peft is true, but lora_target_modules is not set, and PEFT has no default for Qwen2.5-VL. Set "
-            "--lora_target_modules all-linear, or the language model's alone: "
-            "--lora_target_modules '.*language_model.*\\.(q|k|v|o|gate|up|down)_proj'."
         )
     if "num_generations" not in values:
         return
@@ -75,11 +83,6 @@ def check_combinations(values: dict[str, Any]) -> None:
         raise ValueError(
             f"prompt_style is '{style}', but reward_variant '{variant}' rewards the form that '{wanted}' asks for, so "
             f"nothing could earn it. Set --prompt_style {wanted}, or --lambda1 0 --lambda2 0 for accuracy alone."
-        )
-    if values.get("use_peft") and values.get("lora_dropout") and not values.get("disable_dropout"):
-        raise ValueError(
-            f"lora_dropout is {values['lora_dropout']} (TRL's default is 0.05). Rollouts are sampled without dropout, "
-            "so training with it would be off-policy: set --lora_dropout 0."
         )
     strategy = str(values.get("eval_strategy", "no")).split(".")[-1].lower()
     if (strategy != "no") != bool(values.get("eval_split")):

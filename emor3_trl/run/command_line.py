@@ -19,7 +19,8 @@ import yaml
 from trl import ModelConfig, TrlParser, get_quantization_config
 
 from emor3_trl.engines.parity import OffPolicyError
-from emor3_trl.run.checks import check_values
+from emor3_trl.launch import world_size
+from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.wandb import prepare_reporting
 
 
@@ -98,10 +99,11 @@ def parse(
         values = vars(namespace)
         _check_json(values, _fields(dataclass_types))
         check_values(values, parser.source)
-        planned = _without_hardware(values) if values.get("plan") else values
+        known = _values_for_plan(values) if values.get("plan") else values
         built = tuple(
-            cls(**{f.name: planned[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
+            cls(**{f.name: known[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
         )
+        check_arguments(built)
         prepare_reporting(values)
     return Parsed(built, values, parser.source)
 
@@ -279,7 +281,10 @@ def _in(source: Path | None) -> str:
     return f" (Configuration: '{source}'.)" if source else ""
 
 
-def _without_hardware(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values such that `--plan` can read a GPU's configuration on any machine."""
+def _values_for_plan(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values such that any machine can read a plan: no GPU, and one process with the batches of all."""
     keys = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
+    if "num_generations" in values and values.get("processes"):
+        for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            keys[key] = values[key] * values["processes"] // world_size()
     return {**values, **{key: value for key, value in keys.items() if key in values}}

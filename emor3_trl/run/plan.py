@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from emor3_trl.groups.batching import Batches, batches
+from emor3_trl.groups.batching import Batches, count_batches, count_prompts_at_once, divide_rollout
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -102,7 +102,7 @@ def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[s
     ]
     if values.get("use_vllm"):
         engine = shape.parameters * (2 if values.get("bf16") is not False else width)
-        cache = _key_value_cache(values, shape)
+        cache = _key_value_cache(values, shape, processes)
         rows += [
             ("vLLM weights", engine, engine, engine),
             ("vLLM KV of one rollout", cache, cache, cache),
@@ -117,7 +117,7 @@ def plan(values: dict[str, Any], samples: int, processes: int) -> str:
         ValueError: if the model's sizes are not known, or the samples do not fill one rollout.
     """
     shape = model_shape(values["model_name_or_path"])
-    count = batches(values, samples, processes)
+    count = count_batches(values, samples, processes)
     return "\n".join(_lines(values, samples, processes, shape, count))
 
 
@@ -190,12 +190,10 @@ def _lora_parameters(values: dict[str, Any], shape: Shape) -> int:
 
 def _prompts_at_once(values: dict[str, Any]) -> int:
     """Return how many times a prompt is computed in one micro-batch, at most."""
-    rows, group = values["per_device_train_batch_size"], values["num_generations"]
+    rows = values["per_device_train_batch_size"]
     if not values.get("shared_prefix", True) or values.get("attn_implementation") not in (None, "sdpa"):
         return int(rows)
-    if rows % group == 0 or group % rows == 0:
-        return int(-(-rows // group))
-    return int(min(rows, rows // group + 2))  # a part of a group at either end
+    return count_prompts_at_once(rows, values["num_generations"])
 
 
 def _activations(values: dict[str, Any], shape: Shape) -> float:
@@ -211,9 +209,8 @@ def _activations(values: dict[str, Any], shape: Shape) -> float:
     return float(kept + tile)
 
 
-def _key_value_cache(values: dict[str, Any], shape: Shape) -> float:
-    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
-    sequences = values["per_device_train_batch_size"] * steps
+def _key_value_cache(values: dict[str, Any], shape: Shape, processes: int) -> float:
+    sequences = divide_rollout(values, processes)[0] // processes
     group = min(values["num_generations"], sequences)
     width = 2 if values.get("bf16") is not False else 4
     # siblings share the blocks of their prompt

@@ -25,7 +25,7 @@ VALUES = {
     ],
 )
 def test_batches(changes: dict, samples: int, processes: int, expected: tuple) -> None:
-    count = batching.batches({**VALUES, **changes}, samples, processes)
+    count = batching.count_batches({**VALUES, **changes}, samples, processes)
     assert (count.completions, count.prompts, count.prompts_per_update, count.rollouts, count.updates) == expected
 
 

@@ -19,7 +19,7 @@ from emor3_trl.cold_start import ColdStartConfig
 from emor3_trl.config import EmoR3Config
 from emor3_trl.data import write_split
 from emor3_trl.evaluation.arguments import EvaluationArguments
-from emor3_trl.groups.batching import batches, check_batch
+from emor3_trl.groups.batching import check_batch, count_batches
 from emor3_trl.run import checks
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import UserError, parse
@@ -119,7 +119,7 @@ def test_real_configuration_follows_the_paper_and_the_reference(path: Path) -> N
         "num_generations": 8,
     }
     assert {key: values[key] for key in wanted} == wanted
-    count = batches(values, values["max_samples"], values["processes"])
+    count = count_batches(values, values["max_samples"], values["processes"])
     if values["processes"] == 8:
         assert (count.prompts, count.prompts_per_update, values["learning_rate"]) == (512, 256, 2e-6)
         assert 55 <= count.rollouts <= 65

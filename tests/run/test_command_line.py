@@ -106,6 +106,24 @@ def test_mistakes_are_named_before_anything_loads(
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("batch", "refused"),
+    [
+        pytest.param({"per_device_train_batch_size": 1}, None, id="a group over eight processes"),
+        pytest.param({"per_device_train_batch_size": 1, "generation_batch_size": 16}, None, id="by hand"),
+        pytest.param({"per_device_train_batch_size": 3}, "8 process.* x per_device_train_batch_size 3", id="no groups"),
+    ],
+)
+def test_a_plan_divides_the_batch_of_the_planned_processes(tmp_path: Path, batch: dict, refused: str | None) -> None:
+    config = write(tmp_path, processes=8, num_generations=16 if refused else 8, **batch)
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            parse(CLASSES, argv=["--config", config, "--plan"])
+        return
+    parsed = parse(CLASSES, argv=["--config", config, "--plan"])
+    assert parsed.values["per_device_train_batch_size"] == 1
+
+
 def test_missing_config_lists_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(UserError, match=r"nope\.yaml' does not exist.*config\.yaml"):

@@ -67,6 +67,15 @@ def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> 
     assert rows["activations, at most"] == pytest.approx((kept + layer + tile) / 2**30)
 
 
+def test_a_rollout_given_in_completions_needs_the_cache_of_one_given_in_steps() -> None:
+    shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
+    by_hand = {**VALUES, "steps_per_generation": None, "generation_batch_size": 8 * 8 * 64}
+    in_steps, in_completions = (
+        {part: alone for part, alone, *_ in memory(values, shape, 8)} for values in (VALUES, by_hand)
+    )
+    assert in_completions["vLLM KV of one rollout"] == in_steps["vLLM KV of one rollout"]
+
+
 @pytest.mark.parametrize("changes", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"])
 def test_plan_counts_no_questions_where_none_are_asked(changes: dict) -> None:
     assert "reflection   none" in plan({**VALUES, **changes}, 2000, 8)

@@ -1,0 +1,147 @@
+"""What a configuration refuses wherever it is made: in Python as on the command line, before a model loads."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+from training import tiny_dataset
+from transformers import AutoModelForImageTextToText
+from trl import ModelConfig
+
+from emor3_trl import EmoR3Trainer
+from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
+from emor3_trl.config import EmoR3Config, check_adapter
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import UserError, parse
+
+CPU = {"bf16": False, "use_cpu": True, "report_to": "none"}
+NO_ENGINE = {**CPU, "use_vllm": False}
+
+
+def refuse_in_python(config: type, folder: Path, settings: dict) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the caller reads the message)
+        config(output_dir=str(folder), **settings)
+    return str(error.value)
+
+
+def refuse_on_the_command_line(config: type, folder: Path, settings: dict) -> str:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": "d", "output_dir": str(folder), **settings}))
+    with pytest.raises(UserError) as error:
+        parse((RunArguments, ModelConfig, config), argv=["--config", str(path)])
+    return str(error.value)
+
+
+BOTH = [
+    pytest.param({"learning_rate": -1.0}, "learning_rate is -1.0. Expected 0 or more", id="negative rate"),
+    pytest.param({"learning_rate": float("nan")}, "learning_rate is nan. Expected 0 or more", id="rate of nan"),
+    pytest.param({"num_train_epochs": 0}, "num_train_epochs is 0", id="no epoch"),
+    pytest.param({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0. Expected 1", id="no row"),
+    pytest.param({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0. Expected 1", id="no step"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BOTH)
+@pytest.mark.parametrize("config", [EmoR3Config, ColdStartConfig])
+def test_python_and_the_command_line_refuse_the_same(tmp_path: Path, config: type, changes: dict, message: str) -> None:
+    settings = {**(NO_ENGINE if config is EmoR3Config else CPU), **changes}
+    in_python = refuse_in_python(config, tmp_path, settings)
+    assert message in in_python
+    assert in_python in refuse_on_the_command_line(config, tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"num_generations": 7}, "batch_size 7 or 14, or --num_generations 4 or 8.", id="7 of 8"),
+        pytest.param({"num_generations": 1}, "it needs 2 or more", id="G of 1"),
+        pytest.param({"num_generations": None}, "it needs 2 or more", id="no G"),
+        pytest.param({"generation_batch_size": 12}, "Set --generation_batch_size 8, or another", id="by hand"),
+        pytest.param(
+            {"generation_batch_size": 24, "per_device_train_batch_size": 16},
+            "generation_batch_size = 24 completions, which do not divide into groups of num_generations = 8 and "
+            "micro-batches of 1 process(es) x per_device_train_batch_size 16 = 16. Set --generation_batch_size 16,",
+            id="whole groups, but no whole micro-batches",
+        ),
+        pytest.param({"steps_per_generation": 0}, "steps_per_generation is 0. Expected 1 or more", id="no step"),
+        pytest.param({"num_iterations": 0}, "num_iterations is 0. Expected 1 or more", id="no iteration"),
+    ],
+)
+def test_groups_that_do_not_divide_are_refused_with_what_divides(tmp_path: Path, changes: dict, message: str) -> None:
+    in_python = refuse_in_python(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+    assert message in in_python
+    assert in_python in refuse_on_the_command_line(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+
+
+def test_groups_of_several_processes_are_counted_over_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    message = refuse_in_python(EmoR3Config, tmp_path, {**NO_ENGINE, "per_device_train_batch_size": 1})
+    assert "3 process(es) x per_device_train_batch_size 1 x 1 step(s) per generation = 3 completions" in message
+
+
+ADAPTERS = [
+    pytest.param(
+        {"target_modules": "all-linear", "lora_dropout": 0.05},
+        ["lora_dropout is 0.05", "--lora_dropout 0", "LoraConfig(lora_dropout=0)"],
+        id="dropout in training",
+    ),
+    pytest.param(
+        {"target_modules": None},
+        ["--lora_target_modules all-linear", 'LoraConfig(target_modules="all-linear")'],
+        id="LoRA of nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("adapter", "expected"), ADAPTERS)
+def test_a_trainer_made_in_python_refuses_an_adapter_as_the_command_line_does(
+    tmp_path: Path, adapter: dict, expected: list[str]
+) -> None:
+    """No model is loaded for it: the path holds none."""
+    args = EmoR3Config(output_dir=str(tmp_path), **NO_ENGINE)
+    with pytest.raises(ValueError, match=r"adapter|lora_dropout") as error:
+        EmoR3Trainer("no/model", args=args, train_dataset=tiny_dataset(), peft_config=LoraConfig(**adapter))
+    for part in expected:
+        assert part in str(error.value)
+    flags = {"use_peft": True, "lora_target_modules": adapter["target_modules"]}
+    flags |= {"lora_dropout": adapter.get("lora_dropout", 0.0)}
+    assert str(error.value) in refuse_on_the_command_line(EmoR3Config, tmp_path, {**NO_ENGINE, **flags})
+
+
+def test_an_adapter_that_the_model_brings_is_looked_at(tmp_path: Path, tiny_model_dir: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir)
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear", lora_dropout=0.1))
+    with pytest.raises(ValueError, match=r"lora_dropout is 0\.1"):
+        check_adapter(None, EmoR3Config(output_dir=str(tmp_path), **NO_ENGINE), model)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "changes"),
+    [
+        pytest.param(None, {}, id="no adapter"),
+        pytest.param(LoraConfig(target_modules="all-linear"), {}, id="without dropout"),
+        pytest.param(LoraConfig(target_parameters=["experts"]), {}, id="parameters as targets"),
+        pytest.param(
+            LoraConfig(target_modules="all-linear", lora_dropout=0.1), {"disable_dropout": True}, id="dropout off"
+        ),
+        pytest.param(
+            PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2), {}, id="an adapter without targets"
+        ),
+    ],
+)
+def test_adapters_that_can_train_are_taken(tmp_path: Path, adapter: object, changes: dict) -> None:
+    check_adapter(adapter, EmoR3Config(output_dir=str(tmp_path), **NO_ENGINE, **changes))
+
+
+def test_a_cold_start_may_drop_activations_but_needs_targets(tmp_path: Path) -> None:
+    args = ColdStartConfig(output_dir=str(tmp_path), num_samples=4, **CPU)
+    check_adapter(LoraConfig(target_modules="all-linear", lora_dropout=0.1), args)
+    with pytest.raises(ValueError, match="--lora_target_modules all-linear"):
+        build_cold_start_trainer("no/model", args, tiny_dataset(), peft_config=LoraConfig())
+
+
+def test_rows_that_fill_no_rollout_are_refused_in_python(tmp_path: Path) -> None:
+    args = EmoR3Config(output_dir=str(tmp_path), per_device_train_batch_size=16, num_generations=4, **NO_ENGINE)
+    with pytest.raises(ValueError, match="3 samples do not fill one rollout of 4 prompts"):
+        EmoR3Trainer("no/model", args=args, train_dataset=tiny_dataset().select(range(3)))
