@@ -49,7 +49,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
                     f"'{file}' is not whole ({error}). Was it copied, or its run stopped, half-way? Save it again."
                 ) from None
         if adapter:
-            base = base_of(model, base_model)
+            base = find_base(model, base_model)
             try:
                 check_checkpoint(base)
             except FileNotFoundError as error:
@@ -63,7 +63,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
         )
 
 
-def base_of(model: str | Path, base_model: str | None = None) -> str:
+def find_base(model: str | Path, base_model: str | None = None) -> str:
     """Return the model itself, or the one under it if it is a LoRA adapter: `base_model`, else what it recorded."""
     recorded = Path(model) / "adapter_config.json"
     if not recorded.is_file():
@@ -89,8 +89,8 @@ def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, in
     from transformers import AutoConfig, AutoProcessor
 
     try:
-        config: Any = AutoConfig.from_pretrained(base_of(model, base_model))
-        processor: Any = AutoProcessor.from_pretrained(_processor_of(model, base_model))
+        config: Any = AutoConfig.from_pretrained(find_base(model, base_model))
+        processor: Any = AutoProcessor.from_pretrained(_find_processor(model, base_model))
     except OSError as error:
         raise OSError(
             f"The model '{model}' cannot be loaded ({error}). Expected a checkpoint folder, or a Hub name that is "
@@ -151,7 +151,7 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def room_for(models: Iterable[str], base_model: str | None, completions: int, max_tokens: int) -> int:
+def estimate_room(models: Iterable[str], base_model: str | None, completions: int, max_tokens: int) -> int:
     """Return the bytes that an evaluation may write: its completions, and the largest adapter's base, merged, once.
 
     Args:
@@ -161,7 +161,7 @@ def room_for(models: Iterable[str], base_model: str | None, completions: int, ma
         max_tokens: of a completion; each may take 8 bytes, in the text and in its steps, in two files for a while.
     """
     models = list(models)
-    bases = [Path(base_of(model, base_model)) for model in models if base_of(model, base_model) != str(model)]
+    bases = [Path(find_base(model, base_model)) for model in models if find_base(model, base_model) != str(model)]
     merged = max((sum(file.stat().st_size for file in base.glob("*.safetensors")) for base in bases), default=0)
     return merged + len(models) * completions * (2_000 + 32 * max_tokens)
 
@@ -178,7 +178,7 @@ def whole_checkpoint(
         scratch: where a merged adapter is written for that time; the system's folder by default. One that a killed
             evaluation left there is removed.
     """
-    base = base_of(model, base_model)
+    base = find_base(model, base_model)
     if base == str(model):
         yield str(model)
         return
@@ -190,15 +190,15 @@ def whole_checkpoint(
     whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
     with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
         PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
-        AutoProcessor.from_pretrained(_processor_of(model, base_model)).save_pretrained(folder)
+        AutoProcessor.from_pretrained(_find_processor(model, base_model)).save_pretrained(folder)
         del whole
         yield folder
 
 
-def _processor_of(model: str | Path, base_model: str | None) -> str:
+def _find_processor(model: str | Path, base_model: str | None) -> str:
     """Return where the processor is: an adapter may come without one of its own."""
     own = any((Path(model) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    return str(model) if own else base_of(model, base_model)
+    return str(model) if own else find_base(model, base_model)
 
 
 def check_model_path(path: str | None) -> None:

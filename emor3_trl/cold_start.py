@@ -239,7 +239,7 @@ def format_warning(before: dict[str, float], after: dict[str, float], min_format
     )
 
 
-def plan(args: ColdStartConfig, model: str, data: str, validation: str, processes: int = 1) -> str:
+def describe_cold_start(args: ColdStartConfig, model: str, data: str, validation: str, processes: int = 1) -> str:
     """Return what a configuration would run, as text for a terminal.
 
     Args:

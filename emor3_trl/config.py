@@ -55,8 +55,10 @@ class EmoR3Config(GRPOConfig):
     learning_rate: float = field(default=2e-6, metadata={"help": "Peak learning rate (paper, Sec. 4.1)."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule (reference: constant)."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW weight decay (reference: 0.01)."})
-    num_generations: int | None = field(default=8, metadata={"help": "G, completions per prompt (paper: 8 or 4)."})
-    max_completion_length: int | None = field(default=2048, metadata={"help": "Tokens (reference: 2,048)."})
+    num_generations: int | None = field(default=8, metadata={"help": "G, the completions of a prompt (paper: 8 or 4)."})
+    max_completion_length: int | None = field(
+        default=2048, metadata={"help": "Longest completion in tokens (reference: 2,048)."}
+    )
     beta: float = field(default=0.01, metadata={"help": "KL coefficient, k3 estimator (reference: 0.01)."})
     epsilon_high: float | None = field(default=0.3, metadata={"help": "Upper clip range (reference: 0.3)."})
     delta: float | None = field(default=3.0, metadata={"help": "Dual clip (reference: 3.0)."})
@@ -68,7 +70,7 @@ class EmoR3Config(GRPOConfig):
     # EMO-R3
     reward_variant: str = field(
         default="paper",
-        metadata={"help": "'paper': Eq. 5 and 6. 'reference': what the reference implementation computes."},
+        metadata={"help": "'paper': Eq. 5, 6; 'reference': its code's; 'plain': GRPO's (paper)."},
     )
     lambda1: float = field(default=0.1, metadata={"help": "Weight of the reflective reward, Eq. 6 (paper: 0.1)."})
     lambda2: float = field(default=0.1, metadata={"help": "Weight of the format reward, Eq. 6 (paper: 0.1)."})
@@ -77,32 +79,26 @@ class EmoR3Config(GRPOConfig):
     )
     shared_prefix: bool = field(
         default=True,
-        metadata={"help": "Compute a group's prompt and picture once, not once per completion; the same numbers."},
+        metadata={"help": "Compute a group's prompt and image once; same numbers."},
     )
     vllm_engine_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Further options of vllm.LLM, e.g. dtype, enforce_eager, block_size, limit_mm_per_prompt. "
-            "They win over what TRL and this recipe set."
+            "help": "Further options of vllm.LLM, as JSON. They win over what TRL and this project set, e.g. dtype, "
+            "enforce_eager, block_size, limit_mm_per_prompt."
         },
     )
     parity_warn: float | None = field(
         default=None,
-        metadata={
-            "help": "Warn when the mean |log-prob difference| between vLLM and the trainer exceeds this. "
-            "Default: 1e-4 in float32, 0.03 otherwise."
-        },
+        metadata={"help": "Warn above this mean |log-prob gap| to vLLM. Default: 1e-4 in float32, 0.03 otherwise."},
     )
     parity_stop: float | None = field(
         default=None,
-        metadata={
-            "help": "Stop when it exceeds this in parity_patience steps in a row. "
-            "Default: 1e-4 in float32, 0.1 otherwise."
-        },
+        metadata={"help": "Stop above this gap in parity_patience steps. Default: 1e-4 in float32, 0.1 otherwise."},
     )
     parity_patience: int | None = field(
         default=None,
-        metadata={"help": "Steps in a row above parity_stop that stop the run. Default: 1 in float32, 3 otherwise."},
+        metadata={"help": "Steps in a row above parity_stop that stop. Default: 1 in float32, 3 otherwise."},
     )
 
     # Fields that may be given as JSON on the command line

@@ -17,6 +17,11 @@ def gpu_available() -> bool:
     return device_type() != "cpu"
 
 
+def count_devices() -> int:
+    """Return the number of accelerators that this process sees."""
+    return getattr(torch, device_type()).device_count() if gpu_available() else 0
+
+
 def weights_sharded() -> bool:
     """Whether this launch spreads the weights over its processes (ZeRO-3, FSDP); known once arguments are made."""
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -25,13 +30,17 @@ def weights_sharded() -> bool:
 
 
 def check_reference(beta: float, lora: bool) -> None:
-    """Check that each process loads the reference model, of which TRL shards what the process has.
+    """Check that each process loads the reference model: TRL shards the weights that the process itself has.
+
+    Args:
+        beta: weight of the KL term; 0 needs no reference model.
+        lora: whether an adapter is trained; the reference model is then the policy without it.
 
     Raises:
-        ValueError: if FSDP lets only the main process load weights: KL would be that to an empty model.
+        ValueError: if FSDP lets the main process alone load weights. The others would compare with an empty model.
     """
-    on = [os.environ.get(key, "").lower() in ("true", "1") for key in FSDP_LOADING]
-    if beta and not lora and all(on) and world_size() > 1:
+    switches = [os.environ.get(key, "").lower() in ("true", "1") for key in FSDP_LOADING]
+    if beta and not lora and all(switches) and world_size() > 1:
         raise ValueError(
             f"fsdp_cpu_ram_efficient_loading is true and beta is {beta}: the reference model would be empty on every "
             "process but the first, and the KL term wrong. Set it to false in Accelerate's file, as "

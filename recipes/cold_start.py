@@ -10,35 +10,30 @@ cold start does not use or on another split (--eval_split); a cold start that un
 one complete run; flags override it.
 """
 
-import os
-import sys
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoProcessor
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from emor3_trl.checkpoints import check_model_path
 from emor3_trl.cold_start import (
     ColdStartConfig,
     balanced_sample,
     build_cold_start_trainer,
+    describe_cold_start,
     format_warning,
-    plan,
     probe_checkpoint,
     unused_rows,
 )  # fmt: skip
 from emor3_trl.data import load_split
+from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo
-from emor3_trl.launch import gpu_available, weights_sharded, world_size
+from emor3_trl.launch import weights_sharded, world_size
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import cli, model_options, parse, user_errors
-from emor3_trl.run.folder import RunFolder, sources
+from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.help import COLD_START_OPTIONS
 from emor3_trl.run.progress import show_compactly
-
-CONFIGS = Path(__file__).parent / "configs"
+from emor3_trl.run.start import open_run
 
 
 @dataclass
@@ -56,14 +51,15 @@ class ColdStartArguments(RunArguments):
 
 def main() -> None:
     """Parse, load, build, measure, train, measure again, save."""
-    parsed = parse((ColdStartArguments, ModelConfig, ColdStartConfig), default_config())
+    classes = (ColdStartArguments, ModelConfig, ColdStartConfig)
+    parsed = parse_arguments(classes, default_config(__file__), about=__doc__, groups=COLD_START_OPTIONS)
     run, model, args = parsed.arguments
     with user_errors():
         if run.plan:
             name = f"{model.model_name_or_path}, {f'LoRA r={model.lora_r}' if model.use_peft else 'all weights'}"
             train = f"{run.data}/{run.train_split}"
-            held_out = f"{run.data}/{run.eval_split}" if run.eval_split else f"{train} that are not drawn"
-            print(plan(args, name, train, held_out, run.processes or world_size()))
+            measured = f"{run.data}/{run.eval_split}" if run.eval_split else f"{train} that are not drawn"
+            print(describe_cold_start(args, name, train, measured, run.processes or world_size()))
             return
         if model.use_peft and weights_sharded():
             raise ValueError(
@@ -71,54 +67,32 @@ def main() -> None:
                 "its adapter. Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or train all weights."
             )
         ensure_demo(run.data, model.model_name_or_path)
-        check_model_path(model.model_name_or_path)
-        folder = RunFolder(
-            args.output_dir, parsed.values, run.overwrite, sources(model.model_name_or_path, run.data, run.train_split)
-        )
-        if folder.finished:
-            folder.say_finished()
+        opened = open_run(parsed)
+        if opened is None:
             return
-        train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
-        balanced_sample(train, args.num_samples, args.seed)  # refuses more rows than there are
+        balanced_sample(opened.train, args.num_samples, args.seed)  # refuses more rows than there are
         if run.eval_split:
             held_out = load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
         else:
-            held_out = unused_rows(train, args.num_samples, args.probe_samples, args.seed)
-        # Pictures come in their final size from the data preparation, so the processor has nothing left to resize.
-        processor = AutoProcessor.from_pretrained(
-            model.model_name_or_path, revision=model.model_revision, padding_side="left"
-        )
+            held_out = unused_rows(opened.train, args.num_samples, args.probe_samples, args.seed)
 
-    folder.begin()
-    args.model_init_kwargs = model_options(model, args.model_init_kwargs)
-    before = probe_checkpoint(model.model_name_or_path, args.model_init_kwargs, processor, held_out, args)
-    trainer = build_cold_start_trainer(
-        model.model_name_or_path, args, train, processor, peft_config=get_peft_config(model)
-    )
+    opened.folder.begin()
+    path, processor = model.model_name_or_path, opened.processor
+    before = probe_checkpoint(path, args.model_init_kwargs, processor, held_out, args)
+    trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=get_peft_config(model))
     show_compactly(trainer)
-    result = trainer.train(resume_from_checkpoint=folder.checkpoint)
-    save(trainer, processor, model.use_peft)
+    result = trainer.train(resume_from_checkpoint=opened.folder.checkpoint)
+    save_model(trainer, processor, model.use_peft)
     after = probe_checkpoint(args.output_dir, {"dtype": model.dtype}, processor, held_out, args)
     metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(held_out)}
     metrics |= {f"{name}_before": value for name, value in before.items()}
     metrics |= {f"{name}_after": value for name, value in after.items()}
-    folder.finish(metrics)
+    opened.folder.write_metrics(metrics)
     if trainer.accelerator.is_main_process:
-        tell(before, after, args)
+        print_change(before, after, args)
 
 
-def default_config() -> Path | None:
-    """Return the configuration of a bare call, and say which."""
-    if any(item == "--config" or item.startswith("--config=") for item in sys.argv) or "--help" in sys.argv:
-        return None
-    gpu = gpu_available()
-    config = CONFIGS / ("qwen2_5_vl_3b/emoset_cold_start.yaml" if gpu else "demo/cold_start.yaml")
-    why = "this machine has a GPU" if gpu else "no GPU here"
-    print(f"No --config given: using {os.path.relpath(config)} ({why})", flush=True)
-    return config
-
-
-def save(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
+def save_model(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
     """Save a whole checkpoint, the processor and the trainer's log."""
     folder = trainer.args.output_dir
     if not lora:
@@ -130,7 +104,7 @@ def save(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
         processor.save_pretrained(folder)
 
 
-def tell(before: dict[str, float], after: dict[str, float], args: ColdStartConfig) -> None:
+def print_change(before: dict[str, float], after: dict[str, float], args: ColdStartConfig) -> None:
     """Print what changed, and warn when the steps were untaught."""
     if not after:
         print(f"Format was not measured, under ZeRO-3: python recipes/evaluate.py --model {args.output_dir} --data …")
@@ -142,4 +116,4 @@ def tell(before: dict[str, float], after: dict[str, float], args: ColdStartConfi
 
 
 if __name__ == "__main__":
-    cli(main)
+    run_recipe(main)

@@ -10,16 +10,16 @@ A stopped evaluation goes on where it was; a finished one of the same weights an
 """
 
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from emor3_trl.checkpoints import base_of, check_checkpoint, check_fit, fingerprint, room_for
+from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, find_base, fingerprint
 from emor3_trl.context_length import longest_prompt
 from emor3_trl.data import content_hash, load_split
+from emor3_trl.demo import default_config
 from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
 from emor3_trl.evaluation.arguments import EvaluationArguments, check_folders, in_domain_of, named_models, named_splits
 from emor3_trl.evaluation.comparison import against_first
@@ -28,26 +28,17 @@ from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.files import check_room, save_json
-from emor3_trl.run.command_line import cli, parse, user_errors
+from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
-
-DEMO = Path(__file__).parent / "configs" / "demo" / "evaluate.yaml"
 
 
 def main() -> None:
     """Parse, check everything, then load, predict and save, model by model."""
-    own = any(flag.split("=")[0] in ("--model", "--models", "--data") for flag in sys.argv[1:])
-    parsed = parse([EvaluationArguments], default_config=None if own else DEMO)
+    parsed = parse_arguments([EvaluationArguments], default_config(__file__), about=__doc__)
     (args,) = parsed.arguments
     with user_errors():
         models = named_models(args.models)
         splits = named_splits(args.splits, args.data)
-        values = {
-            **parsed.values,
-            "engine": resolve_engine(args.engine),
-            "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
-            "in_domain": in_domain_of(list(splits), args.in_domain),
-        }
         for path in models.values():
             check_checkpoint(path, args.base_model)
         check_folders(args.output_dir, models)
@@ -55,25 +46,18 @@ def main() -> None:
             name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
             for name, (folder, split) in splits.items()
         }
-        hashes = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
-        same = NOT_COMPARED | {"model", "data", "base_model"}  # of these the fingerprints are compared
-        folders = {
-            name: RunFolder(
-                Path(args.output_dir) / name, _values(values, path, hashes), args.overwrite, not_compared=same
-            )
-            for name, path in models.items()
-        }
-        waiting = {name: path for name, path in models.items() if not folders[name].finished}
+        folders = open_folders(args, parsed.values, models, splits)
+        waiting = {name: path for name, path in models.items() if not folders[name].is_finished}
         longest = {
             name: longest_prompt(datasets, *check_fit(path, args.base_model), args.max_tokens)
             for name, path in waiting.items()
         }
-        each = sum(map(len, datasets.values())) * (1 + args.sampled)
-        room = room_for(waiting.values(), args.base_model, each, args.max_tokens)
+        completions = sum(map(len, datasets.values())) * (1 + args.sampled)
+        room = estimate_room(waiting.values(), args.base_model, completions, args.max_tokens)
         check_room(args.output_dir, room, "the evaluation")
     for name, folder in folders.items():
-        if folder.finished:
-            folder.say_finished()
+        if folder.is_finished:
+            folder.say_nothing_to_do()
             continue
         print(f"{name}: {models[name]} on {', '.join(datasets)}", flush=True)
         folder.begin()
@@ -81,6 +65,31 @@ def main() -> None:
     if len(models) > 1:
         rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
         save_json(against_first(rows), Path(args.output_dir) / "comparisons.json")
+
+
+def open_folders(
+    args: EvaluationArguments, values: dict[str, Any], models: dict[str, str], splits: dict[str, tuple[str, str]]
+) -> dict[str, RunFolder]:
+    """Return the folder of each model, with what decides its result: settings, weights and data.
+
+    Raises:
+        FileExistsError: if a folder holds another evaluation.
+    """
+    shared = {key: value for key, value in values.items() if key not in ("models", "overwrite")} | {
+        "engine": resolve_engine(args.engine),
+        "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
+        "in_domain": in_domain_of(list(splits), args.in_domain),
+    }
+    shared["data_fingerprints"] = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
+    folders = {}
+    for name, model in models.items():
+        settings = {**shared, "model": model, "model_fingerprint": fingerprint(model)}
+        base = find_base(model, args.base_model)
+        if base != model:
+            settings["base_fingerprint"] = fingerprint(base)
+        same = NOT_COMPARED | {"model", "data", "base_model"}  # their fingerprints are compared
+        folders[name] = RunFolder(Path(args.output_dir) / name, settings, args.overwrite, not_compared=same)
+    return folders
 
 
 def evaluate(
@@ -118,7 +127,7 @@ def evaluate(
         drawn = [prediction for rows in sampled.values() for prediction in rows]
         save_predictions(drawn, folder.path / "sampled_predictions.parquet")
     save_confusions(name, greedy, folder.path)
-    folder.finish(metrics)
+    folder.write_metrics(metrics)
     shutil.rmtree(journals)
     if "wandb" in args.report_to:
         log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
@@ -129,13 +138,5 @@ def evaluate(
         print(f"  {split}: accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}], format {form:.3f}", flush=True)
 
 
-def _values(values: dict[str, Any], model: str, hashes: dict[str, str]) -> dict[str, Any]:
-    """Return what decides one model's result: the configuration for this model alone, its weights and the data."""
-    own = {key: value for key, value in values.items() if key not in ("models", "overwrite")}
-    base = base_of(model, values["base_model"])
-    prints = {"model_fingerprint": fingerprint(model), "data_fingerprints": hashes}
-    return {**own, "model": model, **prints, **({"base_fingerprint": fingerprint(base)} if base != model else {})}
-
-
 if __name__ == "__main__":
-    cli(main)
+    run_recipe(main)

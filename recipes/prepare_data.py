@@ -13,12 +13,12 @@ why; contact_sheet.png shows it. No GPU is needed. A data set that is prepared a
 from pathlib import Path
 
 from emor3_trl.data.arguments import PreparationArguments, open_source
-from emor3_trl.run.command_line import cli, parse, user_errors
+from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 
 def main() -> None:
     """Parse, list the candidates, then draw and write."""
-    (args,) = parse([PreparationArguments]).arguments
+    (args,) = parse_arguments([PreparationArguments], about=__doc__).arguments
     if args.dataset == "demo":
         prepare_demo(Path(args.output_dir), args.seed)
         return
@@ -57,4 +57,4 @@ def prepare_demo(output_dir: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    run_recipe(main)

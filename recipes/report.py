@@ -25,12 +25,12 @@ from emor3_trl.report.terminal import (
     summarise_run,
     table,
 )
-from emor3_trl.run.command_line import cli, parse, user_errors
+from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 
 def main() -> None:
     """Parse, gather everything, then write and print."""
-    (args,) = parse([ReportArguments], argv=_folders_first(sys.argv[1:])).arguments
+    (args,) = parse_arguments([ReportArguments], argv=_folders_first(sys.argv[1:]), about=__doc__).arguments
     runs = [Path(run) for run in dict.fromkeys(args.runs)]
     with user_errors():
         evaluations = load_evaluations(runs)
@@ -83,4 +83,4 @@ def _folders_first(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli(main)
+    run_recipe(main)

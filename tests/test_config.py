@@ -13,7 +13,7 @@ from emor3_trl import EmoR3Trainer
 from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
 from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, parse
+from emor3_trl.run.command_line import UserError, parse_arguments
 
 CPU = {"bf16": False, "use_cpu": True, "report_to": "none"}
 NO_ENGINE = {**CPU, "use_vllm": False}
@@ -29,7 +29,7 @@ def refuse_on_the_command_line(config: type, folder: Path, settings: dict) -> st
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"data": "d", "output_dir": str(folder), **settings}))
     with pytest.raises(UserError) as error:
-        parse((RunArguments, ModelConfig, config), argv=["--config", str(path)])
+        parse_arguments((RunArguments, ModelConfig, config), argv=["--config", str(path)])
     return str(error.value)
 
 

@@ -1,8 +1,57 @@
 """What a launch is: its processes, its devices, and what each process loads."""
 
+from collections.abc import Callable
+
 import pytest
+import torch
 
 from emor3_trl import launch
+from emor3_trl.engines import opening
+from emor3_trl.run import checks, folder
+
+GPU_SETTINGS = {"bf16": True, "vllm_enable_sleep_mode": True, "optim": "paged_adamw_8bit"}
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let torch see two accelerators of one kind, or none."""
+
+    def see(kind: str) -> None:
+        for name in ("cuda", "xpu"):
+            accelerator = getattr(torch, name)
+            monkeypatch.setattr(accelerator, "is_available", lambda name=name: name == kind)
+            monkeypatch.setattr(accelerator, "device_count", lambda name=name: 2 if name == kind else 0)
+            monkeypatch.setattr(accelerator, "get_device_name", lambda index, name=name: f"{name} {index}")
+            monkeypatch.setattr(accelerator, "is_bf16_supported", lambda: True)
+
+    return see
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_configuration_and_engine_agree_on_an_accelerator_of_any_kind(
+    pretend: Callable[[str], None], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(kind)
+    assert launch.device_type() == kind
+    checks.check_gpu(GPU_SETTINGS, None)  # the configuration may ask for what a GPU has
+    assert opening.compute_dtype("auto") is torch.bfloat16
+    assert not {"block_size", "enforce_eager"} & set(opening.engine_options("bfloat16"))  # those of a CPU
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    opening.prepare_cpu_engine()
+    assert "VLLM_CPU_KVCACHE_SPACE" not in opening.os.environ
+    assert folder.describe_environment()["devices"] == [f"{kind} 0", f"{kind} 1"]
+    assert launch.count_devices() == 2
+
+
+def test_configuration_and_engine_agree_on_a_cpu(pretend: Callable[[str], None]) -> None:
+    pretend("cpu")
+    assert launch.device_type() == "cpu"
+    with pytest.raises(ValueError, match="bf16, vllm_enable_sleep_mode, optim need a GPU"):
+        checks.check_gpu(GPU_SETTINGS, None)
+    assert opening.compute_dtype("auto") is torch.float32
+    assert opening.engine_options("float32")["enforce_eager"]
+    assert folder.describe_environment()["devices"] == ["cpu"]
+    assert launch.count_devices() == 0
 
 
 @pytest.mark.parametrize(

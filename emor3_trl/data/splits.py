@@ -25,7 +25,7 @@ from emor3_trl.data.resizing import to_pixel_budget
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.prompts import PromptStyle, prompt_text
 
-__all__ = ["COLUMNS", "SplitWriter", "content_hash", "load_split", "to_pixel_budget", "write_split"]
+__all__ = ["COLUMNS", "SplitWriter", "content_hash", "count_rows", "load_split", "to_pixel_budget", "write_split"]
 
 COLUMNS = ("id", "image", "emotion", "label_space", "source")
 FULL_CHECK_LIMIT = (
@@ -105,6 +105,20 @@ def load_split(
     features = Features({name: features[name] for name in order})
     table = table.select(order).replace_schema_metadata(None).cast(features.arrow_schema)
     return Dataset(table, info=DatasetInfo(features=features))
+
+
+def count_rows(data_dir: str | Path, split: str) -> int:
+    """Return the number of rows of a split, from the footer of its file: no row is read and no image decoded.
+
+    Raises:
+        FileNotFoundError: if the folder or the split does not exist.
+        ValueError: if it is no Parquet file.
+    """
+    path = _split_path(Path(data_dir), split)
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a Parquet file ({error}). Prepare the data again.") from error
 
 
 def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, Any]]) -> Path:

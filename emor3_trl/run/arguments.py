@@ -13,12 +13,18 @@ class RunArguments:
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
     prompt_style: Literal["set", "think", "direct"] = field(
         default="set",
-        metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+        metadata={"help": "'set': Structured Emotional Thinking; 'think': plain thinking; 'direct': the answer only."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
     processes: int | None = field(
         default=None,
-        metadata={"help": "Processes (GPUs) that the batch arithmetic is written for; another number is an error."},
+        metadata={"help": "Processes (GPUs) that the batch is written for. Another number is an error."},
     )
     plan: bool = field(default=False, metadata={"help": "Print what would run, and stop."})
     overwrite: bool = field(default=False, metadata={"help": "Replace another run in output_dir."})
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}. Expected 1 or more, or leave it unset.")

@@ -21,6 +21,7 @@ from trl import ModelConfig, TrlParser, get_quantization_config
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.launch import world_size
 from emor3_trl.run.checks import check_arguments, check_values
+from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.wandb import prepare_reporting
 
 
@@ -56,16 +57,18 @@ class _Parser(TrlParser):
         elif message.startswith("the following arguments are required"):
             names = ", ".join(name.split("/")[0] for name in message.split(": ", 1)[1].split(", "))
             message = f"{names} must be set, in a --config file or as a flag."
-        raise UserError(f"{message}{_in(self.source)}")
+        raise UserError(f"{message}{_name_source(self.source)}")
 
 
 _KINDS = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
 
 
-def parse(
+def parse_arguments(
     dataclass_types: Sequence[type],
     default_config: str | Path | None = None,
     argv: Sequence[str] | None = None,
+    about: str = "",
+    groups: OptionGroups | None = None,
 ) -> Parsed:
     """Read the command line and its YAML, and check both before anything is loaded.
 
@@ -73,31 +76,40 @@ def parse(
         dataclass_types: the argument classes; their fields are the YAML's keys and the flags.
         default_config: the YAML to take when `--config` is not given.
         argv: the arguments; those of the process by default.
+        about: the recipe's docstring, with which `--help` begins.
+        groups: the options that `--help` shows; by default all. `--help_all` shows all.
 
     Returns:
         The arguments, the resolved values and the YAML's path.
 
     Raises:
         UserError: for an unknown key or flag, a value of the wrong type, a file that is not there, or values that
-            cannot run on this machine (see `emor3_trl.checks`).
+            cannot run on this machine (see `run.checks`).
+        SystemExit: after `--help` and `--help_all`.
     """
     arguments = [part for item in (sys.argv[1:] if argv is None else argv) for part in _split_config(item)]
     if "--debug" in arguments:
         arguments.remove("--debug")
         os.environ["EMOR3_DEBUG"] = "1"
+    if {"--help", "-h"} & set(arguments):
+        print(describe_options(about, dataclass_types, groups))
+        raise SystemExit(0)
     with user_errors():
         parser = _Parser(list(dataclass_types), allow_abbrev=False)
+        if "--help_all" in arguments:
+            parser.print_help()
+            raise SystemExit(0)
         parser.source = _take_config(arguments, default_config)
         if parser.source is not None:
-            config = _read(parser.source)
+            config = _read_config(parser.source)
             _check_keys(config, dataclass_types, parser.source)
             parser.set_defaults_with_config(**config)
         _check_repeated(parser, arguments)
         namespace, unknown = parser.parse_known_args(arguments)
         if unknown:
-            raise UserError(_unknown_flag(unknown, _fields(dataclass_types)))
+            raise UserError(_explain_unknown_flag(unknown, _list_fields(dataclass_types)))
         values = vars(namespace)
-        _check_json(values, _fields(dataclass_types))
+        _check_json(values, _list_fields(dataclass_types))
         check_values(values, parser.source)
         known = _values_for_plan(values) if values.get("plan") else values
         built = tuple(
@@ -119,7 +131,7 @@ def user_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def cli(main: Callable[[], None]) -> None:
+def run_recipe(main: Callable[[], None]) -> None:
     """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with EMOR3_DEBUG=1: a traceback)."""
     # vLLM warns before it reads its own setting, so its logger is told as well.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -143,7 +155,7 @@ def cli(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dict[str, Any]:
+def build_model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dict[str, Any]:
     """Return what `from_pretrained` gets, for the policy and for the reference model.
 
     Args:
@@ -157,8 +169,8 @@ def model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dic
         "quantization_config": get_quantization_config(model),
         "use_safetensors": True,  # a pickle can run code
     }
-    before = given if isinstance(given, dict) else {}
-    return {**before, **{key: value for key, value in options.items() if value is not None}}
+    kept = given if isinstance(given, dict) else {}
+    return {**kept, **{key: value for key, value in options.items() if value is not None}}
 
 
 def _split_config(item: str) -> list[str]:
@@ -177,15 +189,15 @@ def _take_config(arguments: list[str], default: str | Path | None) -> Path | Non
 
 
 def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
-    """Refuse a list that is given twice, of which argparse would keep the second only."""
+    """Refuse a list that is given twice: argparse would keep the second alone."""
     for action in parser._actions:
-        given = [flag for flag in arguments if flag.split("=")[0] in action.option_strings]
-        if len(given) > 1 and action.nargs in ("+", "*"):
-            raise UserError(f"{' and '.join(given)} are given. Write the list once: {given[0].split('=')[0]} A B C.")
+        flags = [argument for argument in arguments if argument.split("=")[0] in action.option_strings]
+        if len(flags) > 1 and action.nargs in ("+", "*"):
+            raise UserError(f"{' and '.join(flags)} are given. Write the list once: {flags[0].split('=')[0]} A B C.")
 
 
 def _check_json(values: dict[str, Any], known: dict[str, Any]) -> None:
-    """Refuse a mapping that is given as text and is no JSON, by its name."""
+    """Refuse text that stands for a mapping and is no JSON."""
     for key, value in values.items():
         if isinstance(value, str) and value.startswith("{") and _fits({}, known[key]):
             try:
@@ -194,10 +206,10 @@ def _check_json(values: dict[str, Any], known: dict[str, Any]) -> None:
                 raise UserError(f"{key} is set to '{value}'; expected JSON ({error}).") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        there = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"Config file '{path}' does not exist." + (f" There are: {', '.join(there)}." if there else ""))
+        neighbours = ", ".join(sorted(map(str, path.parent.glob("*.yaml"))))
+        raise UserError(f"Config file '{path}' does not exist." + (f" There are: {neighbours}." if neighbours else ""))
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -207,22 +219,22 @@ def _read(path: Path) -> dict[str, Any]:
     return config
 
 
-def _fields(dataclass_types: Sequence[type]) -> dict[str, Any]:
+def _list_fields(dataclass_types: Sequence[type]) -> dict[str, Any]:
     return {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items() if name[0] != "_"}
 
 
 def _check_keys(config: dict[str, Any], dataclass_types: Sequence[type], source: Path) -> None:
-    known = _fields(dataclass_types)
+    known = _list_fields(dataclass_types)
     for key, value in config.items():
         if key not in known:
-            raise UserError(f"Unknown key '{key}' in '{source}'.{_nearest(key, known)}")
+            raise UserError(f"Unknown key '{key}' in '{source}'.{_suggest_nearest(key, known)}")
         if value is not None and not _fits(value, known[key]):
             hint = (
                 ' (a bare yes/no/on/off is a truth value in YAML: quote it, as in "no")'
                 if value in (True, False)
                 else ""
             )
-            raise UserError(f"{key} is set to {value!r} in '{source}'; expected {_describe(known[key])}{hint}.")
+            raise UserError(f"{key} is set to {value!r} in '{source}'; expected {_describe_type(known[key])}{hint}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -243,9 +255,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
-def _describe(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(hint) if option is not type(None))
+        return " or ".join(_describe_type(option) for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     hint = get_origin(hint) or hint
@@ -262,22 +274,22 @@ def _describe(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _unknown_flag(unknown: list[str], known: dict[str, Any]) -> str:
+def _explain_unknown_flag(unknown: list[str], known: dict[str, Any]) -> str:
     first = unknown[0]
     if first.endswith((".yaml", ".yml")):
         return f"Unexpected argument '{first}'. To use it as the configuration: --config {first}"
     if not first.startswith("--"):
         return f"Unexpected argument '{first}'. Options are given as --name value."
     name = first[2:].split("=")[0]
-    return f"Unknown flag '--{name}'.{_nearest(name, known, '--')} --help lists all."
+    return f"Unknown flag '--{name}'.{_suggest_nearest(name, known, '--')} --help_all lists all."
 
 
-def _nearest(name: str, known: dict[str, Any], prefix: str = "") -> str:
+def _suggest_nearest(name: str, known: dict[str, Any], prefix: str = "") -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
     return f" Did you mean '{prefix}{close[0]}'?" if close else ""
 
 
-def _in(source: Path | None) -> str:
+def _name_source(source: Path | None) -> str:
     return f" (Configuration: '{source}'.)" if source else ""
 
 

@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
 from emor3_trl.files import write_text
+from emor3_trl.launch import count_devices, device_type, world_size
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})  # never written to a run's folder
@@ -36,8 +37,12 @@ class RunFolder:
         path: the folder.
         values: the run's resolved configuration.
         overwrite: replace what another, or a finished, run left there.
-        sources: what identifies the weights and the data that the run starts from (see `sources`).
+        sources: what identifies the weights and the data that the run starts from (see `digest_sources`).
         not_compared: configuration keys that do not change what the run computes.
+
+    Attributes:
+        is_finished: whether the folder holds this very run, and its metrics.
+        checkpoint: where a stopped run goes on; None for a new one.
 
     Raises:
         FileExistsError: if the folder holds another run, or files that no run wrote.
@@ -53,11 +58,11 @@ class RunFolder:
         not_compared: frozenset[str] = NOT_COMPARED,
     ) -> None:
         self.path = Path(path)
-        self.values = _plain(values)
+        self.values = _to_plain(values)
         self.overwrite = overwrite
         self.sources = sources or {}
         self.not_compared = not_compared
-        self.finished = False
+        self.is_finished = False
         self.checkpoint: str | None = None
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output_dir '{path}' is a file. Choose another --output_dir.")
@@ -73,25 +78,25 @@ class RunFolder:
             )
         if overwrite:
             return
-        differing = self._differing()
-        if differing:
+        differences = self._list_differences()
+        if differences:
             raise FileExistsError(
                 f"output_dir '{path}' holds {'a finished' if self._has_metrics() else 'an unfinished'} run of another "
-                f"configuration; different: {'; '.join(differing)}. Choose another --output_dir, or replace it with "
+                f"configuration; different: {'; '.join(differences)}. Choose another --output_dir, or replace it with "
                 "--overwrite."
             )
-        self.finished = self._has_metrics()
-        self.checkpoint = None if self.finished else last_checkpoint(self.path)
+        self.is_finished = self._has_metrics()
+        self.checkpoint = None if self.is_finished else find_last_checkpoint(self.path)
 
-    def say_finished(self) -> None:
-        """Print that there is nothing to do."""
+    def say_nothing_to_do(self) -> None:
+        """Print that the folder holds the finished run."""
         _say(f"{self.path}: already finished with this configuration, nothing to do (--overwrite runs it again)")
 
     def begin(self) -> None:
         """Write `config.yaml` and `environment.json` (main process only); remove what `overwrite` replaces."""
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world_size() > 1:
             PartialState().wait_for_everyone()  # no rank still reads what the main one replaces
-        if not _main_process():
+        if not _is_main_process():
             return
         if self.overwrite and self.path.is_dir():
             shutil.rmtree(self.path)
@@ -100,17 +105,19 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         values = {key: None if key in SECRETS else value for key, value in self.values.items()}
         write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        write_text(self.path / ENVIRONMENT, json.dumps(environment() | {"sources": self.sources}, indent=2) + "\n")
+        environment = {**describe_environment(), "sources": self.sources}
+        write_text(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
-    def finish(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`; from now on the run counts as finished."""
-        if _main_process():
-            write_text(self.path / METRICS, json.dumps(_plain(metrics), indent=2) + "\n")
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`, by which the run counts as finished from now on."""
+        if _is_main_process():
+            write_text(self.path / METRICS, json.dumps(_to_plain(metrics), indent=2) + "\n")
 
     def _has_metrics(self) -> bool:
         return (self.path / METRICS).is_file()
 
-    def _differing(self) -> list[str]:
+    def _list_differences(self) -> list[str]:
+        """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
         try:
             before = dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
         except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -126,48 +133,49 @@ class RunFolder:
         ]
 
 
-def sources(model: str, data: str, split: str) -> dict[str, str]:
-    """Return digests of what a run starts from, so that a retrained model or new data is not taken for the old."""
+def digest_sources(model: str, data: str, split: str) -> dict[str, str]:
+    """Return digests of the weights and the data that a run starts from: a retrained model makes another run."""
     return {"weights of the model": fingerprint(model), "training data": fingerprint(Path(data) / f"{split}.parquet")}
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def find_last_checkpoint(folder: Path) -> str | None:
     """Return the last complete `checkpoint-N` of a folder.
 
-    A run that was killed while it saved leaves a checkpoint without a readable `trainer_state.json`, which the trainer
-    writes last; such a one is passed over.
+    The trainer writes `trainer_state.json` last. A run that was killed while it saved left none that can be read, and
+    its checkpoint is skipped.
     """
-    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+    steps = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
+    for step in sorted(steps, reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text())
+            json.loads((steps[step] / "trainer_state.json").read_text())
         except (OSError, ValueError):
-            _say(f"{path}: incomplete, passed over")
+            _say(f"{steps[step]}: incomplete, skipped")
             continue
-        return str(path)
+        return str(steps[step])
     return None
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return what a reader needs to run it again: versions, machine, devices, commit and command."""
+    accelerators = getattr(torch, device_type())
     versions = {}
     for name in ("emor3_trl", *PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *_without_secrets(sys.argv[1:])],
-        "commit": _commit(),
+        "command": [Path(sys.argv[0]).name, *_hide_secrets(sys.argv[1:])],
+        "commit": _read_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["cpu"],
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "devices": [accelerators.get_device_name(index) for index in range(count_devices())] or ["cpu"],
+        "processes": world_size(),
         "versions": versions,
     }
 
 
-def _without_secrets(arguments: list[str]) -> list[str]:
+def _hide_secrets(arguments: list[str]) -> list[str]:
     shown = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name = argument.split("=")[0]
@@ -176,12 +184,12 @@ def _without_secrets(arguments: list[str]) -> list[str]:
     return shown
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Return a value as YAML and JSON hold it."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if hasattr(value, "value") and not isinstance(value, (str, int, float)):
         return value.value
     if isinstance(value, bool) or value is None or type(value) in (str, int, float):
@@ -192,7 +200,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _commit() -> str | None:
+def _read_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -200,10 +208,10 @@ def _commit() -> str | None:
         return None
 
 
-def _main_process() -> bool:
+def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
 def _say(text: str) -> None:
-    if _main_process():
+    if _is_main_process():
         print(text, flush=True)

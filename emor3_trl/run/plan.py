@@ -43,7 +43,7 @@ KNOWN = {
 }
 
 
-def model_shape(path: str) -> Shape:
+def read_shape(path: str) -> Shape:
     """Return the sizes of a model: of a local checkpoint from its config (weights stay on torch's meta device).
 
     Raises:
@@ -72,7 +72,7 @@ def model_shape(path: str) -> Shape:
     )
 
 
-def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[str, float, float, float]]:
+def estimate_memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[str, float, float, float]]:
     """Estimate the memory of one process by part.
 
     Returns:
@@ -82,13 +82,13 @@ def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[s
     """
     width = BYTES.get(str(values.get("dtype")), 4)
     lora = bool(values.get("use_peft"))
-    trained = _lora_parameters(values, shape) if lora else shape.parameters
+    trained = _count_lora_parameters(values, shape) if lora else shape.parameters
     base = shape.parameters * (0.55 if values.get("load_in_4bit") else width)
     width = 4 if lora else width  # adapters train in float32
     weights = base + (trained * 4 if lora else 0)
     gradients, optimizer = trained * width, trained * width * 2
     reference = shape.parameters * width if values.get("beta") and not lora else 0.0
-    activations = _activations(values, shape)
+    activations = _estimate_activations(values, shape)
     share = 1 / processes
     # DeepSpeed in bf16 trains a bf16 copy and keeps float32 weights with the optimizer's state.
     mixed = values.get("bf16") is not False and width == 4 and not lora
@@ -102,7 +102,7 @@ def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[s
     ]
     if values.get("use_vllm"):
         engine = shape.parameters * (2 if values.get("bf16") is not False else width)
-        cache = _key_value_cache(values, shape, processes)
+        cache = _estimate_cache(values, shape, processes)
         rows += [
             ("vLLM weights", engine, engine, engine),
             ("vLLM KV of one rollout", cache, cache, cache),
@@ -110,19 +110,19 @@ def memory(values: dict[str, Any], shape: Shape, processes: int) -> list[tuple[s
     return [(part, *(value / GIB for value in row)) for part, *row in rows]  # type: ignore[misc]
 
 
-def plan(values: dict[str, Any], samples: int, processes: int) -> str:
+def describe_run(values: dict[str, Any], samples: int, processes: int) -> str:
     """Return what a configuration would run, as text for a terminal.
 
     Raises:
         ValueError: if the model's sizes are not known, or the samples do not fill one rollout.
     """
-    shape = model_shape(values["model_name_or_path"])
+    shape = read_shape(values["model_name_or_path"])
     count = count_batches(values, samples, processes)
     return "\n".join(_lines(values, samples, processes, shape, count))
 
 
 def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, count: Batches) -> Iterator[str]:
-    prompt, completion = prompt_tokens(values), values["max_completion_length"]
+    prompt, completion = count_prompt_tokens(values), values["max_completion_length"]
     yield f"model        {values['model_name_or_path']} ({shape.parameters / 1e6:,.1f} M parameters)"
     yield f"data         {values['data']}: {samples:,} samples of {values['train_split']}"
     yield f"processes    {processes}"
@@ -140,24 +140,24 @@ def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, c
     yield f"reflection   {questions}"
     yield ""
     yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"
-    rows = memory(values, shape, processes)
-    yield from (_row(*row) for row in rows)
+    rows = estimate_memory(values, shape, processes)
+    yield from (_format_row(*row) for row in rows)
     training = [row for row in rows if not (values.get("vllm_enable_sleep_mode") and row[0].startswith("vLLM"))]
     generating = [row for row in rows if not row[0].startswith(("gradients", "activations"))]
     for title, counted in (("peak while training", training), ("peak while generating", generating)):
-        yield _row(
+        yield _format_row(
             title, sum(row[1] for row in counted), sum(row[2] for row in counted), sum(row[3] for row in counted)
         )
     yield ""
     yield "files"
-    yield from (f"  {name}" for name in planned_files(values, count.updates))
+    yield from (f"  {name}" for name in list_files(values, count.updates))
 
 
-def _row(part: str, alone: float, zero2: float, zero3: float) -> str:
+def _format_row(part: str, alone: float, zero2: float, zero3: float) -> str:
     return f"  {part:<36}{alone:>11.2f}{zero2:>10.2f}{zero3:>17.2f}"
 
 
-def prompt_tokens(values: dict[str, Any]) -> int:
+def count_prompt_tokens(values: dict[str, Any]) -> int:
     """Return the longest prompt in tokens: what the engine's length leaves, or the largest prepared picture's."""
     longest = [PROMPT_LIMIT]
     if values.get("vllm_max_model_length"):
@@ -169,7 +169,7 @@ def prompt_tokens(values: dict[str, Any]) -> int:
     return min(longest)
 
 
-def planned_files(values: dict[str, Any], updates: int) -> list[str]:
+def list_files(values: dict[str, Any], updates: int) -> list[str]:
     """Return the files that a run writes into its folder."""
     folder = Path(values["output_dir"])
     files = [str(folder / name) for name in ("config.yaml", "environment.json", "trainer_state.json", "metrics.json")]
@@ -182,13 +182,13 @@ def planned_files(values: dict[str, Any], updates: int) -> list[str]:
     return files
 
 
-def _lora_parameters(values: dict[str, Any], shape: Shape) -> int:
+def _count_lora_parameters(values: dict[str, Any], shape: Shape) -> int:
     # attention (q, k, v, o) and the three feed-forward projections, each r x (in + out)
     attention = 2 * (2 * shape.hidden) + 2 * (shape.hidden + shape.key_value_size)
     return int(shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate)))
 
 
-def _prompts_at_once(values: dict[str, Any]) -> int:
+def _count_prompts_at_once(values: dict[str, Any]) -> int:
     """Return how many times a prompt is computed in one micro-batch, at most."""
     rows = values["per_device_train_batch_size"]
     if not values.get("shared_prefix", True) or values.get("attn_implementation") not in (None, "sdpa"):
@@ -196,9 +196,9 @@ def _prompts_at_once(values: dict[str, Any]) -> int:
     return count_prompts_at_once(rows, values["num_generations"])
 
 
-def _activations(values: dict[str, Any], shape: Shape) -> float:
+def _estimate_activations(values: dict[str, Any], shape: Shape) -> float:
     completions = values["per_device_train_batch_size"] * values["max_completion_length"]
-    tokens = _prompts_at_once(values) * prompt_tokens(values) + completions
+    tokens = _count_prompts_at_once(values) * count_prompt_tokens(values) + completions
     width = 2 if values.get("bf16") is not False else 4
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
     kept = layer * shape.layers
@@ -209,10 +209,10 @@ def _activations(values: dict[str, Any], shape: Shape) -> float:
     return float(kept + tile)
 
 
-def _key_value_cache(values: dict[str, Any], shape: Shape, processes: int) -> float:
+def _estimate_cache(values: dict[str, Any], shape: Shape, processes: int) -> float:
     sequences = divide_rollout(values, processes)[0] // processes
     group = min(values["num_generations"], sequences)
     width = 2 if values.get("bf16") is not False else 4
     # siblings share the blocks of their prompt
-    tokens = sequences * values["max_completion_length"] + sequences // group * prompt_tokens(values)
+    tokens = sequences * values["max_completion_length"] + sequences // group * count_prompt_tokens(values)
     return float(2 * shape.layers * shape.key_value_size * width * tokens)

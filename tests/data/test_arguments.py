@@ -8,11 +8,11 @@ from downloads import save, write_emoset
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sources.candidates import FolderImages
-from emor3_trl.run.command_line import UserError, parse
+from emor3_trl.run.command_line import UserError, parse_arguments
 
 
 def prepare_as_told(arguments: list[str]) -> None:
-    (args,) = parse([PreparationArguments], argv=arguments).arguments
+    (args,) = parse_arguments([PreparationArguments], argv=arguments).arguments
     prepare(open_source(args), args.output_dir, args.build_sampling(), args.build_budget())
 
 

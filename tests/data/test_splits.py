@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import emor3_trl.data.splits
-from emor3_trl.data import content_hash, load_split, write_split
+from emor3_trl.data import content_hash, count_rows, load_split, write_split
 from emor3_trl.emotions import EMOTION6
 from emor3_trl.prompts import prompt_text
 
@@ -25,6 +25,22 @@ def png(image):
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def test_rows_are_counted_without_reading_one(tmp_path, monkeypatch):
+    path = write_split(tmp_path, "train", [row(number) for number in range(7)])
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    path.write_bytes(b"\0" * (len(content) - footer) + content[-footer:])  # not one row is left
+    assert count_rows(tmp_path, "train") == 7
+
+
+def test_rows_of_no_split_cannot_be_counted(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no split 'train'"):
+        count_rows(tmp_path, "train")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"train\.parquet cannot be read as a Parquet file"):
+        count_rows(tmp_path, "train")
 
 
 def test_a_split_is_read_back_with_its_prompts(tmp_path):

@@ -22,8 +22,8 @@ from emor3_trl.evaluation.arguments import EvaluationArguments
 from emor3_trl.groups.batching import check_batch, count_batches
 from emor3_trl.run import checks
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, parse
-from emor3_trl.run.plan import memory, model_shape
+from emor3_trl.run.command_line import UserError, parse_arguments
+from emor3_trl.run.plan import estimate_memory, read_shape
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
@@ -85,7 +85,7 @@ def test_there_are_configurations() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_yaml_parses_by_the_real_classes(path: Path) -> None:
-    parsed = parse(classes(path), argv=["--config", str(path), *flags(path)])
+    parsed = parse_arguments(classes(path), argv=["--config", str(path), *flags(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         if key not in (*WITHOUT_GPU, "report_to"):
             assert parsed.values[key] == value, key
@@ -96,19 +96,19 @@ def test_unknown_key_fails(path: Path, tmp_path: Path) -> None:
     changed = tmp_path / path.name
     changed.write_text(path.read_text() + "learning_rat: 1\n")
     with pytest.raises(UserError, match=r"Unknown key 'learning_rat'"):
-        parse(classes(path), argv=["--config", str(changed), *flags(path)])
+        parse_arguments(classes(path), argv=["--config", str(changed), *flags(path)])
 
 
 @pytest.mark.parametrize("path", REAL, ids=name)
 def test_gpu_configuration_is_refused_without_a_gpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "gpu_available", lambda: False)
     with pytest.raises(UserError, match=r"bf16.*recipes/configs/demo"):
-        parse(classes(path), argv=["--config", str(path), "--report_to", "none"])
+        parse_arguments(classes(path), argv=["--config", str(path), "--report_to", "none"])
 
 
 @pytest.mark.parametrize("path", [path for path in REAL if is_grpo(path)], ids=name)
 def test_real_configuration_follows_the_paper_and_the_reference(path: Path) -> None:
-    values = parse(classes(path), argv=["--config", str(path), *flags(path)]).values
+    values = parse_arguments(classes(path), argv=["--config", str(path), *flags(path)]).values
     check_batch(values, values["processes"])
     wanted = {
         "beta": 0.01,
@@ -128,7 +128,7 @@ def test_real_configuration_follows_the_paper_and_the_reference(path: Path) -> N
 
 @pytest.mark.parametrize("path", [path for path in REAL if not is_grpo(path)], ids=name)
 def test_real_cold_start_needs_no_split_that_prepare_data_does_not_write(path: Path) -> None:
-    values = parse(classes(path), argv=["--config", str(path), *flags(path)]).values
+    values = parse_arguments(classes(path), argv=["--config", str(path), *flags(path)]).values
     assert (values["train_split"], values["eval_split"]) == ("train", None)
 
 
@@ -136,8 +136,10 @@ def test_real_cold_start_needs_no_split_that_prepare_data_does_not_write(path: P
 def test_lora_configurations_are_planned_to_fit_their_card(stem: str, card: int) -> None:
     for path in REAL:
         if path.stem.endswith(stem):
-            values = parse(classes(path), argv=["--config", str(path), "--plan", "--report_to", "none"]).values
-            rows = memory(values, model_shape(values["model_name_or_path"]), 1)
+            values = parse_arguments(
+                classes(path), argv=["--config", str(path), "--plan", "--report_to", "none"]
+            ).values
+            rows = estimate_memory(values, read_shape(values["model_name_or_path"]), 1)
             assert sum(alone for part, alone, *_ in rows if not part.startswith("vLLM")) < 0.9 * card
 
 

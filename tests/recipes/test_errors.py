@@ -69,6 +69,17 @@ def test_plan_stops_without_a_model(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_counts_rows_and_decodes_no_image(tmp_path: Path, tiny_model_dir: Path) -> None:
+    """No image of this data could be decoded."""
+    row = {"image": b"no image", "emotion": "awe", "label_space": ["awe", "fear"], "source": "test"}
+    write_split(tmp_path / "data", "train", [{**row, "id": str(number)} for number in range(70)])
+    arguments = ["--data", str(tmp_path / "data"), "--model_name_or_path", str(tiny_model_dir), "--plan"]
+    for limit, expected in (([], "70 samples of train"), (["--max_samples", "64"], "64 samples of train")):
+        result = grpo(tmp_path, "--config", DEMO, *arguments, *limit)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+
+
 def training_arguments(folder: Path, model: Path) -> list[str]:
     """Write eight rows into `folder`, and return the arguments of four short steps on them."""
     labels = ["awe", "fear"]

@@ -14,7 +14,7 @@ import torch
 from tiny_model import tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl.checkpoints import check_checkpoint, check_fit, room_for, whole_checkpoint
+from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, whole_checkpoint
 from emor3_trl.context_length import longest_prompt, prompt_lengths
 from emor3_trl.data import load_split, write_split
 from emor3_trl.emotions import EMOSET_8, EMOTION6
@@ -236,7 +236,7 @@ def test_a_disk_without_room_is_named(tmp_path, place):
         check_room(tmp_path, 10**15, "the evaluation")
     weights = sum(file.stat().st_size for file in (place / "model").glob("*.safetensors"))
     adapter, model = str(place / "adapter"), str(place / "model")
-    few, many = (room_for([adapter, adapter, model], None, count, 100) for count in (0, 1_000))
+    few, many = (estimate_room([adapter, adapter, model], None, count, 100) for count in (0, 1_000))
     assert few == weights  # one merged adapter at a time
     assert many > weights + 3 * 1_000 * 100 * 4 * 2  # text and steps of every completion
 

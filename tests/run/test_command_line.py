@@ -11,7 +11,7 @@ from trl import ModelConfig
 from emor3_trl.config import EmoR3Config
 from emor3_trl.run import checks
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, cli, parse, user_errors
+from emor3_trl.run.command_line import UserError, parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import RunFolder
 
 CLASSES = (RunArguments, ModelConfig, EmoR3Config)
@@ -26,7 +26,7 @@ def write(folder: Path, **changes: object) -> str:
 
 def test_yaml_is_a_run_and_flags_override_it(tmp_path: Path) -> None:
     config = write(tmp_path, learning_rate="3e-5", num_generations=4, vllm_engine_options={"block_size": 32})
-    parsed = parse(CLASSES, argv=["--config", config, "--num_generations", "2"])
+    parsed = parse_arguments(CLASSES, argv=["--config", config, "--num_generations", "2"])
     run, _, args = parsed.arguments
     assert (run.data, args.learning_rate, args.num_generations) == ("d", 3e-5, 2)
     assert args.lr_scheduler_type == SchedulerType.CONSTANT
@@ -35,10 +35,10 @@ def test_yaml_is_a_run_and_flags_override_it(tmp_path: Path) -> None:
 
 
 def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
-    first = parse(CLASSES, argv=["--config", write(tmp_path, beta=0.02)])
+    first = parse_arguments(CLASSES, argv=["--config", write(tmp_path, beta=0.02)])
     RunFolder(tmp_path / "run", first.values).begin()
-    again = parse(CLASSES, argv=["--config", str(tmp_path / "run" / "config.yaml")])
-    assert not RunFolder(tmp_path / "run", again.values).finished  # no "holds another run"
+    again = parse_arguments(CLASSES, argv=["--config", str(tmp_path / "run" / "config.yaml")])
+    assert not RunFolder(tmp_path / "run", again.values).is_finished  # no "holds another run"
     assert again.arguments[2].beta == 0.02
 
 
@@ -101,7 +101,7 @@ def test_mistakes_are_named_before_anything_loads(
     monkeypatch.setattr(checks, "gpu_available", lambda: False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(UserError) as error:
-        parse(CLASSES, argv=["--config", write(tmp_path, **changes), *flags])
+        parse_arguments(CLASSES, argv=["--config", write(tmp_path, **changes), *flags])
     for part in expected:
         assert part in str(error.value)
 
@@ -118,27 +118,27 @@ def test_a_plan_divides_the_batch_of_the_planned_processes(tmp_path: Path, batch
     config = write(tmp_path, processes=8, num_generations=16 if refused else 8, **batch)
     if refused:
         with pytest.raises(UserError, match=refused):
-            parse(CLASSES, argv=["--config", config, "--plan"])
+            parse_arguments(CLASSES, argv=["--config", config, "--plan"])
         return
-    parsed = parse(CLASSES, argv=["--config", config, "--plan"])
+    parsed = parse_arguments(CLASSES, argv=["--config", config, "--plan"])
     assert parsed.values["per_device_train_batch_size"] == 1
 
 
 def test_missing_config_lists_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(UserError, match=r"nope\.yaml' does not exist.*config\.yaml"):
-        parse(CLASSES, argv=["--config", str(tmp_path / "nope.yaml")])
+        parse_arguments(CLASSES, argv=["--config", str(tmp_path / "nope.yaml")])
 
 
 def test_config_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=r"model\.yaml' is not valid YAML"):
-        parse(CLASSES, argv=["--config", str(tmp_path / "model.yaml")])
+        parse_arguments(CLASSES, argv=["--config", str(tmp_path / "model.yaml")])
 
 
 def test_missing_required_argument_is_named() -> None:
     with pytest.raises(UserError, match="--data must be set"):
-        parse(CLASSES, argv=["--bf16", "false"])
+        parse_arguments(CLASSES, argv=["--bf16", "false"])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_missing_required_argument_is_named() -> None:
     ],
 )
 def test_settings_that_agree_are_taken(tmp_path: Path, changes: dict) -> None:
-    parse(CLASSES, argv=["--config", write(tmp_path, **changes)])
+    parse_arguments(CLASSES, argv=["--config", write(tmp_path, **changes)])
 
 
 def test_cli_prints_one_line_and_exits_with_2(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_cli_prints_one_line_and_exits_with_2(capsys: pytest.CaptureFixture, mon
             raise ValueError("first\n  second")
 
     with pytest.raises(SystemExit) as exit_info:
-        cli(main)
+        run_recipe(main)
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -175,7 +175,7 @@ def test_cli_keeps_the_traceback_of_a_defect() -> None:
         raise ValueError("raised outside the checking phase")
 
     with pytest.raises(ValueError, match="outside"):
-        cli(main)
+        run_recipe(main)
 
 
 def test_reserved_names_stay_free() -> None:
@@ -184,4 +184,4 @@ def test_reserved_names_stay_free() -> None:
         config: str = "x"
 
     with pytest.raises(UserError, match="config"):
-        parse((Clash,), argv=[])
+        parse_arguments((Clash,), argv=[])

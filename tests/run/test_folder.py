@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emor3_trl.run.folder import RunFolder, last_checkpoint
+from emor3_trl.run.folder import RunFolder, find_last_checkpoint
 
 
 class TestRunFolder:
@@ -12,11 +12,11 @@ class TestRunFolder:
 
     def test_new_unfinished_finished(self, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / "run", self.values)
-        assert not folder.finished
+        assert not folder.is_finished
         folder.begin()
-        assert not RunFolder(tmp_path / "run", self.values).finished
-        folder.finish({"eval/loss": 1.5})
-        assert RunFolder(tmp_path / "run", {**self.values, "output_dir": "moved"}).finished
+        assert not RunFolder(tmp_path / "run", self.values).is_finished
+        folder.write_metrics({"eval/loss": 1.5})
+        assert RunFolder(tmp_path / "run", {**self.values, "output_dir": "moved"}).is_finished
 
     def test_other_configuration_is_refused_with_the_keys(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
@@ -26,9 +26,9 @@ class TestRunFolder:
     def test_overwrite_replaces_a_run_only_when_it_begins(self, tmp_path: Path) -> None:
         first = RunFolder(tmp_path / "run", self.values)
         first.begin()
-        first.finish({})
+        first.write_metrics({})
         second = RunFolder(tmp_path / "run", {"learning_rate": 2.0}, overwrite=True)
-        assert not second.finished
+        assert not second.is_finished
         assert (tmp_path / "run" / "metrics.json").exists()
         second.begin()
         assert not (tmp_path / "run" / "metrics.json").exists()
@@ -64,5 +64,5 @@ class TestRunFolder:
             checkpoint.mkdir()
             (checkpoint / "trainer_state.json").write_text(state)
         (tmp_path / "run" / "checkpoint-30").mkdir()
-        assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-10")
+        assert find_last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-10")
         assert RunFolder(tmp_path / "run", self.values).checkpoint == str(tmp_path / "run" / "checkpoint-10")

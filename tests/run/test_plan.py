@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emor3_trl.run.plan import KNOWN, memory, model_shape, plan, planned_files
+from emor3_trl.run.plan import KNOWN, describe_run, estimate_memory, list_files, read_shape
 
 VALUES = {
     "model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct",
@@ -31,7 +31,7 @@ VALUES = {
 
 
 def test_memory_of_full_float32_training() -> None:
-    rows = {part: numbers for part, *numbers in memory(VALUES, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 8)}
+    rows = {part: numbers for part, *numbers in estimate_memory(VALUES, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 8)}
     billion = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"].parameters / 2**30
     assert rows["weights"] == pytest.approx([4 * billion, 2 * billion, 2 * billion / 8])
     assert rows["optimizer (AdamW)"] == pytest.approx([8 * billion, 12 * billion / 8, 12 * billion / 8])
@@ -39,7 +39,7 @@ def test_memory_of_full_float32_training() -> None:
 
 def test_lora_needs_no_reference_model_and_small_states() -> None:
     values = {**VALUES, "use_peft": True, "lora_r": 16, "dtype": "bfloat16"}
-    rows = {part: alone for part, alone, *_ in memory(values, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 1)}
+    rows = {part: alone for part, alone, *_ in estimate_memory(values, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 1)}
     assert rows["reference model (beta > 0)"] == 0
     assert rows["optimizer (AdamW)"] < 0.05 * rows["weights"]
 
@@ -59,7 +59,7 @@ def test_lora_needs_no_reference_model_and_small_states() -> None:
 def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> None:
     values = {**VALUES, "max_completion_length": 512, **changes}
     shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
-    rows = {part: alone for part, alone, *_ in memory(values, shape, 1)}
+    rows = {part: alone for part, alone, *_ in estimate_memory(values, shape, 1)}
     tokens = prompts * 2048 + values["per_device_train_batch_size"] * 512
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * 2
     tile = 4 * min(values["per_device_train_batch_size"] * 512, 4096) * 32768
@@ -71,18 +71,18 @@ def test_a_rollout_given_in_completions_needs_the_cache_of_one_given_in_steps() 
     shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
     by_hand = {**VALUES, "steps_per_generation": None, "generation_batch_size": 8 * 8 * 64}
     in_steps, in_completions = (
-        {part: alone for part, alone, *_ in memory(values, shape, 8)} for values in (VALUES, by_hand)
+        {part: alone for part, alone, *_ in estimate_memory(values, shape, 8)} for values in (VALUES, by_hand)
     )
     assert in_completions["vLLM KV of one rollout"] == in_steps["vLLM KV of one rollout"]
 
 
 @pytest.mark.parametrize("changes", [{"lambda1": 0.0}, {"reward_variant": "plain"}], ids=["set-ablation", "plain-grpo"])
 def test_plan_counts_no_questions_where_none_are_asked(changes: dict) -> None:
-    assert "reflection   none" in plan({**VALUES, **changes}, 2000, 8)
+    assert "reflection   none" in describe_run({**VALUES, **changes}, 2000, 8)
 
 
 def test_plan_names_what_would_run() -> None:
-    text = plan(VALUES, 2000, 8)
+    text = describe_run(VALUES, 2000, 8)
     for part in ("512 prompts x 8 completions", "120 steps", "8,192 questions", "checkpoint-N every 10 steps (2 kept)"):
         assert part in text
 
@@ -90,12 +90,12 @@ def test_plan_names_what_would_run() -> None:
 @pytest.mark.parametrize("max_steps", [-1, 24], ids=["epochs", "max_steps"])
 def test_plan_of_too_few_samples_is_an_error(max_steps: int) -> None:
     with pytest.raises(ValueError, match=r"100 samples do not fill one rollout of 512 prompts \(8 process.* 8 .* 64 "):
-        plan({**VALUES, "max_steps": max_steps}, 100, 8)
+        describe_run({**VALUES, "max_steps": max_steps}, 100, 8)
 
 
 def test_unknown_model_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Qwen2\.5-VL-3B-Instruct"):
-        model_shape("somebody/something")
+        read_shape("somebody/something")
 
 
 def test_local_model_is_counted_without_its_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_local_model_is_counted_without_its_weights(tiny_model_dir: Path, tmp_pa
     from transformers import AutoModelForImageTextToText
 
     real = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(tiny_model_dir).parameters())
-    assert model_shape(str(tmp_path)).parameters == real
+    assert read_shape(str(tmp_path)).parameters == real
 
 
 def test_files_of_a_lora_run() -> None:
-    assert any("adapter_model.safetensors" in name for name in planned_files({**VALUES, "use_peft": True}, 20))
+    assert any("adapter_model.safetensors" in name for name in list_files({**VALUES, "use_peft": True}, 20))

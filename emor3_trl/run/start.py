@@ -1,0 +1,66 @@
+"""How both training recipes start: model, folder, data and processor are looked at before a model loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import AutoProcessor, ProcessorMixin
+
+from emor3_trl.checkpoints import check_model_path
+from emor3_trl.data import count_rows, load_split
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import Parsed, build_model_options
+from emor3_trl.run.folder import RunFolder, digest_sources
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """What a run starts from.
+
+    Args:
+        folder: where it is kept.
+        train: its training rows.
+        processor: the model's processor, which pads on the left.
+    """
+
+    folder: RunFolder
+    train: Dataset
+    processor: ProcessorMixin
+
+
+def open_run(parsed: Parsed) -> OpenRun | None:
+    """Check the model's path and the run's folder, and load the training rows and the processor.
+
+    Args:
+        parsed: the command line of `RunArguments`, `ModelConfig` and a trainer's configuration. The configuration gets
+            the model's options as its `model_init_kwargs`.
+
+    Returns:
+        The run; None where its folder holds the finished run already, which is said.
+
+    Raises:
+        FileNotFoundError: if the model's folder or the data is not there.
+        FileExistsError: if the folder holds another run.
+        ValueError: if the data is broken.
+    """
+    run, model, args = parsed.arguments
+    path = model.model_name_or_path
+    check_model_path(path)
+    folder = RunFolder(args.output_dir, parsed.values, run.overwrite, digest_sources(path, run.data, run.train_split))
+    if folder.is_finished:
+        folder.say_nothing_to_do()
+        return None
+    train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
+    # TRL's multimodal token types need padding on the left. Images have their final size since the data was prepared,
+    # so this processor and vLLM's have nothing left to resize.
+    processor = AutoProcessor.from_pretrained(path, revision=model.model_revision, padding_side="left")
+    args.model_init_kwargs = build_model_options(model, args.model_init_kwargs)
+    return OpenRun(folder, train, processor)
+
+
+def count_samples(run: RunArguments) -> int:
+    """Return the number of training samples, without reading one; `max_samples` where no data is prepared yet."""
+    if run.max_samples and not Path(run.data).exists():
+        return run.max_samples
+    rows = count_rows(run.data, run.train_split)
+    return min(rows, run.max_samples or rows)

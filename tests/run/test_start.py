@@ -1,0 +1,86 @@
+"""How both training recipes start: what is missing is named, and a finished run is left alone."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from trl import ModelConfig
+
+from emor3_trl.config import EmoR3Config
+from emor3_trl.data import write_split
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import Parsed, parse_arguments
+from emor3_trl.run.start import count_samples, open_run
+
+
+def parse_run(folder: Path, model: Path, *flags: str) -> Parsed:
+    settings = {
+        "data": folder / "data",
+        "output_dir": folder / "run",
+        "model_name_or_path": model,
+        "bf16": "false",
+        "use_cpu": "true",
+        "use_vllm": "false",
+        "report_to": "none",
+    }
+    argv = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return parse_arguments((RunArguments, ModelConfig, EmoR3Config), argv=[*argv, *flags])
+
+
+@pytest.fixture
+def place(tmp_path: Path, training_rows: Dataset) -> Path:
+    write_split(tmp_path / "data", "train", training_rows)
+    return tmp_path
+
+
+def test_a_new_run_has_its_rows_its_processor_and_its_folder(place: Path, tiny_model_dir: Path) -> None:
+    parsed = parse_run(place, tiny_model_dir, "--max_samples", "3", "--prompt_style", "set", "--dtype", "bfloat16")
+    opened = open_run(parsed)
+    assert opened is not None
+    assert len(opened.train) == 3
+    assert "<step1>" in opened.train[0]["prompt"][0]["content"]
+    assert opened.processor.tokenizer.padding_side == "left"
+    assert parsed.arguments[2].model_init_kwargs == {"dtype": "bfloat16", "revision": "main", "use_safetensors": True}
+    assert not (place / "run").exists()  # nothing is written before all is checked
+
+
+def test_a_finished_run_is_said_and_not_opened(
+    place: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = open_run(parse_run(place, tiny_model_dir))
+    assert first is not None
+    first.folder.begin()
+    first.folder.write_metrics({"reward": 1.0})
+    assert open_run(parse_run(place, tiny_model_dir)) is None
+    assert "already finished with this configuration, nothing to do" in capsys.readouterr().out
+    assert open_run(parse_run(place, tiny_model_dir, "--overwrite")) is not None
+
+
+def test_new_data_under_the_old_name_is_another_run(place: Path, tiny_model_dir: Path, training_rows: Dataset) -> None:
+    first = open_run(parse_run(place, tiny_model_dir))
+    assert first is not None
+    first.folder.begin()
+    write_split(place / "data", "train", training_rows.select(range(4)))
+    with pytest.raises(FileExistsError, match="the training data changed"):
+        open_run(parse_run(place, tiny_model_dir))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            ["--model_name_or_path", "runs/nowhere"], "Model folder 'runs/nowhere' does not exist", id="model"
+        ),
+        pytest.param(["--data", "nowhere"], "no data folder nowhere", id="data"),
+        pytest.param(["--train_split", "trian"], "no split 'trian'", id="split"),
+    ],
+)
+def test_what_is_missing_is_named(place: Path, tiny_model_dir: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        open_run(parse_run(place, tiny_model_dir, *flags))
+
+
+def test_samples_are_counted_where_no_data_is_prepared_yet(tmp_path: Path) -> None:
+    assert count_samples(RunArguments(data=str(tmp_path / "later"), max_samples=2000)) == 2000
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        count_samples(RunArguments(data=str(tmp_path / "later")))
