@@ -55,8 +55,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error} It is the base of the adapter '{model}': set --base_model.") from None
         return
-    parts = str(model).split("/")
-    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "runs", "~") or Path(parts[0]).is_dir():
+    if not _looks_like_hub_name(str(model)):
         raise FileNotFoundError(
             f"There is no model at '{model}'. Expected a checkpoint folder, or a Hub name such as "
             "Qwen/Qwen2.5-VL-3B-Instruct. Train it first, or correct the path."
@@ -197,8 +196,8 @@ def whole_checkpoint(
 
 def _find_processor(model: str | Path, base_model: str | None) -> str:
     """Return where the processor is: an adapter may come without one of its own."""
-    own = any((Path(model) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    return str(model) if own else find_base(model, base_model)
+    has_one = any((Path(model) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    return str(model) if has_one else find_base(model, base_model)
 
 
 def check_model_path(path: str | None) -> None:
@@ -211,16 +210,23 @@ def check_model_path(path: str | None) -> None:
     if not path:
         raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
     folder = Path(path)
-    # "organisation/name" is a name on the Hub, unless it begins like a folder of this project
-    local = path.startswith((".", "/", "runs/")) or path.count("/") != 1 or Path(folder.parts[0]).is_dir()
-    if local and not (folder / "config.json").is_file():
+    if _looks_like_hub_name(path):
+        return
+    if not (folder / "config.json").is_file():
         what = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"Model folder '{path}' {what}. Point --model_name_or_path at a finished run, or make it first: "
             "recipes/prepare_data.py builds the demo's base model, recipes/cold_start.py a cold start."
         )
-    if local and not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
             f"Model folder '{path}' holds no *.safetensors. Was its run stopped before the end? Weights in other "
             "formats are not loaded: save them with save_pretrained(…, safe_serialization=True)."
         )
+
+
+def _looks_like_hub_name(model: str) -> bool:
+    """Return whether a path reads organisation/name, and the first part is no folder here."""
+    organisation, *names = model.split("/")
+    local = organisation in ("", ".", "..", "runs", "~") or Path(organisation).is_dir()
+    return len(names) == 1 and names[0] != "" and not local

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from emor3_trl.config import check_adapter, check_numbers
+from emor3_trl.config import LIMITS, check_adapter, check_numbers
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.policy import freeze_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
@@ -64,11 +64,8 @@ class ColdStartConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples is {self.num_samples}. Expected 1 or more (default: 100).")
-        if self.probe_samples < 1:
-            raise ValueError(f"probe_samples is {self.probe_samples}. Expected 1 or more (default: 64).")
+        counts = dict.fromkeys(("num_samples", "probe_samples", "probe_max_tokens"), "1 or more")
+        check_numbers(self, {**LIMITS, **counts})
         super().__post_init__()
 
 

@@ -1,5 +1,6 @@
 """Configuration of EMO-R3 training: only the fields that `trl.GRPOConfig` does not have, and the paper's defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,16 +32,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
-# Numbers that nothing else looks at before training: the least that each may be
-AT_LEAST = {
-    "learning_rate": 0,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "steps_per_generation": 1,
-    "generation_batch_size": 1,
-    "num_iterations": 1,
+# Numbers that nothing else looks at before a model has loaded
+LIMITS = {
+    "learning_rate": "0 or more",
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps"), "1 or more"),
+    **dict.fromkeys(("steps_per_generation", "generation_batch_size", "num_iterations"), "1 or more"),
+    **dict.fromkeys(("num_train_epochs", "temperature", "max_completion_length"), "more than 0"),
 }
-MORE_THAN_0 = ("num_train_epochs", "temperature", "max_completion_length")
 
 
 @dataclass
@@ -137,23 +135,20 @@ class EmoR3Config(GRPOConfig):
             )
 
 
-def check_numbers(args: Any) -> None:
-    """Check the numbers of a trainer's configuration that nothing else looks at before it trains.
+def check_numbers(args: Any, limits: Mapping[str, str] = LIMITS) -> None:
+    """Check the numbers of a configuration that nothing else looks at before a model has loaded.
 
     Args:
-        args: a configuration of TRL; fields that it does not have, or that are None, are skipped.
+        args: the configuration; fields that it does not have, or that are None, are skipped.
+        limits: "0 or more", "1 or more" or "more than 0", by field.
 
     Raises:
-        ValueError: naming the number and the least that it may be.
+        ValueError: naming the number and its limit.
     """
-    for name, least in AT_LEAST.items():
+    for name, limit in limits.items():
         value = getattr(args, name, None)
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} is {value}. Expected {least} or more.")
-    for name in MORE_THAN_0:
-        value = getattr(args, name, None)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} is {value}. Expected more than 0.")
+        if value is not None and not (value > 0 or (value == 0 and limit == "0 or more")):
+            raise ValueError(f"{name} is {value}. Expected {limit}.")
 
 
 def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:

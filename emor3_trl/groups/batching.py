@@ -89,18 +89,16 @@ def check_batch(values: Mapping[str, Any], processes: int) -> None:
             )
     if completions % group == 0:
         return
-    sizes = [size for size in range(1, per_device + group + 1) if processes * steps * size % group == 0]
-    smaller_size = max((size for size in sizes if size <= per_device), default=sizes[0])
-    larger_size = min(size for size in sizes if size > per_device)
+    unit = group // math.gcd(group, processes * steps)  # sizes that divide are its multiples
+    sizes = sorted({max(per_device // unit, 1) * unit, (per_device // unit + 1) * unit})
     divisors = [divisor for divisor in range(2, completions + 1) if completions % divisor == 0]
-    smaller_group = [divisor for divisor in divisors if divisor < group][-1:]
-    larger_group = [divisor for divisor in divisors if divisor > group][:1]
-    group_advice = " or ".join(map(str, smaller_group + larger_group))
+    near = [divisor for divisor in divisors if divisor < group][-1:]
+    near += [divisor for divisor in divisors if divisor > group][:1]
     raise ValueError(
         f"{processes} process(es) x per_device_train_batch_size {per_device} x {steps} step(s) per generation = "
         f"{completions} completions, which do not divide into groups of num_generations = {group}. "
-        f"Use --per_device_train_batch_size {' or '.join(map(str, sorted({smaller_size, larger_size})))}"
-        + (f", or --num_generations {group_advice}." if group_advice else ".")
+        f"Use --per_device_train_batch_size {' or '.join(map(str, sizes))}"
+        + (f", or --num_generations {' or '.join(map(str, near))}." if near else ".")
     )
 
 

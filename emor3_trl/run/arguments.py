@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from emor3_trl.config import check_numbers
+
 
 @dataclass
 class RunArguments:
@@ -24,7 +26,4 @@ class RunArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace another run in output_dir."})
 
     def __post_init__(self) -> None:
-        for name in ("max_samples", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}. Expected 1 or more, or leave it unset.")
+        check_numbers(self, dict.fromkeys(("max_samples", "processes"), "1 or more"))

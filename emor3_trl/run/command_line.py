@@ -1,5 +1,6 @@
 """How a recipe is started: a YAML that is one complete run, flags that override it, and errors in one clear line."""
 
+import argparse
 import dataclasses
 import difflib
 import enum
@@ -60,7 +61,15 @@ class _Parser(TrlParser):
         raise UserError(f"{message}{_name_source(self.source)}")
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string_to_bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
 def parse_arguments(
@@ -87,19 +96,20 @@ def parse_arguments(
             cannot run on this machine (see `run.checks`).
         SystemExit: after `--help` and `--help_all`.
     """
-    arguments = [part for item in (sys.argv[1:] if argv is None else argv) for part in _split_config(item)]
-    if "--debug" in arguments:
-        arguments.remove("--debug")
-        os.environ["EMOR3_DEBUG"] = "1"
-    if {"--help", "-h"} & set(arguments):
+    call, arguments = _split_call(argv, default_config)
+    if call.help:
         print(describe_options(about, dataclass_types, groups))
         raise SystemExit(0)
+    if call.debug:
+        os.environ["EMOR3_DEBUG"] = "1"
     with user_errors():
         parser = _Parser(list(dataclass_types), allow_abbrev=False)
-        if "--help_all" in arguments:
+        if call.help_all:
             parser.print_help()
             raise SystemExit(0)
-        parser.source = _take_config(arguments, default_config)
+        if call.config == "":
+            raise UserError("--config needs the path of a YAML file.")
+        parser.source = None if call.config is None else Path(call.config)
         if parser.source is not None:
             config = _read_config(parser.source)
             _check_keys(config, dataclass_types, parser.source)
@@ -138,18 +148,14 @@ def run_recipe(main: Callable[[], None]) -> None:
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
     try:
         main()
-    except UserError as error:
+    except (UserError, OffPolicyError) as error:
         if os.environ.get("EMOR3_DEBUG"):
             raise
-        rank = os.environ.get("RANK", "0")
-        prefix = "" if rank == "0" else f"[rank {rank}] "
-        print(f"{prefix}{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OffPolicyError as error:
-        if os.environ.get("EMOR3_DEBUG"):
-            raise
-        print(f"{Path(sys.argv[0]).name}: stopped: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
+        prefix = f"[rank {rank}] " if wrong and rank != "0" else ""
+        message = f"{'error' if wrong else 'stopped'}: {' '.join(str(error).split())}"
+        print(f"{prefix}{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        raise SystemExit(2 if wrong else 1) from None
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from what is saved.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -173,19 +179,14 @@ def build_model_options(model: ModelConfig, given: dict[str, Any] | str | None) 
     return {**kept, **{key: value for key, value in options.items() if value is not None}}
 
 
-def _split_config(item: str) -> list[str]:
-    return item.split("=", 1) if item.startswith("--config=") else [item]
-
-
-def _take_config(arguments: list[str], default: str | Path | None) -> Path | None:
-    if "--config" not in arguments:
-        return None if default is None else Path(default)
-    index = arguments.index("--config")
-    if index + 1 == len(arguments):
-        raise UserError("--config needs the path of a YAML file.")
-    path = Path(arguments[index + 1])
-    del arguments[index : index + 2]
-    return path
+def _split_call(argv: Sequence[str] | None, default_config: str | Path | None) -> tuple[argparse.Namespace, list[str]]:
+    """Return what every recipe understands (configuration, help, tracebacks), and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="", default=default_config)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--help_all", action="store_true")
+    parser.add_argument("--debug", action="store_true")
+    return parser.parse_known_args(argv)
 
 
 def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
@@ -261,17 +262,10 @@ def _describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     hint = get_origin(hint) or hint
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list: "a list",
-        dict: "a mapping",
-    }
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return "one of " + ", ".join(str(member.value) for member in hint)
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
+    name = getattr(hint, "__name__", str(hint))
+    return _KINDS.get(name, name)
 
 
 def _explain_unknown_flag(unknown: list[str], known: dict[str, Any]) -> str:

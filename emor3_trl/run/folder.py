@@ -190,13 +190,9 @@ def _to_plain(value: Any) -> Any:
         return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_to_plain(item) for item in value]
-    if hasattr(value, "value") and not isinstance(value, (str, int, float)):
-        return value.value
-    if isinstance(value, bool) or value is None or type(value) in (str, int, float):
+    value = getattr(value, "value", value)  # of an enumeration
+    if value is None or type(value) in (bool, str, int, float):
         return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind(getattr(value, "value", value))
     return value.item() if hasattr(value, "item") else str(value)
 
 

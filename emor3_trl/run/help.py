@@ -7,19 +7,52 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Title of a group: its options, each with what to say of it; "" says the first sentence of the option's own help
-OptionGroups = Mapping[str, Mapping[str, str]]
+OptionGroups = Mapping[str, Sequence[str]]  # title of a group: its options
 
 WIDTH, REQUIRED = 112, "required"
 _SOURCE = re.compile(r"\([^)]*\b(paper|reference|this project)\b")  # as in "(paper, Sec. 4.1)"
 
-_BATCHES = {
-    "per_device_train_batch_size": "Rows of one forward and backward, of each process",
-    "gradient_accumulation_steps": "Forwards of one optimiser step, of each process",
-    "num_train_epochs": "Passes over the samples",
-    "max_steps": "Optimiser steps; more than 0 wins over the epochs",
+_MODEL = [
+    "model_name_or_path",
+    "dtype",
+    "bf16",
+    "use_peft",
+    "lora_r",
+    "lora_target_modules",
+    "lora_dropout",
+    "freeze_vision_tower",
+]
+_BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"]
+_OUTPUT = ["output_dir", "save_steps", "report_to", "plan", "overwrite"]
+GRPO_OPTIONS: OptionGroups = {
+    "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples"],
+    "Model": _MODEL,
+    "Reward": ["reward_variant", "lambda1", "lambda2"],
+    "Batches": ["processes", "num_generations", *_BATCHES, "steps_per_generation", "shared_prefix"],
+    "Optimisation": ["learning_rate", "beta", "gradient_checkpointing", "seed"],
+    "Generation": [
+        "temperature",
+        "max_completion_length",
+        "use_vllm",
+        "vllm_gpu_memory_utilization",
+        "vllm_max_model_length",
+        "vllm_engine_options",
+        "parity_warn",
+        "parity_stop",
+        "parity_patience",
+    ],
+    "Output": _OUTPUT,
 }
-_MODEL = {
+COLD_START_OPTIONS: OptionGroups = {
+    "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", "num_samples"],
+    "Model": _MODEL,
+    "Batches": ["processes", *_BATCHES],
+    "Optimisation": ["learning_rate", "max_length", "completion_only_loss", "gradient_checkpointing", "seed"],
+    "Measurement": ["probe_samples", "probe_max_tokens", "min_format_rate"],
+    "Output": _OUTPUT,
+}
+# What the libraries say of their options fills screens
+LIBRARY_OPTIONS = {
     "model_name_or_path": "Checkpoint folder, or a model's name on the Hub",
     "dtype": "Type of the weights: float32, bfloat16, float16 or auto",
     "bf16": "Compute in bfloat16; none stands for true",
@@ -27,66 +60,18 @@ _MODEL = {
     "lora_r": "Rank of the adapters",
     "lora_target_modules": "Layers that get adapters: all-linear, or a pattern",
     "lora_dropout": "Must be 0 for GRPO, which samples without dropout",
-    "freeze_vision_tower": "",
-}
-_OUTPUT = {
+    "per_device_train_batch_size": "Rows of one forward and backward, of each process",
+    "gradient_accumulation_steps": "Forwards of one optimiser step, of each process",
+    "num_train_epochs": "Passes over the samples",
+    "max_steps": "Optimiser steps; more than 0 wins over the epochs",
+    "steps_per_generation": "Forwards of one rollout; none: those of one optimiser step",
+    "gradient_checkpointing": "Save memory for a fifth more time",
+    "temperature": "Temperature of rollouts",
+    "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",
+    "vllm_max_model_length": "Longest prompt and completion together, in tokens",
     "output_dir": "Folder of the run; none stands for trainer_output",
     "save_steps": "Optimiser steps from checkpoint to checkpoint",
     "report_to": "'wandb' logs there too (offline without a key)",
-    "plan": "",
-    "overwrite": "",
-}
-
-GRPO_OPTIONS: OptionGroups = {
-    "Data": {"data": "", "train_split": "", "eval_split": "", "prompt_style": "", "max_samples": ""},
-    "Model": _MODEL,
-    "Reward": {"reward_variant": "", "lambda1": "", "lambda2": ""},
-    "Batches": {
-        "processes": "",
-        "num_generations": "",
-        **_BATCHES,
-        "steps_per_generation": "Forwards of one rollout; none: those of one optimiser step",
-        "shared_prefix": "",
-    },
-    "Optimisation": {
-        "learning_rate": "",
-        "beta": "",
-        "gradient_checkpointing": "Save memory for a fifth more time",
-        "seed": "",
-    },
-    "Generation": {
-        "temperature": "Temperature of rollouts",
-        "max_completion_length": "",
-        "use_vllm": "",
-        "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",
-        "vllm_max_model_length": "Longest prompt and completion together, in tokens",
-        "vllm_engine_options": "",
-        "parity_warn": "",
-        "parity_stop": "",
-        "parity_patience": "",
-    },
-    "Output": _OUTPUT,
-}
-COLD_START_OPTIONS: OptionGroups = {
-    "Data": {
-        "data": "",
-        "train_split": "",
-        "eval_split": "",
-        "prompt_style": "",
-        "max_samples": "",
-        "num_samples": "",
-    },
-    "Model": _MODEL,
-    "Batches": {"processes": "", **_BATCHES},
-    "Optimisation": {
-        "learning_rate": "",
-        "max_length": "",
-        "completion_only_loss": "",
-        "gradient_checkpointing": "Save memory for a fifth more time",
-        "seed": "",
-    },
-    "Measurement": {"probe_samples": "", "probe_max_tokens": "", "min_format_rate": ""},
-    "Output": _OUTPUT,
 }
 
 
@@ -99,22 +84,19 @@ def describe_options(about: str, dataclass_types: Sequence[type], groups: Option
         groups: what to show; by default every option, with its whole help.
     """
     options = {option.name: (cls, option) for cls in dataclass_types for option in dataclasses.fields(cls)}
-    shown = groups or {"Options": dict.fromkeys(options, "")}
-    names = [name for group in shown.values() for name in group]
-    defaults = {name: show_default(options[name][1]) for name in names}
-    name_width, default_width = max(map(len, names)), max(map(len, defaults.values()))
+    shown = groups or {"Options": list(options)}
+    defaults = {name: show_default(options[name][1]) for names in shown.values() for name in names}
+    name_width, default_width = max(map(len, defaults)), max(map(len, defaults.values()))
     lines = [f"usage: python {sys.argv[0]} [--config FILE] [--OPTION VALUE ...]", "", about.split("\n")[0]]
     if groups:
-        lines.append(
-            f"--config FILE is one complete run, and options override it. Here are {len(names)} of {len(options)}."
-        )
+        lines.append("--config FILE is one complete run, and options override it. The options that people change:")
     source = " (where the default comes from)" if groups else ""
     lines += ["", f"{'':<{name_width + 5}}{'default':<{default_width + 1}}what it is{source}"]
-    for title, texts in shown.items():
+    for title, names in shown.items():
         lines.append(title)
-        for name in texts:
+        for name in names:
             start = f"  --{name:<{name_width}} {defaults[name]:<{default_width}} "
-            text = _describe_option(*options[name], texts[name]) if groups else _read_help(options[name][1])
+            text = _describe_option(*options[name]) if groups else _read_help(options[name][1])
             lines += textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
     lines.append("--help_all shows every option and all that its library says of it; --debug shows tracebacks.")
     return "\n".join(lines)
@@ -132,12 +114,11 @@ def show_default(option: dataclasses.Field) -> str:
     return str(default).lower() if default is None or isinstance(default, bool) else str(default)
 
 
-def _describe_option(cls: type, option: dataclasses.Field, text: str) -> str:
-    """Return one sentence that ends with the default's source; `text` stands in for the help of a library's option."""
+def _describe_option(cls: type, option: dataclasses.Field) -> str:
+    """Return one sentence on an option, which ends with the source of its default."""
     declares = next(base for base in cls.__mro__ if option.name in vars(base).get("__annotations__", {}))
     library = declares.__module__.split(".")[0] in ("trl", "transformers")
-    if not library or not text:
-        text = re.split(r"\. (?=[A-Z'])", _read_help(option))[0]
+    text = LIBRARY_OPTIONS[option.name] if library else re.split(r"\. (?=[A-Z'])", _read_help(option))[0]
     if _SOURCE.search(text) or show_default(option) == REQUIRED:
         return text
     return f"{text} ({'TRL' if library else 'this project'})"

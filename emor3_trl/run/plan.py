@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from emor3_trl.groups.batching import Batches, count_batches, count_prompts_at_once, divide_rollout
+from emor3_trl.groups.batching import count_batches, count_prompts_at_once, divide_rollout
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -116,12 +116,12 @@ def describe_run(values: dict[str, Any], samples: int, processes: int) -> str:
     Raises:
         ValueError: if the model's sizes are not known, or the samples do not fill one rollout.
     """
+    return "\n".join(_describe_lines(values, samples, processes))
+
+
+def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Iterator[str]:
     shape = read_shape(values["model_name_or_path"])
     count = count_batches(values, samples, processes)
-    return "\n".join(_lines(values, samples, processes, shape, count))
-
-
-def _lines(values: dict[str, Any], samples: int, processes: int, shape: Shape, count: Batches) -> Iterator[str]:
     prompt, completion = count_prompt_tokens(values), values["max_completion_length"]
     yield f"model        {values['model_name_or_path']} ({shape.parameters / 1e6:,.1f} M parameters)"
     yield f"data         {values['data']}: {samples:,} samples of {values['train_split']}"
@@ -188,17 +188,12 @@ def _count_lora_parameters(values: dict[str, Any], shape: Shape) -> int:
     return int(shape.layers * values["lora_r"] * (attention + 3 * (shape.hidden + shape.intermediate)))
 
 
-def _count_prompts_at_once(values: dict[str, Any]) -> int:
-    """Return how many times a prompt is computed in one micro-batch, at most."""
-    rows = values["per_device_train_batch_size"]
-    if not values.get("shared_prefix", True) or values.get("attn_implementation") not in (None, "sdpa"):
-        return int(rows)
-    return count_prompts_at_once(rows, values["num_generations"])
-
-
 def _estimate_activations(values: dict[str, Any], shape: Shape) -> float:
-    completions = values["per_device_train_batch_size"] * values["max_completion_length"]
-    tokens = _count_prompts_at_once(values) * count_prompt_tokens(values) + completions
+    rows = values["per_device_train_batch_size"]
+    shared = values.get("shared_prefix", True) and values.get("attn_implementation") in (None, "sdpa")
+    prompts = count_prompts_at_once(rows, values["num_generations"]) if shared else rows
+    completions = rows * values["max_completion_length"]
+    tokens = prompts * count_prompt_tokens(values) + completions
     width = 2 if values.get("bf16") is not False else 4
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
     kept = layer * shape.layers

@@ -136,6 +136,19 @@ def test_config_that_is_no_text_is_named(tmp_path: Path) -> None:
         parse_arguments(CLASSES, argv=["--config", str(tmp_path / "model.yaml")])
 
 
+@pytest.mark.parametrize("argv", [["--config"], ["--seed", "2", "--config"], ["--config="]])
+def test_config_without_a_path_is_named(argv: list[str]) -> None:
+    with pytest.raises(UserError, match="--config needs the path of a YAML file"):
+        parse_arguments(CLASSES, argv=argv)
+
+
+def test_config_may_stand_anywhere_and_in_one_word(tmp_path: Path) -> None:
+    path = write(tmp_path, learning_rate=3e-5)
+    for argv in (["--seed", "2", "--config", path], ["--seed=2", f"--config={path}"], ["--config", path, "--seed=2"]):
+        parsed = parse_arguments(CLASSES, argv=argv)
+        assert (parsed.values["learning_rate"], parsed.values["seed"], parsed.source) == (3e-5, 2, Path(path))
+
+
 def test_missing_required_argument_is_named() -> None:
     with pytest.raises(UserError, match="--data must be set"):
         parse_arguments(CLASSES, argv=["--bf16", "false"])

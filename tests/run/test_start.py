@@ -68,9 +68,7 @@ def test_new_data_under_the_old_name_is_another_run(place: Path, tiny_model_dir:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param(
-            ["--model_name_or_path", "runs/nowhere"], "Model folder 'runs/nowhere' does not exist", id="model"
-        ),
+        pytest.param(["--model_name_or_path", "runs/nowhere"], "'runs/nowhere' does not exist", id="model"),
         pytest.param(["--data", "nowhere"], "no data folder nowhere", id="data"),
         pytest.param(["--train_split", "trian"], "no split 'trian'", id="split"),
     ],
