@@ -1,4 +1,4 @@
-"""Checkpoints to evaluate: whether one is there, what identifies its weights, and LoRA adapters made whole."""
+"""A checkpoint: whether it is there and whole, what identifies its weights, and a LoRA adapter merged into its base."""
 
 import hashlib
 import json
@@ -174,7 +174,7 @@ def whole_checkpoint(
     Args:
         model: what `check_checkpoint` accepts.
         base_model: the model under an adapter; by default, the one that the adapter recorded.
-        scratch: where a merged adapter is written for that time; the system's folder by default. One that a killed
+        scratch: where a merged adapter is written for that time; the system's folder by default. What a killed
             evaluation left there is removed.
     """
     base = find_base(model, base_model)
@@ -184,13 +184,13 @@ def whole_checkpoint(
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    for left in Path(scratch).glob(f"{_MERGED}*") if scratch else ():
-        shutil.rmtree(left)
-    whole: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    for leftover in Path(scratch).glob(f"{_MERGED}*") if scratch else ():
+        shutil.rmtree(leftover)
+    merged: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
     with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
-        PeftModel.from_pretrained(whole, str(model)).merge_and_unload().save_pretrained(folder)
+        PeftModel.from_pretrained(merged, str(model)).merge_and_unload().save_pretrained(folder)
         AutoProcessor.from_pretrained(_find_processor(model, base_model)).save_pretrained(folder)
-        del whole
+        del merged
         yield folder
 
 
@@ -201,7 +201,7 @@ def _find_processor(model: str | Path, base_model: str | None) -> str:
 
 
 def check_model_path(path: str | None) -> None:
-    """Check that a model that is meant as a folder is there; a name on the Hub is left to the Hub.
+    """Check that a model's folder is there and holds weights; a name on the Hub is not looked up.
 
     Raises:
         FileNotFoundError: if the folder, or its config.json, does not exist.

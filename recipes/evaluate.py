@@ -110,9 +110,9 @@ def evaluate(
             )  # fmt: skip
             if args.sampled:
                 count = min(args.sampled_pictures or len(dataset), len(dataset))
-                some = dataset.shuffle(seed=args.seed).select(range(count))
+                drawn_rows = dataset.shuffle(seed=args.seed).select(range(count))
                 sampled[split] = predict(
-                    engine, some, split, temperature=args.temperature, n=args.sampled, reflect=False,
+                    engine, drawn_rows, split, temperature=args.temperature, n=args.sampled, reflect=False,
                     journal=journals / f"{split}.sampled.jsonl", **options,
                 )  # fmt: skip
     metrics: dict[str, float] = {}

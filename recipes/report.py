@@ -73,8 +73,8 @@ def report_on(
     write_text(run / "examples.txt", shown + "\n")
 
     print(f"\n{table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")
-    written = ["summary.json", "rewards.png", "examples.txt", *(f"example_{example.kind}.png" for example in examples)]
-    print(f"Written to {run}: {', '.join(name for name in written if (run / name).is_file())}")
+    files = ["summary.json", "rewards.png", "examples.txt", *(f"example_{example.kind}.png" for example in examples)]
+    print(f"Written to {run}: {', '.join(name for name in files if (run / name).is_file())}")
 
 
 def _folders_first(arguments: Sequence[str]) -> list[str]:

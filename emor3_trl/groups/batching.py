@@ -79,13 +79,13 @@ def check_batch(values: Mapping[str, Any], processes: int) -> None:
     completions, steps = divide_rollout(values, processes)
     if values.get("generation_batch_size"):
         micro_batch = processes * per_device
-        whole = math.lcm(group, micro_batch)
-        if completions % whole:
+        whole_batch = math.lcm(group, micro_batch)
+        if completions % whole_batch:
             raise ValueError(
                 f"generation_batch_size = {completions} completions, which do not divide into groups of "
                 f"num_generations = {group} and micro-batches of {processes} process(es) x "
                 f"per_device_train_batch_size {per_device} = {micro_batch}. "
-                f"Set --generation_batch_size {whole}, or another multiple of it."
+                f"Set --generation_batch_size {whole_batch}, or another multiple of it."
             )
     if completions % group == 0:
         return

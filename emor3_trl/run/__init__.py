@@ -1,1 +1,1 @@
-"""How a run is started and kept: command line, checks, plan, folder."""
+"""How a run is started and kept: command line, help, checks, plan, start, folder."""

@@ -1,4 +1,7 @@
-"""Checks of a configuration that need neither data nor a model; each names the fix."""
+"""What a run needs of its machine, and what a recipe's settings must agree on; each error names the fix.
+
+A rule that the configuration alone decides stands in `config`, so that a Python user meets it too.
+"""
 
 import importlib.util
 import os
@@ -27,16 +30,16 @@ NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
 
 
 def check_values(values: dict[str, Any], source: Path | None) -> None:
-    """Check the resolved values of a recipe; keys that it does not have are skipped.
+    """Check the resolved values of a recipe; a key that the recipe does not have is skipped.
 
     Raises:
-        ValueError: for groups that do not fit the batch, settings that contradict each other, another number of
-            processes than planned, a GPU's configuration without a GPU.
+        ValueError: for settings that contradict each other, another number of processes than planned, a GPU's
+            configuration without a GPU, and, of a plan, groups that do not fit the batch.
         ImportError: if vLLM or W&B is asked for and not installed.
     """
     planning = bool(values.get("plan"))
     if planning and "num_generations" in values:
-        check_batch(values, values.get("processes") or world_size())  # EmoR3Config knows this launch's number alone
+        check_batch(values, values.get("processes") or world_size())  # EmoR3Config counts the processes of this launch
     check_combinations(values)
     if not planning:
         check_gpu(values, source)
@@ -98,15 +101,16 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
     Raises:
         ValueError: if it has another number, or one process sees several GPUs.
     """
-    planned, found = values.get("processes"), world_size()
-    if planned not in (None, found):
+    planned, launched = values.get("processes"), world_size()
+    if planned not in (None, launched):
         raise ValueError(
-            f"'{source}' is written for {planned} process(es), and this launch has {found}. Start it with "
-            f"'accelerate launch --config_file recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
-            f"--num_processes {planned} …', or set --processes {found} and scale gradient_accumulation_steps by "
-            f"{planned}/{found} to keep the batch."
+            f"{source or 'The command line'} is written for {planned} process(es), and this launch has {launched}. "
+            f"Start it with 'accelerate launch --config_file recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
+            f"--num_processes {planned} …', or set --processes {launched} and scale gradient_accumulation_steps by "
+            f"{planned}/{launched} to keep the batch."
         )
     trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
+    # Of Transformers' trainer, which spreads a batch over the GPUs of CUDA alone
     if trains and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel would "
@@ -123,10 +127,10 @@ def check_gpu(values: dict[str, Any], source: Path | None) -> None:
     """
     if gpu_available():
         return
-    asked = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
-    if asked:
+    needing = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
+    if needing:
         raise ValueError(
-            f"{', '.join(asked)} need a GPU, and torch sees none on this machine"
+            f"{', '.join(needing)} need a GPU, and torch sees none on this machine"
             + (f" (configuration '{source}')" if source else "")
             + ". On a CPU use a configuration of recipes/configs/demo/, or set them off (--bf16 false --use_cpu true). "
             "--plan shows what this configuration would run."

@@ -119,17 +119,17 @@ class RunFolder:
     def _list_differences(self) -> list[str]:
         """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
         try:
-            before = dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
+            recorded = dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
         except (yaml.YAMLError, ValueError, TypeError) as error:
             return [f"its {CONFIG} cannot be read ({error})"]
-        keys = [key for key in (*self.values, *(set(before) - set(self.values))) if key not in self.not_compared]
-        recorded = self.path / ENVIRONMENT
-        sources = json.loads(recorded.read_text()).get("sources", {}) if recorded.is_file() else {}
+        keys = [key for key in (*self.values, *(set(recorded) - set(self.values))) if key not in self.not_compared]
+        file = self.path / ENVIRONMENT
+        sources = json.loads(file.read_text()).get("sources", {}) if file.is_file() else {}
         changed = [f"the {key} changed" for key, value in self.sources.items() if sources.get(key, value) != value]
         return changed + [
-            f"{key} was {before.get(key)!r}, now {self.values.get(key)!r}"
+            f"{key} was {recorded.get(key)!r}, now {self.values.get(key)!r}"
             for key in keys
-            if before.get(key) != self.values.get(key)
+            if recorded.get(key) != self.values.get(key)
         ]
 
 
@@ -177,10 +177,10 @@ def describe_environment() -> dict[str, Any]:
 
 def _hide_secrets(arguments: list[str]) -> list[str]:
     shown = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+    for flag, argument in zip(["", *arguments], arguments, strict=False):
         name = argument.split("=")[0]
         secret = "=" in argument and name.lstrip("-") in SECRETS
-        shown.append("…" if before.lstrip("-") in SECRETS else f"{name}=…" if secret else argument)
+        shown.append("…" if flag.lstrip("-") in SECRETS else f"{name}=…" if secret else argument)
     return shown
 
 

@@ -26,14 +26,14 @@ def prepare_reporting(values: dict[str, Any]) -> None:
         raise ImportError(
             "report_to names wandb, which is not installed: 'pip install -e .[wandb]', or --report_to none."
         )
-    if "WANDB_API_KEY" not in os.environ and not _wandb_login():
+    if "WANDB_API_KEY" not in os.environ and not _has_wandb_login():
         os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_PROJECT", "emor3_trl")
     if values.get("output_dir"):
         os.environ.setdefault("WANDB_DIR", str(values["output_dir"]))
 
 
-def _wandb_login() -> bool:
+def _has_wandb_login() -> bool:
     try:
         return any("wandb" in host for host in netrc.netrc().hosts)
     except (OSError, netrc.NetrcParseError):

@@ -51,7 +51,7 @@ def test_wandb_is_offline_without_a_key(
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(reporting, "_wandb_login", lambda: False)
+    monkeypatch.setattr(reporting, "_has_wandb_login", lambda: False)
     reporting.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
     assert reporting.os.environ["WANDB_MODE"] == "offline"
     assert reporting.os.environ["WANDB_DIR"] == str(tmp_path)
