@@ -114,7 +114,7 @@ def count_rows(data_dir: str | Path, split: str) -> int:
         FileNotFoundError: if the folder or the split does not exist.
         ValueError: if it is no Parquet file.
     """
-    path = _split_path(Path(data_dir), split)
+    path = _find_split(Path(data_dir), split)
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError) as error:

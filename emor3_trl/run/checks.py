@@ -105,7 +105,8 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
     if planned not in (None, launched):
         raise ValueError(
             f"{source or 'The command line'} is written for {planned} process(es), and this launch has {launched}. "
-            f"Start it with 'accelerate launch --config_file recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
+            f"Start it with 'accelerate launch --config_file "
+            f"recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
             f"--num_processes {planned} …', or set --processes {launched} and scale gradient_accumulation_steps by "
             f"{planned}/{launched} to keep the batch."
         )
