@@ -27,7 +27,7 @@ from emor3_trl.evaluation.metrics import averages, summarise
 from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
 from emor3_trl.evaluation.tracking import log_to_wandb
-from emor3_trl.files import check_room, save_json
+from emor3_trl.files import check_room, write_json
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
 
@@ -64,7 +64,7 @@ def main() -> None:
         evaluate(name, models[name], args, datasets, longest[name], folder)
     if len(models) > 1:
         rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
-        save_json(against_first(rows), Path(args.output_dir) / "comparisons.json")
+        write_json(Path(args.output_dir) / "comparisons.json", against_first(rows))
 
 
 def open_folders(

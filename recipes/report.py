@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emor3_trl.files import save_json, write_text
+from emor3_trl.files import write_json, write_text
 from emor3_trl.report.arguments import ReportArguments
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model, load_evaluations
 from emor3_trl.report.page import content, write_page
@@ -66,7 +66,7 @@ def report_on(
     shown = "\n\n".join(show_example(example) for example in examples)
     histories = {row.title: row.log for row in evaluations if any("reward" in entry for entry in row.log)}
 
-    save_json(summary, run / "summary.json")
+    write_json(run / "summary.json", summary)
     if histories:
         plot_rewards(histories, run / "rewards.png")
     save_example_pictures(examples, {dataset: after.picture_file(dataset, args.data)}, run)

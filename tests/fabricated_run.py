@@ -18,7 +18,7 @@ from emor3_trl.data import write_split
 from emor3_trl.emotions import AROUSAL, EMOSET_8, EMOTION6, VALENCE, WEBEMO_7
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.prediction import Prediction, read, save_predictions
-from emor3_trl.files import save_json
+from emor3_trl.files import write_json
 from emor3_trl.reflection import Reflection
 
 SPACES = {"test": EMOSET_8, "emotion6": EMOTION6, "webemo": WEBEMO_7}
@@ -136,13 +136,13 @@ def fabricate(folder: Path, sizes: Mapping[str, int] = SIZES, *, pictures: bool 
         path = folder / "evaluation" / model
         predictions = {name: [write(model, row, name, rng) for row in own] for name, own in rows.items()}
         save_predictions([row for own in predictions.values() for row in own], path / "predictions.parquet")
-        save_json(
-            {key: value for own in predictions.values() for key, value in summarise(own).items()}, path / "metrics.json"
+        write_json(
+            path / "metrics.json", {key: value for own in predictions.values() for key, value in summarise(own).items()}
         )
         config = {"data": str(folder / "data"), "splits": list(sizes), "prompt_style": "set", "engine": "vllm"}
         config |= {"dtype": "bfloat16", "max_tokens": 2048, "seed": 1, "model": str(folder / model)}
         (path / "config.yaml").write_text(yaml.safe_dump(config))
-        save_json({"started": "2026-01-12T09:30:00+00:00", "commit": "0f3b2c1"}, path / "environment.json")
+        write_json(path / "environment.json", {"started": "2026-01-12T09:30:00+00:00", "commit": "0f3b2c1"})
         if model.startswith("emo_r3"):
             (folder / model).mkdir(exist_ok=True)
             (folder / model / "trainer_state.json").write_text(json.dumps({"log_history": training_log(model)}))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from emor3_trl.files import replacing
+
 PER_LABEL, SIDE, GAP, HEADING = 10, 112, 6, 30  # images, then pixels
 MAX_ROWS = 40  # the first so many labels of a split are shown
 
@@ -46,4 +48,5 @@ class ContactSheet:
                     left = margin + column * step + (SIDE - thumbnail.width) // 2
                     sheet.paste(thumbnail, (left, top + (SIDE - thumbnail.height) // 2))
                 top += step
-        sheet.save(path, "PNG", compress_level=1)
+        with replacing(path) as temporary:
+            sheet.save(temporary, "PNG", compress_level=1)

@@ -35,6 +35,7 @@ from emor3_trl.data.output_folder import (
 from emor3_trl.data.pictures import Budget, PreparedImage, prepare_image
 from emor3_trl.data.sampling import Draw, Sampling, compute_split_sizes
 from emor3_trl.data.sources.candidates import Candidate, Dropped, Source, Unusable
+from emor3_trl.files import write_text
 
 
 def prepare(
@@ -88,7 +89,7 @@ def prepare(
             drawing = _Drawing(source, sizes, sampling, budget, folder, workers or _count_cores(), progress)
             manifest = settings | drawing.draw() | {"pillow": PIL.__version__}
             text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-            (folder / MANIFEST).write_text(_make_storable(text), encoding="utf-8")
+            write_text(folder / MANIFEST, _make_storable(text))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -7,11 +7,11 @@ nowhere else, so that the trainer's processor and vLLM see the same pixels.
 
 import hashlib
 import io
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from PIL import Image
 
 from emor3_trl.data.resizing import to_pixel_budget
 from emor3_trl.emotions import LabelSpace
+from emor3_trl.files import replacing
 from emor3_trl.prompts import PromptStyle, prompt_text
 
 __all__ = ["COLUMNS", "SplitWriter", "content_hash", "count_rows", "load_split", "to_pixel_budget", "write_split"]
@@ -152,7 +153,7 @@ class SplitWriter:
 
     def __init__(self, data_dir: str | Path, split: str) -> None:
         self.path = Path(data_dir) / f"{split}.parquet"
-        self._temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        self._whole = ExitStack()  # closes the file, then puts it in its place
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         self._seen: dict[str, int] = {}
@@ -180,27 +181,23 @@ class SplitWriter:
     def __enter__(self) -> "SplitWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                if self._rows or not self._seen:
-                    self._flush()
-                assert self._file is not None
-                self._file.close()
-                self._temporary.replace(self.path)
-        finally:
-            if self._file is not None:
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self._whole.__exit__(kind, *error)
+            return
+        with self._whole:
+            if self._rows or not self._seen:
+                self._flush()
 
     def _flush(self) -> None:
         _check_labels(self._rows, self.path, self._seen)
         for row in self._rows:
             _hash_row(self._digest, row)
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._whole.enter_context(replacing(self.path))
             # Images are compressed already
-            self._file = pq.ParquetWriter(self._temporary, _STORED.arrow_schema, compression="none")
+            writer = pq.ParquetWriter(temporary, _STORED.arrow_schema, compression="none")
+            self._file = self._whole.enter_context(writer)
         self._file.write_table(pa.Table.from_pylist(self._rows, schema=_STORED.arrow_schema))
         self._rows, self._bytes = [], 0
 

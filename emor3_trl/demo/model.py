@@ -24,6 +24,7 @@ from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import rate
 from emor3_trl.evaluation.prediction import predict
+from emor3_trl.files import write_json
 
 # Where prepare_data.py puts both
 DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
@@ -131,7 +132,7 @@ def build_demo_model(
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
-    (temporary / record_path.name).write_text(json.dumps({**wanted, "validation": validation}, indent=2))
+    write_json(temporary / record_path.name, {**wanted, "validation": validation})
     temporary.rename(output_dir)
     print(f"Base model in {output_dir}: {_numbers(validation)}.")
     return validation

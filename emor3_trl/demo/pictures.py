@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from emor3_trl.data import write_split
+from emor3_trl.files import write_json
 
 EMOTIONS = ("amusement", "anger", "awe", "contentment", "excitement", "fear")
 IMAGE_SIZE = 84  # 6 x 6 patches of 14 pixels, merged 2 x 2: nine image tokens
@@ -188,12 +189,9 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: dict[str, int]
     bar.close()
 
     told = {name: asdict(peep) for name, peep in drawings.items() if not name.startswith("test")}
-    (output_dir / "drawings.json").write_text(json.dumps(told, indent=1))
+    write_json(output_dir / "drawings.json", told)
     manifest = {**wanted, "counts": counts, "label_space": list(EMOTIONS), "licences": LICENCES}
-    # Last, and at once: a folder with a manifest is a finished one
-    temporary = manifest_path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, indent=2))
-    temporary.replace(manifest_path)
+    write_json(manifest_path, manifest)  # last: a folder with a manifest is a finished one
     return manifest
 
 

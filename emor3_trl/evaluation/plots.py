@@ -1,7 +1,5 @@
 """Plots of one evaluated model: who was taken for whom, and what each emotion reaches."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import numpy as np
 
 from emor3_trl.evaluation.metrics import all_labels, confusion_of, per_class
 from emor3_trl.evaluation.prediction import Prediction
-from emor3_trl.files import write_text
+from emor3_trl.files import replacing, write_json
 
 
 def save_confusions(name: str, predictions: Mapping[str, Sequence[Prediction]], folder: Path) -> None:
@@ -25,7 +23,7 @@ def save_confusions(name: str, predictions: Mapping[str, Sequence[Prediction]], 
         labels, confusion = all_labels(rows), confusion_of(rows)
         counts[dataset] = {"labels": labels, "rows_emotion_columns_answer_then_none": confusion.tolist()}
         plot_confusion(confusion, labels, f"{name} on {dataset} (n={len(rows)})", folder / f"confusion_{dataset}.png")
-    write_text(folder / "confusion.json", json.dumps(counts, indent=2) + "\n")
+    write_json(folder / "confusion.json", counts)
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, path: str | Path) -> None:
@@ -67,8 +65,5 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, pat
     right.set_xlabel("recall, 95% interval")
     right.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
 from emor3_trl.evaluation.label_probabilities import label_probabilities
+from emor3_trl.files import replacing
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.thinking import answered, boxed_answer, is_plain_think, parse
@@ -210,15 +211,13 @@ def read(
 
 def save_predictions(predictions: Sequence[Prediction], path: str | Path) -> None:
     """Write predictions as parquet, all or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     types = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
     types |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
     types |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
     schema = pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(Prediction)])
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=schema), partial)
-    os.replace(partial, path)
+    table = pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=schema)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def load_predictions(path: str | Path) -> list[Prediction]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.files import replacing
 from emor3_trl.report.pictures import read_pictures
 
 # Folders of a comparison, in the order of its table, and what they are called there. EMO-R3# is the paper's name for
@@ -168,11 +168,8 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean reward")
     axes[0].legend(loc="lower right")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def choose_examples(before: Sequence[Prediction], after: Sequence[Prediction]) -> list[Example]:
@@ -232,7 +229,7 @@ def save_example_pictures(examples: Sequence[Example], files: Mapping[str, Path]
         file = files.get(example.prediction.dataset, Path())
         for _, picture in read_pictures(file, {example.prediction.id}):
             path = Path(folder) / f"example_{example.kind}.png"
-            with Image.open(io.BytesIO(picture)) as image:
-                image.convert("RGB").save(path)
+            with Image.open(io.BytesIO(picture)) as image, replacing(path) as temporary:
+                image.convert("RGB").save(temporary, "PNG")
             paths.append(path)
     return paths

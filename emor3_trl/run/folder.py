@@ -17,7 +17,7 @@ import yaml
 from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
-from emor3_trl.files import write_text
+from emor3_trl.files import write_json, write_text
 from emor3_trl.launch import count_devices, device_type, world_size
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
@@ -105,13 +105,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         values = {key: None if key in SECRETS else value for key, value in self.values.items()}
         write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        environment = {**describe_environment(), "sources": self.sources}
-        write_text(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        write_json(self.path / ENVIRONMENT, {**describe_environment(), "sources": self.sources})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, by which the run counts as finished from now on."""
         if _is_main_process():
-            write_text(self.path / METRICS, json.dumps(_to_plain(metrics), indent=2) + "\n")
+            write_json(self.path / METRICS, _to_plain(metrics))
 
     def _has_metrics(self) -> bool:
         return (self.path / METRICS).is_file()

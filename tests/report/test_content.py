@@ -16,7 +16,7 @@ from tiny_model import gold_completion
 from emor3_trl.evaluation.comparison import compare
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
-from emor3_trl.files import save_json
+from emor3_trl.files import write_json
 from emor3_trl.reflection import Reflection
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import content, render
@@ -171,7 +171,7 @@ def test_pictures_of_several_folders_are_told_apart(own_run, tmp_path):
     config = {"data": [str(tmp_path / "emotion6"), str(tmp_path / "webemo")], "splits": ["test"]}
     config["splits"].append(f"test={own_run}/data/test")
     for folder in (own_run / "evaluation").iterdir():
-        save_json(config, folder / "config.yaml")
+        write_json(folder / "config.yaml", config)
     page = content(load_evaluations([own_run]), title="runs")
     assert page["picturesMissing"] == []
     assert len(page["pictures"]) == 27
@@ -252,7 +252,7 @@ def test_an_endless_completion_is_cut(own_run):
 
 def test_curves_leave_out_what_is_not_finite(own_run):
     log = [{"step": 1, "reward": 0.5, "kl": float("nan")}, {"step": 2, "reward": 0.75, "kl": 0.1}, {"train_loss": 1.0}]
-    save_json(log, own_run / "emo_r3" / "log_history.json")
+    write_json(own_run / "emo_r3" / "log_history.json", log)
     panels = {panel["title"]: panel["lines"] for panel in _curves(load_evaluations([own_run]))}
     assert list(panels) == [title for title, *_ in PANELS]
     first = {title: lines[0] for title, lines in panels.items()}

@@ -12,7 +12,7 @@ from tiny_model import gold_completion, tiny_pictures
 from emor3_trl.data import write_split
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.prediction import Prediction, read, save_predictions
-from emor3_trl.files import save_json
+from emor3_trl.files import write_json
 from emor3_trl.report.terminal import (
     choose_examples,
     load_log_history,
@@ -53,7 +53,7 @@ def run(tmp_path):
         rows = {split: predictions(model, split) for split in ("twemoji", "test", "openmoji")}
         metrics = {key: value for split in rows.values() for key, value in summarise(split).items()}
         metrics["eval/test/sampled_format_rate"] = 0.5
-        save_json(metrics, folder / "metrics.json")
+        write_json(folder / "metrics.json", metrics)
         save_predictions([row for split in rows.values() for row in split], folder / "predictions.parquet")
     for model in ("emo_r3", "emo_r3_cold_start"):
         log = [
@@ -61,7 +61,7 @@ def run(tmp_path):
              ("accuracy", "consistency", "coherence", "format")}}
             for step in range(1, 6)
         ]  # fmt: skip
-        save_json({"log_history": [*log, {"step": 5, "train_runtime": 1.0}]}, tmp_path / model / "trainer_state.json")
+        write_json(tmp_path / model / "trainer_state.json", {"log_history": [*log, {"step": 5, "train_runtime": 1.0}]})
     pictures = [
         {"id": f"test-{i}", "image": image, "emotion": emotion, "label_space": LABELS, "source": "made"}
         for i, (image, emotion) in enumerate(zip(tiny_pictures(5), EMOTIONS, strict=True))
@@ -129,9 +129,9 @@ def test_a_malformed_completion_is_shown_as_it_is():
 def test_the_longest_log_of_a_run_is_read(tmp_path):
     for step in (2, 10):
         log = {"log_history": [{"step": s} for s in range(step)]}
-        save_json(log, tmp_path / f"checkpoint-{step}" / "trainer_state.json")
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", log)
     assert len(load_log_history(tmp_path)) == 10
-    save_json([{"step": 1}], tmp_path / "log_history.json")
+    write_json(tmp_path / "log_history.json", [{"step": 1}])
     assert load_log_history(tmp_path) == [{"step": 1}]
     with pytest.raises(FileNotFoundError, match="Did its training start"):
         load_log_history(tmp_path / "nothing")
@@ -145,8 +145,9 @@ def test_a_plot_is_drawn_even_of_an_empty_log(tmp_path):
 @pytest.mark.parametrize("name", ["format", "think_format"])
 def test_a_plot_holds_the_highest_reward_and_either_format(tmp_path, monkeypatch, name):
     figures = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: figures.append(figure))
-    monkeypatch.setattr("os.replace", lambda partial, path: None)
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **_: figures.append(figure) or path.touch()
+    )
     log = [{"step": step, "reward": 1.1, f"rewards/{name}_reward/mean": 0.5} for step in range(3)]
     plot_rewards({"GRPO": log}, tmp_path / "rewards.png")
     overall, *_, form = figures[0].axes
@@ -157,7 +158,7 @@ def test_a_plot_holds_the_highest_reward_and_either_format(tmp_path, monkeypatch
 def test_missing_evaluations_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Run recipes/evaluate\.py first"):
         summarise_run(tmp_path)
-    save_json({"loss": 1.0}, tmp_path / "base" / "metrics.json")
+    write_json(tmp_path / "base" / "metrics.json", {"loss": 1.0})
     with pytest.raises(ValueError, match="holds no eval/"):
         summarise_run(tmp_path)
     (tmp_path / "base" / "metrics.json").write_text("{")

@@ -9,13 +9,13 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from emor3_trl.files import write_text
 from emor3_trl.report.page.content import content
 
 __all__ = ["content", "render", "write_page"]
@@ -42,12 +42,8 @@ def render(page: Mapping[str, Any]) -> str:
 
 def write_page(page: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page, all or nothing, and return its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(render(page), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    write_text(path, render(page))
+    return Path(path)
 
 
 def _inert_json(value: Any) -> str:
