@@ -25,7 +25,9 @@ class Evaluation:
         config: what the evaluation was told, `config.yaml`; empty if the file is not there.
         environment: where it ran, `environment.json`; empty if the file is not there.
         predictions: one greedy prediction per picture, by data set.
-        log: what its training logged; empty for a model that this folder did not train.
+        log: what its training logged; empty for a model that no known run trained.
+        training: what the run that trained it with rewards was told, its `config.yaml`; empty if none is known, as of
+            a base model, a cold start, or a run of the Python API.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Evaluation:
     environment: dict[str, Any]
     predictions: dict[str, list[Prediction]]
     log: list[dict[str, Any]]
+    training: dict[str, Any]
 
     def picture_file(self, dataset: str, data: Sequence[str] | None = None) -> Path:
         """Return the Parquet file that holds the pictures of a data set; it need not be there.
@@ -64,6 +67,7 @@ def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
         name = path.parent.name
         title = MODELS.get(name, name) + (f" ({run})" if names.count(name) > 1 else "")
         config = _read_yaml(path.with_name("config.yaml"))
+        folders = _list_training_folders(run / name, config)
         evaluations.append(
             Evaluation(
                 name=name,
@@ -72,7 +76,8 @@ def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
                 config=config,
                 environment=_read_yaml(path.with_name("environment.json")),
                 predictions=_read_predictions(path.with_name("predictions.parquet")),
-                log=_read_log([run / name, Path(str(config.get("model", run / name)))]),
+                log=_read_log(folders),
+                training=_read_training(folders),
             )
         )
     for other in evaluations[1:]:
@@ -138,14 +143,31 @@ def _read_predictions(path: Path) -> dict[str, list[Prediction]]:
     return {name: [row for row in rows if row.dataset == name] for name in dict.fromkeys(row.dataset for row in rows)}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _list_training_folders(own_folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Return where the run that trained a model may be: its folder beside the evaluations, or the evaluated weights.
+
+    A merged adapter and a checkpoint lie in the folder of their run.
+    """
+    model = Path(str(config.get("model", own_folder)))
+    inside = model.name == "merged" or model.name.startswith("checkpoint-")
+    return [own_folder, model, model.parent] if inside else [own_folder, model]
+
+
+def _read_training(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return the first configuration of a training with rewards."""
+    cure = "Copy it again from the run, or remove it: the page then shows the paper's rewards."
+    configs = (_read_yaml(folder / "config.yaml", cure) for folder in folders)
+    return next((config for config in configs if "reward_variant" in config), {})
+
+
+def _read_yaml(path: Path, cure: str = "Evaluate the model again with --overwrite.") -> dict[str, Any]:
     """Return the content of a YAML or JSON file, which may be missing."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read ({error}). Evaluate the model again with --overwrite.") from error
+        raise ValueError(f"'{path}' cannot be read ({error}). {cure}") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -8,23 +8,18 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from fabricated_run import fabricate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import gold_completion
 
 from emor3_trl.evaluation.comparison import compare
 from emor3_trl.evaluation.metrics import summarise
 from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
 from emor3_trl.files import write_json
-from emor3_trl.reflection import Reflection
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import content, render
-from emor3_trl.report.page.cases import MAX_CHARACTERS, make_cases
 from emor3_trl.report.page.content import PANELS, _curves
 from emor3_trl.report.page.thumbnails import thumbnail
 
-SIZES = {"test": 12, "emotion6": 9, "webemo": 6}
 HOSTILE = [
     "</script><script>window.pwned = 1</script>",
     "<img src=x onerror='window.pwned = 1'>",
@@ -32,22 +27,6 @@ HOSTILE = [
     "line\u2028separator\u2029 and \u202eright to left",
     "\x00 nothing ]]> &amp; \\u003c $data $script ${title}",
 ]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return fabricate(tmp_path_factory.mktemp("runs"), SIZES)
-
-
-@pytest.fixture(scope="module")
-def page(run):
-    return content(load_evaluations([run]), title="runs")
-
-
-@pytest.fixture
-def own_run(run, tmp_path):
-    """A copy to spoil."""
-    return Path(shutil.copytree(run, tmp_path / "own"))
 
 
 class Page(HTMLParser):
@@ -105,7 +84,7 @@ def test_every_asset_is_packaged():
             assert f"*{Path(asset.name).suffix}" in patterns
 
 
-def test_the_numbers_are_those_of_the_predictions(run, page):
+def test_the_numbers_are_those_of_the_predictions(run, page, sizes):
     rows = {name: load_predictions(run / "evaluation" / name / "predictions.parquet") for name in ("base", "emo_r3")}
     base, trained = ([row for row in own if row.dataset == "test"] for own in rows.values())
     assert [dataset["name"] for dataset in page["datasets"]] == ["test", "emotion6", "webemo"]
@@ -118,7 +97,7 @@ def test_the_numbers_are_those_of_the_predictions(run, page):
     assert (back["difference"], back["low"], back["high"]) == (-expected.difference, -expected.high, -expected.low)
     assert (there["fixed"], there["broken"]) == (back["broken"], back["fixed"]) == (expected.only_b, expected.only_a)
     assert there["p"] == back["p"] == expected.p_value
-    for models, size in zip(page["confusion"], SIZES.values(), strict=True):
+    for models, size in zip(page["confusion"], sizes.values(), strict=True):
         assert all(sum(map(sum, own["counts"])) == size for own in models)
 
 
@@ -177,41 +156,8 @@ def test_pictures_of_several_folders_are_told_apart(own_run, tmp_path):
     assert len(page["pictures"]) == 27
 
 
-def test_a_perfect_completion_earns_everything(run, page):
-    for case in page["cases"]:
-        for own in case["models"]:
-            parts = dict(zip(("accuracy", "consistency", "coherence", "format"), own["rewards"], strict=True))
-            assert parts["accuracy"] == own["correct"]
-            assert parts["format"] == own["wellFormed"] == ("steps" in own)
-            weighted = (
-                0.8 * parts["accuracy"] + 0.05 * (parts["consistency"] + parts["coherence"]) + 0.1 * parts["format"]
-            )
-            assert own["overall"] == pytest.approx(weighted)
-    assert any(own["overall"] == 1 for case in page["cases"] for own in case["models"])
-
-
-def test_rewards_fit_how_the_model_was_asked(own_run):
-    row = {"id": "test-x", "emotion": "awe", "label_space": ["awe", "fear"]}
-    folders = [own_run / "evaluation" / name for name in ("base", "cold_start", "emo_r3")]
-    texts = [("think", r"<think>Wide.</think>\boxed{awe}"), ("direct", r"\boxed{awe}"), ("set", gold_completion("awe"))]
-    for folder, (style, text) in zip(folders, texts, strict=True):
-        (folder / "config.yaml").write_text(f"prompt_style: {style}\n")
-        save_predictions([read(row, "test", text, style, Reflection())], folder / "predictions.parquet")
-    shutil.rmtree(own_run / "evaluation" / "emo_r3_cold_start")
-    page = content(load_evaluations([own_run]), title="runs")
-    assert [[part["name"] for part in model["rewards"]] for model in page["models"]] == [
-        ["accuracy", "format"],
-        ["accuracy"],
-        ["accuracy", "consistency", "coherence", "format"],
-    ]
-    think, direct, unasked = page["cases"][0]["models"]
-    assert think["overall"] == direct["overall"] == 1
-    assert unasked["rewards"] == [1, None, None, 1]  # evaluated without reflection: unknown, not 0
-    assert unasked["overall"] is None
-
-
-def test_each_picture_is_on_the_page_once(run, page):
-    assert len(page["pictures"]) == len(page["cases"]) == sum(SIZES.values())
+def test_each_picture_is_on_the_page_once(page, sizes):
+    assert len(page["pictures"]) == len(page["cases"]) == sum(sizes.values())
     assert sorted(case["picture"] for case in page["cases"]) == list(range(27))
     assert all(picture.startswith("data:image/webp;base64,") for picture in page["pictures"])
     assert page["picturesMissing"] == []
@@ -228,26 +174,6 @@ def test_pictures_that_are_missing_or_broken_are_named(own_run, run):
     assert [case["picture"] for case in page["cases"] if case["dataset"] == 2] == [None] * 6
     assert content(load_evaluations([own_run]), title="runs", data=[str(run / "data")])["picturesMissing"] == []
     assert thumbnail(b"no picture") is None
-
-
-def test_more_cases_than_fit_are_drawn_and_counted(run):
-    evaluations = load_evaluations([run])
-    cases, total = make_cases(evaluations, list(SIZES), limit=10)
-    assert (len(cases), total) == (10, 27)
-    assert cases == make_cases(evaluations, list(SIZES), limit=10)[0]
-    assert all(None not in case["models"] for case in cases)
-
-
-def test_an_endless_completion_is_cut(own_run):
-    folder = own_run / "evaluation" / "base"
-    rows = load_predictions(folder / "predictions.parquet")
-    long = read(
-        {"id": rows[0].id, "emotion": rows[0].emotion, "label_space": rows[0].label_space}, "test", "x" * 10_000
-    )
-    save_predictions([long, *rows[1:]], folder / "predictions.parquet")
-    case = make_cases(load_evaluations([own_run]), list(SIZES), limit=1_000)[0][0]
-    assert len(case["models"][0]["text"]) < MAX_CHARACTERS + 50
-    assert case["models"][0]["text"].endswith("(6,000 more characters)")
 
 
 def test_curves_leave_out_what_is_not_finite(own_run):

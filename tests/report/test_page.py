@@ -411,3 +411,9 @@ def test_five_thousand_cases_are_ready_and_filtered_in_three_seconds(browser, tm
     assert figures["cases"] == 5000
     assert figures["ready_seconds"] + max(figures["filter_seconds"].values()) < 3
     assert figures["faults"] == []
+
+
+def test_a_cards_reward_names_its_weights_and_where_they_come_from(view):
+    tip = view().locator(".card .overall").first.get_attribute("data-tip")
+    assert tip.startswith("Overall reward: 0.8 × accuracy + 0.05 × consistency + 0.05 × coherence + 0.1 × format (the ")
+    assert tip.endswith("(the paper's defaults: no training with such rewards is known)")

@@ -50,7 +50,7 @@ function completion(one, model, words) {
     : h('pre', { dir: 'auto', tabindex: 0, 'aria-label': 'The completion as it was written' }, marked(own.text, words));
   return h('section', { class: 'completion', style: { '--own': colour(model) } },
     h('h4', {}, modelName(model), verdict(own), !own.wellFormed && h('span', { class: 'malformed' }, 'malformed'),
-      overall(own, page.models[model].rewards)),
+      overall(own, page.models[model])),
     text,
     (own.consistency || own.coherence) && h('p', { class: 'reflection' },
       h('span', {}, term('Consistency', 'Does step 1 describe the picture?'), ' ', h('b', {}, own.consistency ?? '–')),
@@ -64,10 +64,10 @@ function rewards(own, parts) {
       h('dd', {}, own.rewards[index] === null ? 'not asked' : String(own.rewards[index])))));
 }
 
-function overall(own, parts) {
+function overall(own, { rewards: parts, about }) {
   if (own.overall === null) return null;
   const sum = parts.map((part) => `${part.weight} × ${part.name}`).join(' + ');
-  return h('span', { class: 'overall', tabindex: 0, 'data-tip': `Overall reward: ${sum}` }, 'reward ', h('b', {}, own.overall.toFixed(2)));
+  return h('span', { class: 'overall', tabindex: 0, 'data-tip': `Overall reward: ${sum} (${about.rewards})` }, 'reward ', h('b', {}, own.overall.toFixed(2)));
 }
 
 /** The text with the searched words marked: text nodes and <mark>, never markup from the text. */

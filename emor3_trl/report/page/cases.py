@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from emor3_trl.evaluation.prediction import Prediction
@@ -11,17 +12,40 @@ from emor3_trl.rewards import RewardFunction, accuracy_reward, reward_functions
 MAX_CHARACTERS = 4_000  # of one text; a model that rambles to its token limit writes about twice as many
 
 
-def reward_parts(evaluation: Evaluation) -> tuple[list[RewardFunction], list[dict[str, Any]]]:
-    """Return the reward functions that fit how a model was asked, and their names and weights (paper, Eq. 5 and 6).
+@dataclass(frozen=True)
+class Rewards:
+    """What the completions of a model earn (paper, Eq. 5 and 6).
 
-    A model asked for plain thinking has the GRPO baseline's rewards, one asked for its answer only has accuracy.
+    Args:
+        functions: the reward functions.
+        parts: the name and the weight of each.
+        origin: where they come from, in words.
     """
-    style = evaluation.config.get("prompt_style", "set")
-    functions, weights = [accuracy_reward], [1.0]
-    if style != "direct":
+
+    functions: list[RewardFunction]
+    parts: list[dict[str, Any]]
+    origin: str
+
+
+def choose_rewards(evaluation: Evaluation) -> Rewards:
+    """Return the rewards that the model was trained with, if they fit how it was asked, else the paper's.
+
+    Plain thinking is rewarded by the GRPO baseline's variant, the other variants reward the three steps. A model that
+    was asked for its answer only has accuracy.
+    """
+    style, training = evaluation.config.get("prompt_style", "set"), evaluation.training
+    if style == "direct":
+        functions, weights, origin = [accuracy_reward], [1.0], "accuracy alone: only the answer was asked for"
+    elif training and (training["reward_variant"] == "plain") == (style == "think"):
+        variant, lambda1, lambda2 = (training[name] for name in ("reward_variant", "lambda1", "lambda2"))
+        functions, weights = reward_functions(variant, lambda1, lambda2)
+        origin = f"as in its training: {variant}, " + f"λ₁ = {lambda1}, " * (variant != "plain") + f"λ₂ = {lambda2}"
+    else:
         functions, weights = reward_functions("plain" if style == "think" else "paper")
+        origin = "the paper's defaults: no training with such rewards is known"
     names = [function.__name__.removesuffix("_reward").removeprefix("think_") for function in functions]
-    return functions, [{"name": name, "weight": round(weight, 4)} for name, weight in zip(names, weights, strict=True)]
+    parts = [{"name": name, "weight": round(weight, 4)} for name, weight in zip(names, weights, strict=True)]
+    return Rewards(functions, parts, origin)
 
 
 def make_cases(
@@ -71,15 +95,15 @@ def make_cases(
 
 
 def _written(evaluation: Evaluation, rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-    functions, parts = reward_parts(evaluation)
+    rule = choose_rewards(evaluation)
     columns = {
         "emotion": [row.emotion for row in rows],
         "label_space": [row.label_space for row in rows],
         "consistency_answer": [row.consistency_answer for row in rows],
         "coherence_answer": [row.coherence_answer for row in rows],
     }
-    rewards = [function([row.completion for row in rows], **columns) for function in functions]
-    return [_entry(row, parts, list(values)) for row, values in zip(rows, zip(*rewards, strict=True), strict=True)]
+    rewards = [function([row.completion for row in rows], **columns) for function in rule.functions]
+    return [_entry(row, rule.parts, list(values)) for row, values in zip(rows, zip(*rewards, strict=True), strict=True)]
 
 
 def _entry(row: Prediction, parts: Sequence[dict[str, Any]], values: list[float | None]) -> dict[str, Any]:

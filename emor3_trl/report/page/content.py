@@ -8,7 +8,7 @@ from emor3_trl.evaluation.comparison import compare
 from emor3_trl.evaluation.metrics import all_labels, averages, confusion_matrix, per_class, summarise
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model
-from emor3_trl.report.page.cases import make_cases, reward_parts
+from emor3_trl.report.page.cases import choose_rewards, make_cases
 from emor3_trl.report.page.thumbnails import make_thumbnails
 
 # Panels of the training curves: title, keys of the log (the first that is there counts), unit
@@ -99,12 +99,13 @@ def _model(evaluation: Evaluation) -> dict[str, Any]:
     configured = ("model", "prompt_style", "engine", "dtype", "max_tokens", "seed")
     about = {key: evaluation.config.get(key) for key in configured}
     about |= {key: evaluation.environment.get(key) for key in ("started", "commit")}
+    rewards = choose_rewards(evaluation)
     return {
         "name": evaluation.name,
         "title": evaluation.title,
         "run": str(evaluation.run),
-        "rewards": reward_parts(evaluation)[1],
-        "about": {key: value for key, value in about.items() if value is not None},
+        "rewards": rewards.parts,
+        "about": {key: value for key, value in about.items() if value is not None} | {"rewards": rewards.origin},
     }
 
 

@@ -19,7 +19,7 @@ function drawGallery() {
   const total = page.cases.length < page.casesTotal
     ? `${count(page.cases.length)} of ${count(page.casesTotal)} cases are on this page, drawn at random; the numbers above cover all.` : null;
   fill(document.getElementById('cases'), {}, [
-    h('p', { class: 'hint' }, 'Each picture with what two models wrote about it, and what each completion earns by the paper’s rewards (Eq. 5 and 6, λ₁ = λ₂ = 0.1).'),
+    h('p', { class: 'hint' }, 'Each picture with what two models wrote about it, and what each completion earns by the rewards of its model’s training, or by the paper’s where none is known (Eq. 5 and 6; the last table says which).'),
     total && h('p', { class: 'note' }, total),
     page.picturesMissing.map((text) => h('p', { class: 'note' }, text)),
     parts.form, parts.segments, parts.status, parts.cards, parts.pager]);
