@@ -12,48 +12,26 @@ LABELS = ["amusement", "anger", "awe", "contentment", "disgust", "excitement", "
 def build_model(folder: Path, hidden: int = 512, layers: int = 9, vision_hidden: int = 320) -> None:
     """Save a random Qwen2.5-VL and its processor; of 37 M parameters, unless it is told otherwise."""
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from emor3_trl.demo.processor import build_processor
+    from emor3_trl.demo.processor import train_demo_tokenizer
+    from emor3_trl.demo.untrained import Sizes, build_processor, build_untrained_model
 
-    processor = build_processor()
-    processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1400}
-    ids = processor.tokenizer.convert_tokens_to_ids
     torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(processor.tokenizer),
-            "hidden_size": hidden,
-            "intermediate_size": 3 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": hidden // 64,
-            "num_key_value_heads": max(hidden // 256, 1),
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
-            "tie_word_embeddings": True,
-            "bos_token_id": None,
-            "eos_token_id": ids("<|im_end|>"),
-            "pad_token_id": ids("<|endoftext|>"),
-        },
-        vision_config={
-            "depth": 6,
-            "hidden_size": vision_hidden,
-            "intermediate_size": 768,
-            "num_heads": 8,
-            "out_hidden_size": hidden,
-            "fullatt_block_indexes": [2, 5],
-            "window_size": 112,
-        },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=True,
+    sizes = Sizes(
+        hidden=hidden,
+        intermediate=3 * hidden,
+        layers=layers,
+        heads=hidden // 64,
+        key_value_heads=max(hidden // 256, 1),
+        context=4096,
+        vision_hidden=vision_hidden,
+        vision_intermediate=768,
+        vision_layers=6,
+        vision_heads=8,
+        vision_full_attention=(2, 5),
     )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = ids("<|im_end|>")
-    model.generation_config.pad_token_id = ids("<|endoftext|>")
-    model.save_pretrained(folder)
+    processor = build_processor(train_demo_tokenizer(), min_pixels=28 * 28, max_pixels=28 * 28 * 1400)
+    build_untrained_model(processor, sizes).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

@@ -1,39 +1,39 @@
 """Builds the tiny model of the tests; also a script, so that torchrun tests can share it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-)
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from tokenizers import AddedToken, decoders, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from emor3_trl.demo.untrained import (
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    Sizes,
+    build_processor,
+    build_untrained_model,
+    train_bpe,
+)
 from emor3_trl.emotions import EMOSET_8
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, prompt_text
 
-SPECIAL = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
-    "{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+__all__ = ["CHAT_TEMPLATE", "build_tiny_model", "gold_completion", "tiny_pictures"]
+
+TINY = Sizes(
+    hidden=64,
+    intermediate=128,
+    layers=2,
+    heads=2,  # vLLM on a CPU needs heads of 32 or more
+    key_value_heads=1,
+    context=1024,
+    vision_hidden=32,
+    vision_intermediate=64,
+    vision_layers=2,
+    vision_heads=2,
+    vision_full_attention=(1,),
 )
 
 
@@ -55,62 +55,24 @@ def tiny_pictures(count: int = 3) -> list[Image.Image]:
 def build_tiny_model(folder: Path, tied: bool = True, seed: int = 0) -> Path:
     """Build a random model and its processor in `folder`."""
     torch.manual_seed(seed)
+    processor = build_processor(tiny_tokenizer(), min_pixels=28 * 28, max_pixels=28 * 28 * 36)
+    build_untrained_model(processor, replace(TINY, tied=tied)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose byte-level BPE is trained on the prompts and a few completions."""
     texts = [prompt_text(style, EMOSET_8.labels) for style in ("set", "think", "direct")]
     texts += [gold_completion(label) for label in EMOSET_8.labels]
     texts += [CONSISTENCY_QUESTION, COHERENCE_QUESTION, "Yes", "No", "user", "assistant"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = train_bpe(texts, 560, pre_tokenizers.ByteLevel(add_prefix_space=False))
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=560, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
+        padding_side="left",
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
-    )
-    fast.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
-    limits = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 36}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=limits),
-        tokenizer=fast,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    )
-    ids = {token: fast.convert_tokens_to_ids(token) for token in SPECIAL}
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(fast),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,  # vLLM on a CPU needs heads of 32 or more
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": tied,
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-            "window_size": 112,
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=tied,
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = ids["<|im_end|>"]
-    model.generation_config.pad_token_id = ids["<|endoftext|>"]
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder

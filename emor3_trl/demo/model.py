@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.data import load_split
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
-from emor3_trl.demo.processor import SPECIAL_TOKENS, build_processor
+from emor3_trl.demo.processor import build_demo_processor
 from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
+from emor3_trl.demo.untrained import Sizes, build_untrained_model
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import rate
 from emor3_trl.evaluation.prediction import predict
@@ -30,48 +31,21 @@ from emor3_trl.files import write_json
 DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
 
 
-def build_untrained_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGeneration:
-    """Return a random Qwen2.5-VL of about three million parameters, fp32, with tied embeddings as the 3B model has."""
-    tokenizer = processor.tokenizer
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-            "initializer_range": 0.05,
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": 4,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "out_hidden_size": 192,
-            "fullatt_block_indexes": [1, 3],
-            "window_size": 112,
-            "initializer_range": 0.05,
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"], do_sample=True, temperature=1.0
-    )
-    return model
+# About three million parameters
+DEMO_SIZES = Sizes(
+    hidden=192,
+    intermediate=512,
+    layers=4,
+    heads=6,
+    key_value_heads=2,
+    context=2048,
+    vision_hidden=128,
+    vision_intermediate=256,
+    vision_layers=4,
+    vision_heads=4,
+    vision_full_attention=(1, 3),
+    initializer_range=0.05,
+)
 
 
 def build_demo_model(
@@ -113,8 +87,8 @@ def build_demo_model(
 
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    processor = build_processor(training.vocabulary_size)
-    model = build_untrained_model(processor)
+    processor = build_demo_processor(training.vocabulary_size)
+    model = build_untrained_model(processor, DEMO_SIZES)
     images = [image.convert("RGB") for image in train["image"]]
     teach_vision(model, processor, images, peeps, training, rng)
     teach_language(model, processor, images, peeps, training, rng)

@@ -12,9 +12,8 @@ from tqdm.auto import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.demo.pictures import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
-from emor3_trl.demo.processor import render
 from emor3_trl.demo.texts import false_peep, feeling_text, prior_emotion, set_completion, trigger_text
-from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, prompt_text
+from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, prompt_text, render
 
 
 @dataclass(frozen=True)
