@@ -1,4 +1,4 @@
-"""How fast an evaluation is: `predict` against a loop that calls `generate` for one picture after the other.
+"""How fast an evaluation is: `predict_emotions` against a loop that calls `generate` for one picture after the other.
 
     python benchmarks/evaluate.py                  # about ten minutes on two cores
 
@@ -6,8 +6,8 @@ The same random Qwen2.5-VL of 37 M parameters (float32), the same pictures of 25
 tokens, greedy, without reflection and label probabilities (the loop has neither), in one process, in turn:
 
     loop          transformers, one `generate` with a KV cache per picture
-    transformers  `predict` with `TransformersEngine`, 32 pictures a batch
-    vllm          `predict` with `VLLMEngine`, 32 pictures a batch
+    transformers  `predict_emotions` with `TransformersEngine`, 32 pictures a batch
+    vllm          `predict_emotions` with `VLLMEngine`, 32 pictures a batch
     whole         the same as vllm, with reflection and label probabilities, as recipes/evaluate.py does it
 
 Every arm must write the same tokens. Before each, vLLM forgets the pictures: an evaluation shows none twice. Figures:
@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,11 @@ def main() -> None:
     from step_setting import build_model
 
     from emor3_trl.engines.opening import open_engine
-    from emor3_trl.evaluation.prediction import predict
+    from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 
     dataset = rows(args.pictures)
-    options = {"max_tokens": TOKENS, "batch_size": 32, "progress": False}
+    options = PredictionOptions(max_tokens=TOKENS, batch_size=32, reflect=False)
+    whole = replace(options, reflect=True, score_labels=True)
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         build_model(Path(temporary))
@@ -123,9 +125,9 @@ def main() -> None:
             model = transformers.model.eval()
             arms = {
                 "loop": lambda: loop(model, transformers.processor, dataset),
-                "transformers": lambda: predict(transformers, dataset, "t", reflect=False, **options),
-                "vllm": lambda: predict(vllm, dataset, "v", reflect=False, **options),
-                "whole": lambda: predict(vllm, dataset, "w", reflect=True, score_labels=True, **options),
+                "transformers": lambda: predict_emotions(transformers, dataset, "t", options, progress=False),
+                "vllm": lambda: predict_emotions(vllm, dataset, "v", options, progress=False),
+                "whole": lambda: predict_emotions(vllm, dataset, "w", whole, progress=False),
             }
             for number in range(args.rounds + 1):
                 written = {}

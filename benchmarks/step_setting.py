@@ -14,24 +14,20 @@ def build_model(folder: Path, hidden: int = 512, layers: int = 9, vision_hidden:
     import torch
 
     from emor3_trl.demo.processor import train_demo_tokenizer
-    from emor3_trl.demo.untrained import Sizes, build_processor, build_untrained_model
+    from emor3_trl.demo.untrained import build_processor, build_untrained_model
 
     torch.manual_seed(0)
-    sizes = Sizes(
-        hidden=hidden,
-        intermediate=3 * hidden,
-        layers=layers,
-        heads=hidden // 64,
-        key_value_heads=max(hidden // 256, 1),
-        context=4096,
-        vision_hidden=vision_hidden,
-        vision_intermediate=768,
-        vision_layers=6,
-        vision_heads=8,
-        vision_full_attention=(2, 5),
-    )
+    text = {
+        "hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64, "num_key_value_heads": max(hidden // 256, 1),
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+    vision = {
+        "depth": 6, "hidden_size": vision_hidden, "intermediate_size": 768, "num_heads": 8,
+        "fullatt_block_indexes": [2, 5],
+    }  # fmt: skip
     processor = build_processor(train_demo_tokenizer(), min_pixels=28 * 28, max_pixels=28 * 28 * 1400)
-    build_untrained_model(processor, sizes).save_pretrained(folder)
+    build_untrained_model(processor, text, vision).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

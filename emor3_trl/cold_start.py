@@ -8,7 +8,7 @@ what became of the steps.
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from emor3_trl.config import LIMITS, check_adapter, check_numbers
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.policy import freeze_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
-from emor3_trl.evaluation.metrics import rate
-from emor3_trl.evaluation.prediction import predict
+from emor3_trl.evaluation.metrics import compute_rate
+from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.prompts import answer_text, prompt_text
 
 
@@ -180,12 +180,13 @@ def probe(
         `format_rate` and `accuracy_set` under the structured prompt, `accuracy_direct` under the direct one.
     """
     engine = TransformersEngine(model, processor)
-    with_steps = predict(engine, dataset, "structured prompt", max_tokens=max_tokens, reflect=False)
-    direct = predict(engine, dataset, "direct prompt", prompt_style="direct", max_tokens=max_tokens)
+    options = PredictionOptions(max_tokens=max_tokens, reflect=False)
+    with_steps = predict_emotions(engine, dataset, "structured prompt", options)
+    direct = predict_emotions(engine, dataset, "direct prompt", replace(options, prompt_style="direct"))
     return {
-        "format_rate": rate([prediction.well_formed for prediction in with_steps]),
-        "accuracy_set": rate([prediction.correct for prediction in with_steps]),
-        "accuracy_direct": rate([prediction.correct for prediction in direct]),
+        "format_rate": compute_rate([prediction.well_formed for prediction in with_steps]),
+        "accuracy_set": compute_rate([prediction.correct for prediction in with_steps]),
+        "accuracy_direct": compute_rate([prediction.correct for prediction in direct]),
     }
 
 

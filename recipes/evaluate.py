@@ -21,11 +21,23 @@ from emor3_trl.context_length import longest_prompt
 from emor3_trl.data import content_hash, load_split
 from emor3_trl.demo import default_config
 from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
-from emor3_trl.evaluation.arguments import EvaluationArguments, check_folders, in_domain_of, named_models, named_splits
-from emor3_trl.evaluation.comparison import against_first
-from emor3_trl.evaluation.metrics import averages, summarise
+from emor3_trl.evaluation.arguments import (
+    EvaluationArguments,
+    check_folders,
+    name_models,
+    name_splits,
+    select_in_domain,
+)
+from emor3_trl.evaluation.comparison import compare_with_first
+from emor3_trl.evaluation.metrics import average_accuracies, summarise_predictions
 from emor3_trl.evaluation.plots import save_confusions
-from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict, save_predictions
+from emor3_trl.evaluation.prediction import (
+    Prediction,
+    PredictionOptions,
+    load_predictions,
+    predict_emotions,
+    save_predictions,
+)
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.files import check_room, write_json
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
@@ -37,8 +49,8 @@ def main() -> None:
     parsed = parse_arguments([EvaluationArguments], default_config(__file__), about=__doc__)
     (args,) = parsed.arguments
     with user_errors():
-        models = named_models(args.models)
-        splits = named_splits(args.splits, args.data)
+        models = name_models(args.models)
+        splits = name_splits(args.splits, args.data)
         for path in models.values():
             check_checkpoint(path, args.base_model)
         check_folders(args.output_dir, models)
@@ -64,7 +76,7 @@ def main() -> None:
         evaluate(name, models[name], args, datasets, longest[name], folder)
     if len(models) > 1:
         rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
-        write_json(Path(args.output_dir) / "comparisons.json", against_first(rows))
+        write_json(Path(args.output_dir) / "comparisons.json", compare_with_first(rows))
 
 
 def open_folders(
@@ -78,7 +90,7 @@ def open_folders(
     shared = {key: value for key, value in values.items() if key not in ("models", "overwrite")} | {
         "engine": resolve_engine(args.engine),
         "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
-        "in_domain": in_domain_of(list(splits), args.in_domain),
+        "in_domain": select_in_domain(list(splits), args.in_domain),
     }
     shared["data_fingerprints"] = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
     folders = {}
@@ -100,26 +112,23 @@ def evaluate(
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
     journals = folder.path / "unfinished"
-    options: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
+    shared: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
+    options = PredictionOptions(reflect=args.reflect, score_labels=args.label_probabilities, **shared)
+    drawing = PredictionOptions(temperature=args.temperature, num_completions=args.sampled, reflect=False, **shared)
     load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
     with open_engine(model, max_prompt_tokens=longest, scratch=folder.path, **load) as engine:
         for split, dataset in datasets.items():
-            greedy[split] = predict(
-                engine, dataset, split, reflect=args.reflect, score_labels=args.label_probabilities,
-                journal=journals / f"{split}.jsonl", **options,
-            )  # fmt: skip
+            greedy[split] = predict_emotions(engine, dataset, split, options, journal=journals / f"{split}.jsonl")
             if args.sampled:
                 count = min(args.sampled_pictures or len(dataset), len(dataset))
                 drawn_rows = dataset.shuffle(seed=args.seed).select(range(count))
-                sampled[split] = predict(
-                    engine, drawn_rows, split, temperature=args.temperature, n=args.sampled, reflect=False,
-                    journal=journals / f"{split}.sampled.jsonl", **options,
-                )  # fmt: skip
+                journal = journals / f"{split}.sampled.jsonl"
+                sampled[split] = predict_emotions(engine, drawn_rows, split, drawing, journal=journal)
     metrics: dict[str, float] = {}
     for split in datasets:
-        metrics |= summarise(greedy[split], sampled.get(split, ()))
+        metrics |= summarise_predictions(greedy[split], sampled.get(split, ()))
     right = {split: (sum(prediction.correct for prediction in rows), len(rows)) for split, rows in greedy.items()}
-    metrics |= averages(right, folder.values["in_domain"])
+    metrics |= average_accuracies(right, folder.values["in_domain"])
     metrics["eval/seconds"] = round(time.perf_counter() - start, 1)
     predictions = [prediction for rows in greedy.values() for prediction in rows]
     save_predictions(predictions, folder.path / "predictions.parquet")

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from emor3_trl.data import write_split
 from emor3_trl.emotions import AROUSAL, EMOSET_8, EMOTION6, VALENCE, WEBEMO_7
-from emor3_trl.evaluation.metrics import summarise
-from emor3_trl.evaluation.prediction import Prediction, read, save_predictions
+from emor3_trl.evaluation.metrics import summarise_predictions
+from emor3_trl.evaluation.prediction import Prediction, read_completion, save_predictions
 from emor3_trl.files import write_json
 from emor3_trl.reflection import Reflection
 
@@ -86,12 +86,14 @@ def write(model: str, row: dict, dataset: str, rng: random.Random) -> Prediction
     steps.append(f"The emotion is {VALENCE[answer]} and {AROUSAL[answer]}.")
     text = "".join(f"<step{i}>{step}</step{i}>\n" for i, step in enumerate(steps, 1)) + f"\\boxed{{{answer}}}"
     if rng.random() > form:
-        return read(row, dataset, rng.choice([steps[0] + f" So I would say {answer}.", text.replace("</step2>", "")]))
+        return read_completion(
+            row, dataset, rng.choice([steps[0] + f" So I would say {answer}.", text.replace("</step2>", "")])
+        )
     reflection = Reflection(
         consistency_answer="Yes" if rng.random() < agreement else "No",
         coherence_answer=answer if rng.random() < agreement else rng.choice(labels),
     )
-    return read(row, dataset, text, "set", reflection)
+    return read_completion(row, dataset, text, "set", reflection)
 
 
 def training_log(model: str, steps: int = 60) -> list[dict]:
@@ -137,7 +139,8 @@ def fabricate(folder: Path, sizes: Mapping[str, int] = SIZES, *, pictures: bool 
         predictions = {name: [write(model, row, name, rng) for row in own] for name, own in rows.items()}
         save_predictions([row for own in predictions.values() for row in own], path / "predictions.parquet")
         write_json(
-            path / "metrics.json", {key: value for own in predictions.values() for key, value in summarise(own).items()}
+            path / "metrics.json",
+            {key: value for own in predictions.values() for key, value in summarise_predictions(own).items()},
         )
         config = {"data": str(folder / "data"), "splits": list(sizes), "prompt_style": "set", "engine": "vllm"}
         config |= {"dtype": "bfloat16", "max_tokens": 2048, "seed": 1, "model": str(folder / model)}

@@ -1,6 +1,5 @@
 """Builds the tiny model of the tests; also a script, so that torchrun tests can share it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from emor3_trl.demo.untrained import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
-    Sizes,
     build_processor,
     build_untrained_model,
     train_bpe,
@@ -22,19 +20,14 @@ from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, prompt_t
 
 __all__ = ["CHAT_TEMPLATE", "build_tiny_model", "gold_completion", "tiny_pictures"]
 
-TINY = Sizes(
-    hidden=64,
-    intermediate=128,
-    layers=2,
-    heads=2,  # vLLM on a CPU needs heads of 32 or more
-    key_value_heads=1,
-    context=1024,
-    vision_hidden=32,
-    vision_intermediate=64,
-    vision_layers=2,
-    vision_heads=2,
-    vision_full_attention=(1,),
-)
+TEXT_SIZES = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_key_value_heads": 1,
+    "num_attention_heads": 2,  # vLLM on a CPU needs heads of 32 or more
+    "max_position_embeddings": 1024,
+}  # fmt: skip
+VISION_SIZES = {
+    "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [1],
+}  # fmt: skip
 
 
 def gold_completion(label: str) -> str:
@@ -56,7 +49,7 @@ def build_tiny_model(folder: Path, tied: bool = True, seed: int = 0) -> Path:
     """Build a random model and its processor in `folder`."""
     torch.manual_seed(seed)
     processor = build_processor(tiny_tokenizer(), min_pixels=28 * 28, max_pixels=28 * 28 * 36)
-    build_untrained_model(processor, replace(TINY, tied=tied)).save_pretrained(folder)
+    build_untrained_model(processor, TEXT_SIZES, VISION_SIZES, tied).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

@@ -21,10 +21,10 @@ from emor3_trl.data import load_split
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.processor import build_demo_processor
 from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
-from emor3_trl.demo.untrained import Sizes, build_untrained_model
+from emor3_trl.demo.untrained import build_untrained_model
 from emor3_trl.engines.transformers import TransformersEngine
-from emor3_trl.evaluation.metrics import rate
-from emor3_trl.evaluation.prediction import predict
+from emor3_trl.evaluation.metrics import compute_rate
+from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.files import write_json
 
 # Where prepare_data.py puts both
@@ -32,20 +32,14 @@ DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
 
 
 # About three million parameters
-DEMO_SIZES = Sizes(
-    hidden=192,
-    intermediate=512,
-    layers=4,
-    heads=6,
-    key_value_heads=2,
-    context=2048,
-    vision_hidden=128,
-    vision_intermediate=256,
-    vision_layers=4,
-    vision_heads=4,
-    vision_full_attention=(1, 3),
-    initializer_range=0.05,
-)
+TEXT_SIZES = {
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.05,
+}  # fmt: skip
+VISION_SIZES = {
+    "depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "fullatt_block_indexes": [1, 3],
+    "initializer_range": 0.05,
+}  # fmt: skip
 
 
 def build_demo_model(
@@ -88,7 +82,7 @@ def build_demo_model(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     processor = build_demo_processor(training.vocabulary_size)
-    model = build_untrained_model(processor, DEMO_SIZES)
+    model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES)
     images = [image.convert("RGB") for image in train["image"]]
     teach_vision(model, processor, images, peeps, training, rng)
     teach_language(model, processor, images, peeps, training, rng)
@@ -134,10 +128,11 @@ def measure(
     """Return the accuracy and the format rate on the rows of a split under the structured prompt."""
     engine = TransformersEngine(model, processor)
     title = "Sampled completions" if temperature else "Greedy completions"
-    found = predict(engine, rows, title, temperature=temperature, max_tokens=160, reflect=False)
+    options = PredictionOptions(temperature=temperature, max_tokens=160, reflect=False)
+    predictions = predict_emotions(engine, rows, title, options)
     return {
-        "accuracy": rate([prediction.correct for prediction in found]),
-        "format_rate": rate([prediction.well_formed for prediction in found]),
+        "accuracy": compute_rate([prediction.correct for prediction in predictions]),
+        "format_rate": compute_rate([prediction.well_formed for prediction in predictions]),
     }
 
 

@@ -1,7 +1,7 @@
 """An untrained Qwen2.5-VL of any size with its processor: the demo, the tests and the benchmarks size their own."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.normalizers import Normalizer
@@ -17,15 +17,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
 
 # One turn after another, without a system prompt; an image is one placeholder between its two marks
 CHAT_TEMPLATE = """\
@@ -44,34 +38,6 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model is.
-
-    Args:
-        hidden, intermediate, layers, heads, key_value_heads: of the language model.
-        context: tokens that it sees at once.
-        vision_hidden, vision_intermediate, vision_layers, vision_heads: of the vision tower.
-        vision_full_attention: its layers that attend to the whole image, not to windows.
-        tied: one matrix for embeddings and head, as the 3B model has.
-        initializer_range: standard deviation of the weights.
-    """
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    context: int
-    vision_hidden: int
-    vision_intermediate: int
-    vision_layers: int
-    vision_heads: int
-    vision_full_attention: tuple[int, ...]
-    tied: bool = True
-    initializer_range: float = 0.02
 
 
 def train_bpe(
@@ -102,51 +68,36 @@ def build_processor(tokenizer: PreTrainedTokenizerBase, min_pixels: int, max_pix
     )
 
 
-def build_untrained_model(processor: Qwen2_5_VLProcessor, sizes: Sizes) -> Qwen2_5_VLForConditionalGeneration:
+def build_untrained_model(
+    processor: Qwen2_5_VLProcessor, text: dict[str, Any], vision: dict[str, Any], tied: bool = True
+) -> Qwen2_5_VLForConditionalGeneration:
     """Return a Qwen2.5-VL in float32 with weights from torch's global seed.
 
     Args:
         processor: gives the vocabulary and the special tokens.
-        sizes: how large the model is; a head's size divides by 16.
+        text: sizes of the language model, fields of its configuration; the size of a head divides by 16.
+        vision: sizes of the vision tower, fields of its configuration.
+        tied: use one matrix for embeddings and head, as the 3B model does.
     """
-    tokenizer = processor.tokenizer
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    rotated = sizes.hidden // sizes.heads // 16  # an eighth of the pairs of a head that are rotated together
+    ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    eighth = text["hidden_size"] // text["num_attention_heads"] // 16  # of the pairs of a head that are rotated
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2 * eighth, 3 * eighth, 3 * eighth]}
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": sizes.hidden,
-            "intermediate_size": sizes.intermediate,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.key_value_heads,
-            "max_position_embeddings": sizes.context,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [2 * rotated, 3 * rotated, 3 * rotated],
-            },
-            "tie_word_embeddings": sizes.tied,
-            "initializer_range": sizes.initializer_range,
+            "vocab_size": len(processor.tokenizer),
+            "rope_parameters": rope,
+            "tie_word_embeddings": tied,
             "bos_token_id": None,
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
+            **text,
         },
-        vision_config={
-            "depth": sizes.vision_layers,
-            "hidden_size": sizes.vision_hidden,
-            "intermediate_size": sizes.vision_intermediate,
-            "num_heads": sizes.vision_heads,
-            "out_hidden_size": sizes.hidden,
-            "fullatt_block_indexes": list(sizes.vision_full_attention),
-            "window_size": 112,
-            "initializer_range": sizes.initializer_range,
-        },
+        vision_config={"out_hidden_size": text["hidden_size"], "window_size": 112, **vision},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=sizes.tied,
+        tie_word_embeddings=tied,
         dtype="float32",
     )
     model = Qwen2_5_VLForConditionalGeneration(config)

@@ -57,9 +57,9 @@ class EvaluationArguments:
     sampled: int = field(
         default=0, metadata={"help": "Completions per picture that are drawn, beside the greedy one; 0 for none."}
     )
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of those."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of the drawn completions."})
     sampled_pictures: int | None = field(
-        default=None, metadata={"help": "Draw those for at most this many pictures of a split."}
+        default=None, metadata={"help": "Draw completions for at most this many pictures of a split."}
     )
     label_probabilities: bool = field(
         default=True, metadata={"help": "Also store the probability of each label where the answer stands."}
@@ -89,50 +89,50 @@ class EvaluationArguments:
             raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb'.")
 
 
-def named_models(models: Sequence[str]) -> dict[str, str]:
-    """Return {name: path} of `models`; a model without a name is called as its folder.
+def name_models(models: Sequence[str]) -> dict[str, str]:
+    """Return {name: path} of `models`; a model without a name gets that of its folder.
 
     Raises:
-        ValueError: if there is none, or two have the same name.
+        ValueError: if there is no model, or two have the same name.
 
-    >>> named_models(["base=runs/demo/base", "runs/demo/emo_r3/"])
+    >>> name_models(["base=runs/demo/base", "runs/demo/emo_r3/"])
     {'base': 'runs/demo/base', 'emo_r3': 'runs/demo/emo_r3/'}
     """
     pairs = [(name, path) if name else (Path(path).name, path) for name, path in map(_split_name, models)]
-    return _distinct(pairs, "models", "name=path")
+    return _check_names(pairs, "models", "name=path")
 
 
-def named_splits(splits: Sequence[str], data: str | Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return {name: (folder, split)}: each split of each folder of data, and those that name their own folder.
+def name_splits(splits: Sequence[str], data: str | Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return {name: (folder, split)}: each split of each folder of data, and the splits that name their own folder.
 
     A name is what tells the data sets apart: the split, if there is one folder; the folder, if there is one split of
     several folders; else both.
 
     Raises:
-        ValueError: if there is none, or two have the same name.
+        ValueError: if there is no split, or two have the same name.
 
-    >>> named_splits(["test", "webemo=data/webemo/test"], "data/emoset")
+    >>> name_splits(["test", "webemo=data/webemo/test"], "data/emoset")
     {'test': ('data/emoset', 'test'), 'webemo': ('data/webemo', 'test')}
-    >>> named_splits(["test"], ["data/emoset", "data/emotion6"])
+    >>> name_splits(["test"], ["data/emoset", "data/emotion6"])
     {'emoset': ('data/emoset', 'test'), 'emotion6': ('data/emotion6', 'test')}
     """
     folders = [data] if isinstance(data, str) else list(data)
-    own = [split for split in splits if "=" not in split]
+    unnamed = [split for split in splits if "=" not in split]
     pairs = []
     for folder in folders:
-        for split in own:
-            parts = ([Path(folder).name] if len(folders) > 1 else []) + ([split] if len(own) > 1 else [])
+        for split in unnamed:
+            parts = ([Path(folder).name] if len(folders) > 1 else []) + ([split] if len(unnamed) > 1 else [])
             pairs.append(("-".join(parts) or split, (folder, split)))
     for name, place in (_split_name(split) for split in splits if "=" in split):
         folder, _, split = place.rpartition("/")
         pairs.append((name, (folder or folders[0], split)))
     if any(name == "mean" for name, _ in pairs):
         raise ValueError("A data set is called 'mean', as the means over data sets are. Write name=folder/split.")
-    return _distinct(pairs, "splits", "name=folder/split")
+    return _check_names(pairs, "splits", "name=folder/split")
 
 
 def check_folders(output_dir: str | Path, models: Mapping[str, str]) -> None:
-    """Make sure that no evaluation would be written over a model, or over a run that is no evaluation.
+    """Make sure that no evaluation would replace a model, or a run that is no evaluation.
 
     Args:
         output_dir: folder of evaluations.
@@ -144,25 +144,25 @@ def check_folders(output_dir: str | Path, models: Mapping[str, str]) -> None:
     for name in models:
         folder = Path(output_dir) / name
         config = folder / "config.yaml"
-        evaluation = not config.is_file() or "model_fingerprint" in config.read_text()
-        within = [
+        replaceable = not config.is_file() or "model_fingerprint" in config.read_text()
+        models_within = [
             path
             for path in models.values()
             if folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents)
         ]
-        if within or not evaluation:
-            holds = f"the model '{within[0]}'" if within else "a run that is no evaluation"
+        if models_within or not replaceable:
+            holds = f"the model '{models_within[0]}'" if models_within else "a run that is no evaluation"
             raise FileExistsError(
                 f"The evaluation of {name} would be written to '{folder}', which holds {holds}. Choose another "
                 "--output_dir, or another name: --model NAME=PATH."
             )
 
 
-def in_domain_of(datasets: Sequence[str], in_domain: Sequence[str] | None) -> list[str]:
-    """Return the data sets that count as in-domain: those that are named, else the first.
+def select_in_domain(datasets: Sequence[str], in_domain: Sequence[str] | None) -> list[str]:
+    """Return the data sets that count as in-domain: the named ones, else the first.
 
     Raises:
-        ValueError: if one that is named is not evaluated.
+        ValueError: if a named one is not evaluated.
     """
     unknown = [name for name in in_domain or () if name not in datasets]
     if unknown:
@@ -175,10 +175,10 @@ def _split_name(item: str) -> tuple[str, str]:
     return (name, place) if equals else ("", item)
 
 
-def _distinct(pairs: Sequence[tuple[str, T]], what: str, form: str) -> dict[str, T]:
+def _check_names(pairs: Sequence[tuple[str, T]], what: str, form: str) -> dict[str, T]:
     names = [name for name, _ in pairs]
-    odd = [name for name in names if name in ("", ".", "..") or "/" in name or names.count(name) > 1]
-    if odd or not names:
+    faulty = [name for name in names if name in ("", ".", "..") or "/" in name or names.count(name) > 1]
+    if faulty or not names:
         raise ValueError(
             f"--{what} names {', '.join(map(repr, names)) or 'nothing'}. Expected one or more distinct names "
             f"without '/', none of them '.' or '..'; write {form} to choose them."

@@ -1,7 +1,7 @@
 """How sure a model is of its answer: the probability of each label at the place where it wrote one.
 
-The completion is kept up to its answer; then each label is spelled there, and the model's probabilities of the tokens
-that tell the labels apart are multiplied. What all labels share, and all that is no label, is left out, so that the
+The completion is kept up to its answer. Each label is spelled there, and the model's probabilities of the tokens that
+tell the labels apart are multiplied. Tokens that all labels share, and tokens of no label, are left out. So the
 probabilities of a label space add up to 1: this is the model's answer under the constraint to name a label.
 """
 
@@ -21,7 +21,7 @@ MAX_LABELS = 128
 Path = tuple[int, ...]
 
 
-def label_probabilities(
+def score_labels(
     engine: Engine,
     texts: Sequence[str],
     images: Sequence[Any],
@@ -38,27 +38,27 @@ def label_probabilities(
         labels: the label space of each.
 
     Returns:
-        For each completion numbers that add up to 1, or None if its box names none of the labels, or names one in
-        another spelling than case, spaces, `_` and `-` make, or if there are more than `MAX_LABELS` of them.
+        For each completion numbers that add up to 1. None if its box names none of the labels, or spells one with
+        other changes than those of case, spaces, `_` and `-`, or if there are more than `MAX_LABELS` of them.
     """
     encoder = QuestionEncoder(engine.processor)
-    spelled = [
+    spellings = [
         (spell_answers(completion, space) or []) if len(space) <= MAX_LABELS else []
         for completion, space in zip(completions, labels, strict=True)
     ]
-    paths = [[tuple(encoder.data_ids(text)) for text in row] for row in spelled]
-    forks = [(row, *fork) for row, each in enumerate(paths) for fork in branches(each)]
-    asked = [Continuation(texts[row], images[row], written, candidates) for row, written, candidates in forks]
-    found = engine.log_probabilities(asked) if asked else []
+    paths = [[tuple(encoder.data_ids(text)) for text in row_spellings] for row_spellings in spellings]
+    branches = [(row, *branch) for row, row_paths in enumerate(paths) for branch in find_branches(row_paths)]
+    continuations = [Continuation(texts[row], images[row], prefix, tokens) for row, prefix, tokens in branches]
+    scores = engine.log_probabilities(continuations) if continuations else []
     shares = {
-        (row, written): dict(zip(candidates, _normalised(logs), strict=True))
-        for (row, written, candidates), logs in zip(forks, found, strict=True)
+        (row, prefix): dict(zip(tokens, _normalise(branch_scores), strict=True))
+        for (row, prefix, tokens), branch_scores in zip(branches, scores, strict=True)
     }
-    return [[_product(shares, row, path) for path in each] or None for row, each in enumerate(paths)]
+    return [[_multiply_shares(shares, row, path) for path in row_paths] or None for row, row_paths in enumerate(paths)]
 
 
 def spell_answers(completion: str, labels: Sequence[str]) -> list[str] | None:
-    r"""Return the completion up to the end of its answer, once with each label in the place of its own.
+    r"""Return the completion up to the end of its answer, once with each label in the place of the answer.
 
     >>> spell_answers(r"\boxed{Awe}", ["awe", "fear"])
     ['\\boxed{Awe}', '\\boxed{Fear}']
@@ -71,36 +71,37 @@ def spell_answers(completion: str, labels: Sequence[str]) -> list[str] | None:
         return None
     end = completion.index(content, start) + len(content)
     words = r"[\s_-]+".join(re.escape(word) for word in re.split(r"[ _-]+", answer.strip()))
-    found = list(re.finditer(words, completion[start:end], re.IGNORECASE))
-    if not found:
+    matches = list(re.finditer(words, completion[start:end], re.IGNORECASE))
+    if not matches:
         return None
-    written = found[-1].group()  # the last: what stands before may be LaTeX
+    match = matches[-1]  # the last: what stands before may be LaTeX
+    written = match.group()
     style: Callable[[str], str] = str.capitalize if written[:1].isupper() else str.lower
     if written == answer or written.isupper():
         style = str if written == answer else str.upper
-    before, after = completion[: start + found[-1].start()], completion[start + found[-1].end()]
+    before, after = completion[: start + match.start()], completion[start + match.end()]
     return [before + style(label) + after for label in labels]
 
 
-def branches(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Return where distinct spellings part: the tokens written by then, and the tokens that may follow.
+def find_branches(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Return where distinct spellings part: the tokens before that place, and the tokens that may follow.
 
-    >>> branches([(1, 2, 3), (1, 2, 4), (1, 5)])
+    >>> find_branches([(1, 2, 3), (1, 2, 4), (1, 5)])
     [((1,), (2, 5)), ((1, 2), (3, 4))]
     """
     following: dict[Path, set[int]] = {}
     for path in paths:
         for length, token in enumerate(path):
             following.setdefault(path[:length], set()).add(token)
-    return [(written, tuple(sorted(tokens))) for written, tokens in following.items() if len(tokens) > 1]
+    return [(prefix, tuple(sorted(tokens))) for prefix, tokens in following.items() if len(tokens) > 1]
 
 
-def _product(shares: dict[tuple[int, Path], dict[int, float]], row: int, path: Path) -> float:
-    parted = [length for length in range(len(path)) if (row, path[:length]) in shares]
-    return math.prod(shares[row, path[:length]][path[length]] for length in parted)
+def _multiply_shares(shares: dict[tuple[int, Path], dict[int, float]], row: int, path: Path) -> float:
+    places = [length for length in range(len(path)) if (row, path[:length]) in shares]
+    return math.prod(shares[row, path[:length]][path[length]] for length in places)
 
 
-def _normalised(logs: Sequence[float]) -> list[float]:
-    top = max(logs)
-    shares = [math.exp(value - top) for value in logs]
+def _normalise(scores: Sequence[float]) -> list[float]:
+    top = max(scores)
+    shares = [math.exp(score - top) for score in scores]
     return [share / sum(shares) for share in shares]

@@ -79,11 +79,11 @@ def uar(confusion: np.ndarray) -> float:
 
 
 def macro_f1_interval(confusion: np.ndarray, seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """Return the 95% interval of `macro_f1`, which is no share of pictures.
+    """Return the 95% interval of `macro_f1`, which is no share of images.
 
-    It is the percentile interval over resampled pictures (drawing n of them with replacement is drawing n cells of the
-    confusion matrix), but nowhere narrower than the intervals of the emotions' own F1, added up: an emotion that is
-    always or never found is so in every resample, which proves nothing about the next picture.
+    It is the percentile interval over resampled images: drawing n of them with replacement is drawing n cells of the
+    confusion matrix. It is nowhere narrower than the intervals of the emotions' own F1, added up. An emotion that is
+    always or never found is so in every resample, which proves nothing about the next image.
 
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
@@ -98,56 +98,58 @@ def macro_f1_interval(confusion: np.ndarray, seed: int = 0, resamples: int = 10_
         cells = generator.multinomial(n, confusion.ravel() / n, size=size)
         drawn.append(_macro_f1(cells.reshape(size, *confusion.shape)))
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    found = per_class(confusion, [str(index) for index in range(len(confusion))]).values()
-    own = _mean_of("f1", [(each["f1"], each["f1_low"], each["f1_high"]) for each in found])
-    return min(float(low), own["f1_low"]), max(float(high), own["f1_high"])
+    classes = score_classes(confusion, [str(index) for index in range(len(confusion))]).values()
+    added = _mean_of("f1", [(scores["f1"], scores["f1_low"], scores["f1_high"]) for scores in classes])
+    return min(float(low), added["f1_low"]), max(float(high), added["f1_high"])
 
 
-def per_class(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """Return `support`, and `precision`, `recall` and `f1` with their 95% intervals, of each emotion that occurs.
 
     All three are shares or follow from one (Wilson): F1 = 2 J / (1 + J), where J is the share of hits among the
-    pictures that show the emotion or got it as answer.
+    images that show the emotion or got it as answer.
 
     Args:
         confusion: counts of shape (L, L + 1), see `confusion_matrix`.
         labels: its L labels.
     """
-    found: dict[str, dict[str, float | int]] = {}
+    classes: dict[str, dict[str, float | int]] = {}
     for index, label in enumerate(labels):
         hits, support = int(confusion[index, index]), int(confusion[index].sum())
         answered = int(confusion[:, index].sum())
         if support + answered == 0:
             continue
         shares = _interval("f1", hits, support + answered - hits)
-        found[label] = {
+        classes[label] = {
             "support": support,
             **_interval("precision", hits, answered),
             **_interval("recall", hits, support),
             **{name: 2 * share / (1 + share) for name, share in shares.items()},
         }
-    return found
+    return classes
 
 
-def rate(values: Sequence[bool]) -> float:
+def compute_rate(values: Sequence[bool]) -> float:
     """Return the share of True; 0.0 of nothing."""
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = ()) -> dict[str, float | int]:
+def summarise_predictions(
+    greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = ()
+) -> dict[str, float | int]:
     """Return the metrics of one data set under their flat names.
 
     Args:
-        greedy: one greedy prediction per picture, all of one data set.
-        sampled: completions drawn at a temperature from pictures of the same data set.
+        greedy: one greedy prediction per image, all of one data set.
+        sampled: completions drawn at a temperature from images of the same data set.
 
     Returns:
         `eval/<dataset>/…`; beside every rate and mean stands its 95% interval, `_low` and `_high` (Wilson for shares,
-        and added up for `uar`; bootstrap over pictures for `macro_f1`; normal for `completion_tokens`):
+        and added up for `uar`; bootstrap over images for `macro_f1`; normal for `completion_tokens`):
 
-        - of all `n` pictures: `accuracy`, `macro_f1`, `uar` (unweighted average recall), `format_rate`,
+        - of all `n` images: `accuracy`, `macro_f1`, `uar` (unweighted average recall), `format_rate`,
           `completion_tokens` (mean) and `class/<label>/` `support`, `precision`, `recall`, `f1`;
-        - of the `n_valence` pictures whose emotion has a known valence and arousal, and whose answer has too or names
+        - of the `n_valence` images whose emotion has a known valence and arousal, and whose answer has too or names
           none: `valence_agreement` and `arousal_agreement`, the share whose answer has the same; no answer has none;
         - of the well-formed completions: `names_valence` (step 3 does);
         - of the `n_reflected` of them that the model was asked about: `agreement` (the emotion that it reads from its
@@ -160,53 +162,71 @@ def summarise(greedy: Sequence["Prediction"], sampled: Sequence["Prediction"] = 
     """
     datasets = {prediction.dataset for prediction in (*greedy, *sampled)}
     if not greedy or len(datasets) != 1:
-        raise ValueError(f"summarise was given {len(greedy)} predictions of {sorted(datasets)}. Expected one data set.")
-    confusion, labels = confusion_of(greedy), all_labels(greedy)
-    macro_low, macro_high = macro_f1_interval(confusion)
-    hits, supports = np.diagonal(confusion).tolist(), confusion.sum(axis=1).tolist()
-    recalls = [_share_of(*counts) for counts in zip(hits, supports, strict=True) if counts[1]]
-    well_formed = [prediction for prediction in greedy if prediction.well_formed]
-    reflected = [prediction for prediction in well_formed if prediction.coherence_answer is not None]
+        raise ValueError(
+            f"summarise_predictions was given {len(greedy)} predictions of {sorted(datasets)}. Expected one data set."
+        )
+    confusion = count_confusions(greedy)
     metrics: dict[str, float | int] = {
         "n": len(greedy),
+        **_measure_answers(greedy, confusion),
+        **_measure_valence(greedy),
+        **_measure_steps([prediction for prediction in greedy if prediction.well_formed]),
+    }
+    if sampled:
+        metrics["sampled_n"] = len(sampled)
+        metrics |= _share_of_draws("sampled_accuracy", sampled, [draw.correct for draw in sampled])
+        metrics |= _share_of_draws("sampled_format_rate", sampled, [draw.well_formed for draw in sampled])
+    for label, scores in score_classes(confusion, collect_labels(greedy)).items():
+        metrics |= {f"class/{label}/{name}": value for name, value in scores.items()}
+    return {f"eval/{greedy[0].dataset}/{name}": value for name, value in metrics.items()}
+
+
+def _measure_answers(greedy: Sequence["Prediction"], confusion: np.ndarray) -> dict[str, float]:
+    hits, supports = np.diagonal(confusion).tolist(), confusion.sum(axis=1).tolist()
+    recalls = [_share_of(*counts) for counts in zip(hits, supports, strict=True) if counts[1]]
+    tokens = [row.completion_tokens for row in greedy if row.completion_tokens is not None]
+    return {
         **_share("accuracy", [prediction.correct for prediction in greedy]),
-        "macro_f1": macro_f1(confusion),
-        "macro_f1_low": macro_low,
-        "macro_f1_high": macro_high,
+        **_with_bounds("macro_f1", macro_f1(confusion), *macro_f1_interval(confusion)),
         **_mean_of("uar", recalls),
         **_share("format_rate", [prediction.well_formed for prediction in greedy]),
-        **_mean("completion_tokens", [p.completion_tokens for p in greedy if p.completion_tokens is not None]),
+        **_mean("completion_tokens", tokens),
     }
-    pairs = [(canonical(p.emotion), canonical(p.answer or "")) for p in greedy]
+
+
+def _measure_valence(greedy: Sequence["Prediction"]) -> dict[str, float]:
+    pairs = [(canonical(row.emotion), canonical(row.answer or "")) for row in greedy]
     pairs = [(emotion, answer) for emotion, answer in pairs if emotion in VALENCE and (not answer or answer in VALENCE)]
-    if pairs:
-        metrics["n_valence"] = len(pairs)
-        metrics |= _share("valence_agreement", [VALENCE.get(answer) == VALENCE[emotion] for emotion, answer in pairs])
-        metrics |= _share("arousal_agreement", [AROUSAL.get(answer) == AROUSAL[emotion] for emotion, answer in pairs])
+    if not pairs:
+        return {}
+    return {
+        "n_valence": len(pairs),
+        **_share("valence_agreement", [VALENCE.get(answer) == VALENCE[emotion] for emotion, answer in pairs]),
+        **_share("arousal_agreement", [AROUSAL.get(answer) == AROUSAL[emotion] for emotion, answer in pairs]),
+    }
+
+
+def _measure_steps(well_formed: Sequence["Prediction"]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     if well_formed and well_formed[0].conclusion is not None:
         metrics |= _share("names_valence", [names_valence(prediction.conclusion or "") for prediction in well_formed])
+    reflected = [prediction for prediction in well_formed if prediction.coherence_answer is not None]
     if reflected:
         metrics["n_reflected"] = len(reflected)
         metrics |= _share("agreement", [prediction.coherence_answer == prediction.answer for prediction in reflected])
         metrics |= _share("coherence", [prediction.coherence_answer == prediction.emotion for prediction in reflected])
         metrics |= _share("consistency", [prediction.consistency_answer == "Yes" for prediction in reflected])
-    if sampled:
-        metrics["sampled_n"] = len(sampled)
-        metrics |= _sampled("sampled_accuracy", sampled, [prediction.correct for prediction in sampled])
-        metrics |= _sampled("sampled_format_rate", sampled, [prediction.well_formed for prediction in sampled])
-    for label, values in per_class(confusion, labels).items():
-        metrics |= {f"class/{label}/{name}": value for name, value in values.items()}
-    return {f"eval/{greedy[0].dataset}/{name}": value for name, value in metrics.items()}
+    return metrics
 
 
-def averages(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> dict[str, float]:
+def average_accuracies(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> dict[str, float]:
     """Return the paper's averages over data sets (Table 1): A^I in-domain, A^O out of domain, A overall.
 
-    Each data set counts the same, however many pictures it has.
+    Each data set counts the same, however many images it has.
 
     Args:
-        right: (pictures answered rightly, pictures) by data set.
-        in_domain: the data sets that the model was trained on; those that are not in `right` are left out.
+        right: (images answered rightly, images) by data set.
+        in_domain: the data sets that the model was trained on; names that are not in `right` are left out.
 
     Returns:
         `eval/mean/in_domain`, `out_of_domain` and `overall`, each with `_low` and `_high`: its 95% interval from those
@@ -217,11 +237,11 @@ def averages(right: Mapping[str, tuple[int, int]], in_domain: Sequence[str]) -> 
         "out_of_domain": [name for name in right if name not in in_domain],
         "overall": list(right),
     }
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     for group, names in groups.items():
         if names:
-            found |= _mean_of(f"eval/mean/{group}", [_share_of(*right[name]) for name in names])
-    return found
+            means |= _mean_of(f"eval/mean/{group}", [_share_of(*right[name]) for name in names])
+    return means
 
 
 def _share(name: str, values: Sequence[bool]) -> dict[str, float]:
@@ -229,7 +249,11 @@ def _share(name: str, values: Sequence[bool]) -> dict[str, float]:
 
 
 def _interval(name: str, successes: int, n: int) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), _share_of(successes, n), strict=True))
+    return _with_bounds(name, *_share_of(successes, n))
+
+
+def _with_bounds(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _share_of(successes: int, n: int) -> tuple[float, float, float]:
@@ -242,20 +266,19 @@ def _mean_of(name: str, parts: Sequence[tuple[float, float, float]]) -> dict[str
     values, lows, highs = np.array(parts).T
     mean = float(values.mean())
     below, above = (float(np.sqrt(((values - ends) ** 2).sum())) / len(parts) for ends in (lows, highs))
-    return {name: mean, f"{name}_low": mean - below, f"{name}_high": mean + above}
+    return _with_bounds(name, mean, mean - below, mean + above)
 
 
-def _sampled(name: str, sampled: Sequence["Prediction"], values: Sequence[bool]) -> dict[str, float]:
-    """Return a rate over draws; several of one picture are worth fewer independent trials, but one each at least."""
-    pictures: dict[str, list[bool]] = {}
+def _share_of_draws(name: str, sampled: Sequence["Prediction"], values: Sequence[bool]) -> dict[str, float]:
+    """Return a rate over draws; several of one image are worth fewer independent trials, but one each at least."""
+    draws_by_image: dict[str, list[bool]] = {}
     for prediction, value in zip(sampled, values, strict=True):
-        pictures.setdefault(prediction.id, []).append(value)
-    share, spread = rate(values), float(np.var([np.mean(draws) for draws in pictures.values()]))
-    # As many trials as have a mean that varies as this one; of one picture, or of equal ones, nothing shows how it does
-    worth = len(pictures) * (share * (1 - share) / spread if spread > 1e-12 else 1)
+        draws_by_image.setdefault(prediction.id, []).append(value)
+    share, spread = compute_rate(values), float(np.var([np.mean(draws) for draws in draws_by_image.values()]))
+    # As many trials as have a mean that varies as this one; one image, or equal ones, do not show how it varies
+    worth = len(draws_by_image) * (share * (1 - share) / spread if spread > 1e-12 else 1)
     worth = min(worth, len(values))
-    low, high = wilson_interval(share * worth, worth)
-    return {name: share, f"{name}_low": low, f"{name}_high": high}
+    return _with_bounds(name, share, *wilson_interval(share * worth, worth))
 
 
 def _mean(name: str, values: Sequence[int]) -> dict[str, float]:
@@ -265,7 +288,7 @@ def _mean(name: str, values: Sequence[int]) -> dict[str, float]:
     if len(values) == 1:
         return {name: mean}
     margin = Z_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return {name: mean, f"{name}_low": mean - margin, f"{name}_high": mean + margin}
+    return _with_bounds(name, mean, mean - margin, mean + margin)
 
 
 def _macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -276,21 +299,17 @@ def _macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def _mean_where(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Return the mean of counts / of over the last axis, where `of` is positive; 0 where nowhere."""
-    return _divided(counts, of).sum(axis=-1) / np.maximum((of > 0).sum(axis=-1), 1)
+    """Return the mean of counts / of over the last axis where `of` is positive; 0 if it nowhere is."""
+    shares = np.divide(counts, of, out=np.zeros(of.shape), where=of > 0)
+    return shares.sum(axis=-1) / np.maximum((of > 0).sum(axis=-1), 1)
 
 
-def _divided(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Return counts / of, 0 where `of` is."""
-    return np.divide(counts, of, out=np.zeros(of.shape), where=of > 0)
-
-
-def confusion_of(predictions: Sequence["Prediction"]) -> np.ndarray:
-    """Return the confusion matrix (L, L + 1) of predictions over `all_labels` of them."""
+def count_confusions(predictions: Sequence["Prediction"]) -> np.ndarray:
+    """Return the confusion matrix (L, L + 1) of predictions over `collect_labels` of them."""
     emotions = [prediction.emotion for prediction in predictions]
-    return confusion_matrix(emotions, [prediction.answer for prediction in predictions], all_labels(predictions))
+    return confusion_matrix(emotions, [prediction.answer for prediction in predictions], collect_labels(predictions))
 
 
-def all_labels(predictions: Sequence["Prediction"]) -> list[str]:
+def collect_labels(predictions: Sequence["Prediction"]) -> list[str]:
     """Return the labels of all label spaces of the predictions, in the order in which they first occur."""
     return list(dict.fromkeys(label for prediction in predictions for label in prediction.label_space))

@@ -1,11 +1,11 @@
-"""Plots of one evaluated model: who was taken for whom, and what each emotion reaches."""
+"""Plots of one evaluated model: which emotion is taken for which, and the recall of each."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from emor3_trl.evaluation.metrics import all_labels, confusion_of, per_class
+from emor3_trl.evaluation.metrics import collect_labels, count_confusions, score_classes
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.files import replacing, write_json
 
@@ -20,14 +20,16 @@ def save_confusions(name: str, predictions: Mapping[str, Sequence[Prediction]], 
     """
     counts = {}
     for dataset, rows in predictions.items():
-        labels, confusion = all_labels(rows), confusion_of(rows)
+        labels, confusion = collect_labels(rows), count_confusions(rows)
         counts[dataset] = {"labels": labels, "rows_emotion_columns_answer_then_none": confusion.tolist()}
         plot_confusion(confusion, labels, f"{name} on {dataset} (n={len(rows)})", folder / f"confusion_{dataset}.png")
     write_json(folder / "confusion.json", counts)
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, path: str | Path) -> None:
-    """Draw a confusion matrix, each row as shares of its emotion, beside the recall of each emotion with its interval.
+    """Draw a confusion matrix and, beside it, the recall of each emotion with its interval.
+
+    The colour of a cell is its share of the row's emotion.
 
     Args:
         confusion: counts of shape (L, L + 1), see `metrics.confusion_matrix`.
@@ -53,10 +55,10 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, pat
     left.set_xlabel("answer")
     left.set_ylabel("emotion")
 
-    found = per_class(confusion, labels)
+    classes = score_classes(confusion, labels)
     for row, label in enumerate(labels):
-        if label in found and found[label]["support"]:
-            recall, low, high = (found[label][name] for name in ("recall", "recall_low", "recall_high"))
+        if label in classes and classes[label]["support"]:
+            recall, low, high = (classes[label][name] for name in ("recall", "recall_low", "recall_high"))
             right.barh(row, recall, color="#4477aa", height=0.6)
             right.plot([low, high], [row, row], color="black", linewidth=1)
     right.set_ylim(count - 0.5, -0.5)

@@ -1,7 +1,7 @@
-"""Predictions: what a model writes about each picture of a data set, and what is read from it.
+"""Predictions: what a model writes about each image of a data set, and what is read from it.
 
-`predict` reads what a engine writes with the same parser and the same reflection as training. Completions are data:
-a malformed one is a wrong prediction, never an error.
+`predict_emotions` reads completions with the parser and the reflection of training. Completions are data: a malformed
+one is a wrong prediction, never an error.
 """
 
 import json
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
-from emor3_trl.evaluation.label_probabilities import label_probabilities
+from emor3_trl.evaluation.label_probabilities import score_labels
 from emor3_trl.files import replacing
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
@@ -30,11 +30,11 @@ SEED_STRIDE = 1_000_003
 
 @dataclass(frozen=True)
 class Prediction:
-    """One completion about one picture; also a row of predictions.parquet.
+    """One completion about one image; also a row of predictions.parquet.
 
     Args:
-        id: the picture's id in its data set.
-        dataset: the split it is from.
+        id: the image's id in its data set.
+        dataset: what its data set is called.
         emotion: its true label.
         label_space: the labels to choose from.
         completion: what the model wrote.
@@ -44,10 +44,10 @@ class Prediction:
         correct: whether `answer` is `emotion`.
         consistency_answer, coherence_answer: the model's reflection about its own steps, None where it was not asked.
         temperature: 0 for greedy.
-        sample: index among the completions of this picture.
+        sample: index among the completions of this image.
         completion_tokens: its length in tokens.
         finished: whether it ended by itself, not at the limit.
-        label_probabilities: of the labels, in their order, where it wrote one (see `label_probabilities`).
+        label_probabilities: of the labels, in their order, where it wrote one (see `score_labels`).
     """
 
     id: str
@@ -70,91 +70,119 @@ class Prediction:
     label_probabilities: list[float] | None = None
 
 
-def predict(
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How a model is asked for emotions.
+
+    Args:
+        prompt_style: how to ask; it also decides what well formed means.
+        temperature: 0 is greedy.
+        num_completions: completions per image.
+        max_tokens: longest completion.
+        batch_size: images per call of the engine.
+        reflect: ask the model about its own steps ("set" only).
+        score_labels: also ask for the probability of each label where an answer stands.
+        seed: sampling seed.
+    """
+
+    prompt_style: PromptStyle = "set"
+    temperature: float = 0.0
+    num_completions: int = 1
+    max_tokens: int = 2048
+    batch_size: int = 64
+    reflect: bool = True
+    score_labels: bool = False
+    seed: int = 0
+
+
+def predict_emotions(
     engine: Engine,
     dataset: Dataset,
     name: str,
+    options: PredictionOptions | None = None,
     *,
-    prompt_style: PromptStyle = "set",
-    temperature: float = 0.0,
-    n: int = 1,
-    max_tokens: int = 2048,
-    batch_size: int = 64,
-    reflect: bool = True,
-    score_labels: bool = False,
-    seed: int = 0,
     progress: bool = True,
     journal: Path | None = None,
 ) -> list[Prediction]:
-    """Ask for the emotion of every picture of a data set.
+    """Ask for the emotion of every image of a data set.
 
     Args:
         engine: what writes and reflects.
         dataset: rows with `id`, `image`, `emotion`, `label_space` (see `emor3_trl.data.load_split`).
         name: what the data set is called in metrics and predictions.
-        prompt_style: how to ask; it also decides what well formed means.
-        temperature: 0 is greedy.
-        n: completions per picture.
-        max_tokens: longest completion.
-        batch_size: pictures per call of the engine.
-        reflect: ask the model about its own steps ("set" only).
-        score_labels: also ask for the probability of each label where an answer stands.
-        seed: sampling seed.
+        options: how to ask.
         progress: show a bar with the accuracy so far.
-        journal: file that keeps each finished batch; the batches that it holds already are not asked again. A batch
-            depends on nothing but its rows, so a stopped evaluation that goes on equals one that was not stopped.
+        journal: file that keeps each finished batch; batches that it holds already are not asked again. A batch depends
+            on nothing but its rows, so a stopped evaluation that goes on equals one that was not stopped.
 
     Returns:
         One prediction per completion, in the order of the rows.
     """
-    reflector = Reflector(engine)
-    predictions = _finished(journal) if journal else []
-    bar = tqdm(total=len(dataset), initial=len(predictions) // n, desc=name, unit="picture", disable=not progress)
+    options = options or PredictionOptions()
+    predictions = _read_journal(journal) if journal else []
+    rows_done = len(predictions) // options.num_completions
+    bar = tqdm(total=len(dataset), initial=rows_done, desc=name, unit="picture", disable=not progress)
     if predictions:
-        bar.set_postfix(_so_far(predictions))
-    for start in range(len(predictions) // n, len(dataset), batch_size):
-        rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        texts = [prompt_text(prompt_style, LabelSpace.of(row["label_space"]).labels) for row in rows]
-        images = [row["image"] for row in rows]
-        completions = engine.generate(
-            texts, images, n=n, temperature=temperature, max_tokens=max_tokens, seed=seed * SEED_STRIDE + start
-        )
-        flat = [(row, sample, each) for row in range(len(rows)) for sample, each in enumerate(completions[row])]
-        about = [images[row] for row, *_ in flat], [each.text for *_, each in flat]
-        spaces = [rows[row]["label_space"] for row, *_ in flat]
-        probabilities: Sequence[list[float] | None] = [None] * len(flat)
-        if score_labels:
-            labels = [LabelSpace.of(space).labels for space in spaces]
-            probabilities = label_probabilities(engine, [texts[row] for row, *_ in flat], *about, labels)
-        reflections = [Reflection()] * len(flat)
-        if reflect and prompt_style == "set":
-            reflections = reflector.reflect(*about, spaces)
-        batch = [
-            replace(
-                read(rows[row], name, each.text, prompt_style, reflection, temperature, sample),
-                completion_tokens=each.tokens,
-                finished=each.finished,
-                label_probabilities=probability,
-            )
-            for (row, sample, each), reflection, probability in zip(flat, reflections, probabilities, strict=True)
-        ]
+        bar.set_postfix(_summarise_progress(predictions))
+    for start in range(rows_done, len(dataset), options.batch_size):
+        rows = [dataset[index] for index in range(start, min(start + options.batch_size, len(dataset)))]
+        batch = _predict_batch(engine, rows, name, options, seed=options.seed * SEED_STRIDE + start)
         if journal:
-            _append(journal, batch)
+            _append_to_journal(journal, batch)
         predictions += batch
         bar.update(len(rows))
-        bar.set_postfix(_so_far(predictions))
+        bar.set_postfix(_summarise_progress(predictions))
     bar.close()
     return predictions
 
 
-def _so_far(predictions: Sequence[Prediction]) -> dict[str, str]:
+def _predict_batch(
+    engine: Engine, rows: Sequence[dict[str, Any]], name: str, options: PredictionOptions, seed: int
+) -> list[Prediction]:
+    texts = [prompt_text(options.prompt_style, LabelSpace.of(row["label_space"]).labels) for row in rows]
+    written = engine.generate(
+        texts,
+        [row["image"] for row in rows],
+        n=options.num_completions,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=seed,
+    )
+    # From here on one entry per completion
+    entries = [(number, *entry) for number, siblings in enumerate(written) for entry in enumerate(siblings)]
+    images = [rows[number]["image"] for number, *_ in entries]
+    completions = [completion.text for *_, completion in entries]
+    spaces = [LabelSpace.of(rows[number]["label_space"]) for number, *_ in entries]
+    probabilities: Sequence[list[float] | None] = [None] * len(entries)
+    if options.score_labels:
+        labels = [space.labels for space in spaces]
+        probabilities = score_labels(engine, [texts[number] for number, *_ in entries], images, completions, labels)
+    reflections = [Reflection()] * len(entries)
+    if options.reflect and options.prompt_style == "set":
+        reflections = Reflector(engine).reflect(images, completions, spaces)
+    return [
+        replace(
+            read_completion(rows[number], name, completion.text, options.prompt_style, reflection),
+            temperature=options.temperature,
+            sample=sample,
+            completion_tokens=completion.tokens,
+            finished=completion.finished,
+            label_probabilities=probability,
+        )
+        for (number, sample, completion), reflection, probability in zip(
+            entries, reflections, probabilities, strict=True
+        )
+    ]
+
+
+def _summarise_progress(predictions: Sequence[Prediction]) -> dict[str, str]:
     return {
-        "accuracy": f"{sum(p.correct for p in predictions) / len(predictions):.3f}",
-        "format": f"{sum(p.well_formed for p in predictions) / len(predictions):.3f}",
+        "accuracy": f"{sum(prediction.correct for prediction in predictions) / len(predictions):.3f}",
+        "format": f"{sum(prediction.well_formed for prediction in predictions) / len(predictions):.3f}",
     }
 
 
-def _append(journal: Path, batch: Sequence[Prediction]) -> None:
+def _append_to_journal(journal: Path, batch: Sequence[Prediction]) -> None:
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as file:
         file.write(json.dumps([asdict(prediction) for prediction in batch]) + "\n")
@@ -162,7 +190,7 @@ def _append(journal: Path, batch: Sequence[Prediction]) -> None:
         os.fsync(file.fileno())
 
 
-def _finished(journal: Path) -> list[Prediction]:
+def _read_journal(journal: Path) -> list[Prediction]:
     """Return the predictions of a journal's whole batches, and cut off what a stop left of the next one."""
     if not journal.is_file():
         return []
@@ -173,16 +201,22 @@ def _finished(journal: Path) -> list[Prediction]:
     return [Prediction(**row) for line in whole.splitlines() for row in json.loads(line)]
 
 
-def read(
+def read_completion(
     row: dict[str, Any],
-    name: str,
+    dataset: str,
     completion: str,
     prompt_style: PromptStyle = "set",
     reflection: Reflection | None = None,
-    temperature: float = 0.0,
-    sample: int = 0,
 ) -> Prediction:
-    """Read one completion about one row, as the rewards of training do."""
+    """Read one completion about one row, as the rewards of training do.
+
+    Args:
+        row: `id`, `emotion` and `label_space`.
+        dataset: what its data set is called.
+        completion: what the model wrote.
+        prompt_style: how it was asked.
+        reflection: what it answered about its own steps, if it was asked.
+    """
     space = LabelSpace.of(row["label_space"])
     reflection = reflection or Reflection()
     steps = parse(completion) if prompt_style == "set" else None
@@ -192,7 +226,7 @@ def read(
     }  # fmt: skip
     return Prediction(
         id=row["id"],
-        dataset=name,
+        dataset=dataset,
         emotion=row["emotion"],
         label_space=list(space.labels),
         completion=completion,
@@ -204,13 +238,11 @@ def read(
         correct=answer is not None and answer == space.normalise(row["emotion"]),
         consistency_answer=reflection.consistency_answer,
         coherence_answer=reflection.coherence_answer,
-        temperature=temperature,
-        sample=sample,
     )
 
 
 def save_predictions(predictions: Sequence[Prediction], path: str | Path) -> None:
-    """Write predictions as parquet, all or nothing."""
+    """Write predictions as Parquet, all or nothing."""
     types = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
     types |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
     types |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
@@ -229,3 +261,11 @@ def load_predictions(path: str | Path) -> list[Prediction]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There are no predictions at '{path}'. Run recipes/evaluate.py first.")
     return [Prediction(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def split_by_dataset(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Return the predictions of each data set."""
+    datasets: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        datasets.setdefault(prediction.dataset, []).append(prediction)
+    return datasets

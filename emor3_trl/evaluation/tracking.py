@@ -1,4 +1,4 @@
-"""An evaluation in W&B: its metrics, its confusion and a table of completions with pictures."""
+"""An evaluation in W&B: its metrics, its confusion and a table of completions with their images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def log_to_wandb(
         config: the resolved configuration.
         metrics: flat metrics.
         predictions: greedy predictions, one per row.
-        datasets: rows with pictures, in the order of the predictions, by data set name.
+        datasets: rows with images, in the order of the predictions, by data set name.
         folder: where W&B keeps its files.
     """
     import wandb

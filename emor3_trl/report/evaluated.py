@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pyarrow import ArrowException
 
-from emor3_trl.evaluation.arguments import in_domain_of, named_splits
+from emor3_trl.evaluation.arguments import name_splits, select_in_domain
 from emor3_trl.evaluation.prediction import Prediction, load_predictions
 from emor3_trl.report.terminal import MODELS, evaluated_models, load_log_history
 
@@ -47,7 +47,7 @@ class Evaluation:
             data: folders of prepared data to look in, instead of where the evaluation found it, or `<run>/data`.
         """
         folders = data or self.config.get("data") or [str(self.run / "data")]
-        places = named_splits(self.config.get("splits") or [dataset], folders)
+        places = name_splits(self.config.get("splits") or [dataset], folders)
         folder, split = places.get(dataset, (data[0] if data else str(self.run / "data"), dataset))
         file, beside = Path(folder) / f"{split}.parquet", self.run / "data" / f"{dataset}.parquet"
         return beside if data is None and beside.is_file() and not file.is_file() else file
@@ -111,12 +111,14 @@ def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | N
     Raises:
         ValueError: if one that is named was not evaluated.
     """
-    in_domain_of(list(dict.fromkeys(name for row in evaluations for name in row.predictions)), named)
+    select_in_domain(list(dict.fromkeys(name for row in evaluations for name in row.predictions)), named)
     told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), ["test"])
     chosen = []
     for row in evaluations:
         wanted = named or row.config.get("in_domain") or told
-        chosen.append(in_domain_of(list(row.predictions), [name for name in row.predictions if name in wanted] or None))
+        chosen.append(
+            select_in_domain(list(row.predictions), [name for name in row.predictions if name in wanted] or None)
+        )
     return chosen
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.data import load_split
-from emor3_trl.demo.model import DEMO_SIZES, build_demo_model, measure
+from emor3_trl.demo.model import TEXT_SIZES, VISION_SIZES, build_demo_model, measure
 from emor3_trl.demo.pictures import EMOTIONS, IMAGE_SIZE, choose_peep, draw, write_demo_data
 from emor3_trl.demo.processor import build_demo_processor
 from emor3_trl.demo.teaching import BaseTraining, Tasks, completion_loss
@@ -84,7 +84,7 @@ def test_string_content_is_written_as_it_is(processor):
 
 
 def test_untrained_model_is_small_tied_and_runs(processor, pictures):
-    model = build_untrained_model(processor, DEMO_SIZES)
+    model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES)
     assert 2e6 < sum(p.numel() for p in model.parameters()) < 8e6
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     inputs = processor(
@@ -102,7 +102,7 @@ def test_untrained_model_is_small_tied_and_runs(processor, pictures):
 @pytest.mark.parametrize("task", ["statements", "unasked_thinking", "thinking", "direct", "consistency", "coherence"])
 def test_each_task_teaches_its_completion_only(processor, pictures, task):
     torch.manual_seed(0)
-    model = build_untrained_model(processor, DEMO_SIZES).eval()
+    model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES).eval()
     examples = getattr(Tasks(processor, pictures, random.Random(0)), task)(4)
     with torch.no_grad():
         loss = completion_loss(model, processor, examples)

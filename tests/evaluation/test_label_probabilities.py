@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.engines.choices import QuestionEncoder
 from emor3_trl.engines.transformers import TransformersEngine, padded_inputs
-from emor3_trl.evaluation.label_probabilities import MAX_LABELS, branches, label_probabilities, spell_answers
+from emor3_trl.evaluation.label_probabilities import MAX_LABELS, find_branches, score_labels, spell_answers
 
 LABELS = ["amusement", "anger", "awe", "awesome", "joy"]
 
@@ -55,7 +55,7 @@ def test_any_text_has_spellings_or_none(text):
 @given(st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=8))
 def test_shares_at_the_branches_make_a_distribution(paths):
     ended = [(*path, 9) for path in paths]
-    forks = {written: dict.fromkeys(tokens, 1 / len(tokens)) for written, tokens in branches(ended)}
+    forks = {written: dict.fromkeys(tokens, 1 / len(tokens)) for written, tokens in find_branches(ended)}
     shares = [math.prod(forks[p[:i]][p[i]] for i in range(len(p)) if p[:i] in forks) for p in ended]
     assert sum(shares) == pytest.approx(1)
 
@@ -68,7 +68,7 @@ def test_probabilities_are_those_of_the_model_at_the_tokens_that_tell_labels_apa
     rows = [training_rows[index] for index in range(3)]
     texts, images = [row["prompt"][0]["content"] for row in rows], [row["image"] for row in rows]
     completions = [gold_completion("awe"), "no answer", r"\boxed{Anger}"]
-    found = label_probabilities(engine, texts, images, completions, [LABELS] * 3)
+    found = score_labels(engine, texts, images, completions, [LABELS] * 3)
     assert found[1] is None
 
     encoder = QuestionEncoder(processor)
@@ -102,4 +102,4 @@ def test_too_many_labels_are_not_scored(tiny_model_dir):
         def log_probabilities(self, continuations):
             raise AssertionError("nothing should be asked")
 
-    assert label_probabilities(Silent(), ["q"], [None], [r"\boxed{label 3}"], [labels]) == [None]
+    assert score_labels(Silent(), ["q"], [None], [r"\boxed{label 3}"], [labels]) == [None]

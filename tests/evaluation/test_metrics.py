@@ -12,18 +12,18 @@ from tiny_model import gold_completion
 
 from emor3_trl.emotions import EMOSET_8
 from emor3_trl.evaluation.metrics import (
-    averages,
+    average_accuracies,
+    compute_rate,
     confusion_matrix,
-    confusion_of,
+    count_confusions,
     macro_f1,
     macro_f1_interval,
-    per_class,
-    rate,
-    summarise,
+    score_classes,
+    summarise_predictions,
     uar,
     wilson_interval,
 )
-from emor3_trl.evaluation.prediction import read
+from emor3_trl.evaluation.prediction import read_completion
 
 LABELS = ["awe", "fear", "joy"]
 
@@ -85,8 +85,8 @@ def test_confusion_and_macro_f1_equal_scikit_learns(pairs):
 
 
 def test_rate_of_nothing_is_zero():
-    assert rate([]) == 0.0
-    assert rate([True, False, True, True]) == 0.75
+    assert compute_rate([]) == 0.0
+    assert compute_rate([True, False, True, True]) == 0.75
 
 
 def row(emotion: str) -> dict:
@@ -104,17 +104,21 @@ def shares(**rates: tuple[int, int]) -> dict[str, float]:
 
 def test_summary_by_hand():
     labels = ["awe", "fear", "joy"]
-    right = replace(read(row("awe"), "test", gold_completion("awe")), coherence_answer="awe", consistency_answer="Yes")
-    wrong = replace(read(row("fear"), "test", gold_completion("joy")), coherence_answer="fear", consistency_answer="No")
-    malformed = read(row("joy"), "test", r"\boxed{joy}")
-    silent = read(row("joy"), "test", "no answer")
+    right = replace(
+        read_completion(row("awe"), "test", gold_completion("awe")), coherence_answer="awe", consistency_answer="Yes"
+    )
+    wrong = replace(
+        read_completion(row("fear"), "test", gold_completion("joy")), coherence_answer="fear", consistency_answer="No"
+    )
+    malformed = read_completion(row("joy"), "test", r"\boxed{joy}")
+    silent = read_completion(row("joy"), "test", "no answer")
     greedy = [
         replace(prediction, completion_tokens=tokens)
         for prediction, tokens in zip([right, wrong, malformed, silent], [40, 44, 4, 4], strict=True)
     ]
-    summary = summarise(greedy, sampled=[right, right, silent])
+    summary = summarise_predictions(greedy, sampled=[right, right, silent])
     confusion = confusion_matrix(["awe", "fear", "joy", "joy"], ["awe", "joy", "joy", None], labels)
-    recalls = averages({"awe": (1, 1), "fear": (0, 1), "joy": (1, 2)}, ())
+    recalls = average_accuracies({"awe": (1, 1), "fear": (0, 1), "joy": (1, 2)}, ())
     margin = 1.959964 * np.std([40, 44, 4, 4], ddof=1) / 2
     one_picture = dict(zip(("", "_low", "_high"), (2 / 3, *wilson_interval(2 / 3, 1)), strict=True))
     expected = {
@@ -146,15 +150,17 @@ def test_summary_by_hand():
         expected |= {f"class/{label}/{name}": value for name, value in values.items()}
     assert summary == pytest.approx({f"eval/test/{name}": value for name, value in expected.items()})
     assert all(math.isfinite(value) for value in summary.values())
-    assert confusion_of(greedy).tolist() == confusion.tolist()
+    assert count_confusions(greedy).tolist() == confusion.tolist()
 
 
 def test_labels_without_a_known_valence_are_left_out_of_its_agreement():
     own = {"id": "0", "emotion": "hygge", "label_space": ["hygge", "Joy", "Fear"]}
-    assert not any("valence" in name for name in summarise([read(own, "test", r"\boxed{hygge}")]))
+    assert not any(
+        "valence" in name for name in summarise_predictions([read_completion(own, "test", r"\boxed{hygge}")])
+    )
     joyful = own | {"emotion": "Joy"}
     answers = ["joy", "hygge", "Fear", "nothing"]  # right, not counted, wrong, no answer
-    summary = summarise([read(joyful, "test", rf"\boxed{{{answer}}}") for answer in answers])
+    summary = summarise_predictions([read_completion(joyful, "test", rf"\boxed{{{answer}}}") for answer in answers])
     assert summary["eval/test/n_valence"] == 3
     assert summary["eval/test/valence_agreement"] == pytest.approx(1 / 3)
 
@@ -170,7 +176,7 @@ def test_uar_and_per_class_equal_scikit_learns(pairs):
         warnings.simplefilter("ignore")  # of answers that are no emotion of the data
         assert uar(matrix) == pytest.approx(balanced_accuracy_score(emotions, named))
         columns = precision_recall_fscore_support(emotions, named, labels=LABELS, zero_division=0)
-    found = per_class(matrix, LABELS)
+    found = score_classes(matrix, LABELS)
     for label, *expected in zip(LABELS, *columns, strict=True):
         if label in emotions or label in named:
             values = [found[label][name] for name in ("precision", "recall", "f1", "support")]
@@ -186,10 +192,10 @@ def test_intervals_of_macro_f1_and_uar_are_those_of_drawn_pictures():
     emotions = np.array(LABELS)[generator.integers(0, 3, 90)]
     answers = np.where(generator.random(90) < 0.6, emotions, "fear")
     greedy = [
-        read({"id": str(number), "emotion": emotion, "label_space": LABELS}, "test", rf"\boxed{{{answer}}}", "direct")
+        read_completion({**row(emotion), "id": str(number)}, "test", rf"\boxed{{{answer}}}", "direct")
         for number, (emotion, answer) in enumerate(zip(emotions, answers, strict=True))
     ]
-    found = summarise(greedy)
+    found = summarise_predictions(greedy)
     rows = generator.integers(0, 90, size=(1500, 90))
     for name, score in (("macro_f1", f1_score), ("uar", recall_score)):
         drawn = [score(emotions[row], answers[row], average="macro", labels=LABELS) for row in rows]
@@ -206,10 +212,10 @@ def test_no_interval_is_sure_of_what_few_pictures_show(known, end):
     answers = [label if known else LABELS[index - 1] for index, label in enumerate(LABELS) for _ in range(6)]
     emotions = [label for label in LABELS for _ in range(6)]
     greedy = [
-        read({"id": str(number), "emotion": emotion, "label_space": LABELS}, "test", rf"\boxed{{{answer}}}", "direct")
+        read_completion({**row(emotion), "id": str(number)}, "test", rf"\boxed{{{answer}}}", "direct")
         for number, (emotion, answer) in enumerate(zip(emotions, answers, strict=True))
     ]
-    summary = summarise(greedy, [replace(row, temperature=1.0) for row in greedy])
+    summary = summarise_predictions(greedy, [replace(row, temperature=1.0) for row in greedy])
     classes = [f"class/{label}/{name}" for label in LABELS for name in ("precision", "recall", "f1")]
     for name in ("accuracy", "macro_f1", "uar", "sampled_accuracy", *classes):
         assert summary[f"eval/test/{name}"] == known, name
@@ -225,7 +231,7 @@ def test_intervals_hold_the_truth_nineteen_times_in_twenty(support, recall):
     held = {"precision": 0, "recall": 0, "f1": 0, "macro_f1": 0}  # each is truly `recall`, by symmetry
     for _ in range(500):
         drawn = np.stack([generator.multinomial(support, row) for row in known])
-        found = per_class(drawn, LABELS)["awe"]
+        found = score_classes(drawn, LABELS)["awe"]
         found |= dict(zip(("macro_f1_low", "macro_f1_high"), macro_f1_interval(drawn, resamples=500), strict=True))
         for name in held:
             held[name] += found[f"{name}_low"] <= recall <= found[f"{name}_high"]
@@ -234,11 +240,11 @@ def test_intervals_hold_the_truth_nineteen_times_in_twenty(support, recall):
 
 def test_several_draws_of_a_picture_are_no_independent_trials():
     predictions = [
-        replace(read({**row("awe"), "id": str(picture)}, "test", rf"\boxed{{{answer}}}"), sample=sample)
+        replace(read_completion({**row("awe"), "id": str(picture)}, "test", rf"\boxed{{{answer}}}"), sample=sample)
         for picture, answer in enumerate(["awe", "fear"] * 20)
         for sample in range(25)
     ]
-    summary = summarise(predictions[::25], predictions)
+    summary = summarise_predictions(predictions[::25], predictions)
     assert summary["eval/test/sampled_accuracy"] == 0.5
     margin = 1.96 * 0.5 / math.sqrt(40)  # of 40 pictures, not of 1,000 draws
     assert summary["eval/test/sampled_accuracy_low"] == pytest.approx(0.5 - margin, abs=0.03)
@@ -254,14 +260,14 @@ def test_averages_are_those_of_the_papers_table():
     found = []
     for trained_on, own, *others in EMO_R3_8:
         right = {name: (round(100 * accuracy), 10_000) for name, accuracy in zip("ab", others, strict=True)}
-        found.append(averages({trained_on: (round(100 * own), 10_000), **right}, [trained_on]))
+        found.append(average_accuracies({trained_on: (round(100 * own), 10_000), **right}, [trained_on]))
     for name, published in (("in_domain", 74.06), ("out_of_domain", 53.60), ("overall", 60.42)):
         mean = 100 * np.mean([each[f"eval/mean/{name}"] for each in found])
         assert mean == pytest.approx(published, abs=0.006)
 
 
 def test_averages_weigh_data_sets_not_pictures_and_have_intervals():
-    found = averages({"a": (9, 10), "b": (50, 100), "c": (300, 1000)}, ["a"])
+    found = average_accuracies({"a": (9, 10), "b": (50, 100), "c": (300, 1000)}, ["a"])
     assert found["eval/mean/in_domain"] == 0.9
     assert found["eval/mean/out_of_domain"] == pytest.approx(0.4)
     assert found["eval/mean/overall"] == pytest.approx(1.7 / 3)
@@ -272,9 +278,9 @@ def test_averages_weigh_data_sets_not_pictures_and_have_intervals():
     assert found["eval/mean/out_of_domain_low"] == pytest.approx(0.4 - 1.96 * deviation, abs=0.004)
     own = tuple(found[f"eval/mean/in_domain{end}"] for end in ("_low", "_high"))
     assert own == pytest.approx(wilson_interval(9, 10))  # of one data set, its own
-    sure = averages({"a": (5, 5), "b": (0, 36)}, ["a"])
+    sure = average_accuracies({"a": (5, 5), "b": (0, 36)}, ["a"])
     assert sure["eval/mean/overall_low"] < 0.5 < sure["eval/mean/overall_high"]
-    assert set(averages({"a": (1, 2)}, ["a"])) == {
+    assert set(average_accuracies({"a": (1, 2)}, ["a"])) == {
         f"eval/mean/{name}{end}" for name in ("in_domain", "overall") for end in ("", "_low", "_high")
     }
 
@@ -292,20 +298,22 @@ def test_a_known_confusion_comes_out_again():
     ]
     order = generator.permutation(len(rows))
     predictions = [
-        read(
+        read_completion(
             {"id": str(number), "emotion": rows[number][0], "label_space": labels},
             "test",
             gold_completion(rows[number][1]) if rows[number][1] else "I cannot tell.",
         )
         for number in order
     ]
-    assert confusion_of(predictions).tolist() == known.tolist()
-    assert summarise(predictions)["eval/test/accuracy"] == pytest.approx(np.trace(known[:, :8]) / known.sum())
+    assert count_confusions(predictions).tolist() == known.tolist()
+    assert summarise_predictions(predictions)["eval/test/accuracy"] == pytest.approx(
+        np.trace(known[:, :8]) / known.sum()
+    )
 
 
 def test_summary_refuses_a_mix_of_data_sets():
-    one = read(row("awe"), "test", gold_completion("awe"))
+    one = read_completion(row("awe"), "test", gold_completion("awe"))
     with pytest.raises(ValueError, match="Expected one data set"):
-        summarise([one, replace(one, dataset="other")])
+        summarise_predictions([one, replace(one, dataset="other")])
     with pytest.raises(ValueError, match="0 predictions"):
-        summarise([])
+        summarise_predictions([])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tiny_model import gold_completion
 
-from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
+from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
 from emor3_trl.files import write_text
 from emor3_trl.reflection import Reflection
 from emor3_trl.report.evaluated import load_evaluations
@@ -34,7 +34,7 @@ def test_rewards_fit_how_the_model_was_asked(own_run):
     texts = [("think", r"<think>Wide.</think>\boxed{awe}"), ("direct", r"\boxed{awe}"), ("set", gold_completion("awe"))]
     for folder, (style, text) in zip(folders, texts, strict=True):
         (folder / "config.yaml").write_text(f"prompt_style: {style}\n")
-        save_predictions([read(row, "test", text, style, Reflection())], folder / "predictions.parquet")
+        save_predictions([read_completion(row, "test", text, style, Reflection())], folder / "predictions.parquet")
     shutil.rmtree(own_run / "evaluation" / "emo_r3_cold_start")
     page = content(load_evaluations([own_run]), title="runs")
     assert [[part["name"] for part in model["rewards"]] for model in page["models"]] == [
@@ -59,7 +59,7 @@ def test_more_cases_than_fit_are_drawn_and_counted(run, sizes):
 def test_an_endless_completion_is_cut(own_run, sizes):
     folder = own_run / "evaluation" / "base"
     rows = load_predictions(folder / "predictions.parquet")
-    long = read(
+    long = read_completion(
         {"id": rows[0].id, "emotion": rows[0].emotion, "label_space": rows[0].label_space}, "test", "x" * 10_000
     )
     save_predictions([long, *rows[1:]], folder / "predictions.parquet")
@@ -116,7 +116,7 @@ def test_completions_are_rewarded_by_the_variant_that_their_model_was_trained_wi
     row = {"id": "test-x", "emotion": "awe", "label_space": ["awe", "fear"]}
     loose = gold_completion("awe") + " or so"  # well formed to the reference, and not to the paper
     for name in ("base", "emo_r3"):
-        save_predictions([read(row, "test", loose)], own_run / "evaluation" / name / "predictions.parquet")
+        save_predictions([read_completion(row, "test", loose)], own_run / "evaluation" / name / "predictions.parquet")
     for name in ("cold_start", "emo_r3_cold_start"):
         shutil.rmtree(own_run / "evaluation" / name)
     page = content(load_evaluations([own_run]), title="runs")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emor3_trl.evaluation.comparison import compare
-from emor3_trl.evaluation.metrics import summarise
-from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
+from emor3_trl.evaluation.comparison import compare_predictions
+from emor3_trl.evaluation.metrics import summarise_predictions
+from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
 from emor3_trl.files import write_json
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import content, render
@@ -90,9 +90,13 @@ def test_the_numbers_are_those_of_the_predictions(run, page, sizes):
     assert [dataset["name"] for dataset in page["datasets"]] == ["test", "emotion6", "webemo"]
     assert [dataset["inDomain"] for dataset in page["datasets"]] == [True, False, False]
     assert page["metrics"][0][2]["accuracy"] == sum(row.correct for row in trained) / 12
-    assert page["metrics"][0][2]["macro_f1"] == summarise(trained)["eval/test/macro_f1"]
+    assert page["metrics"][0][2]["macro_f1"] == summarise_predictions(trained)["eval/test/macro_f1"]
     assert not any("/" in key for key in page["metrics"][0][2])
-    expected, there, back = compare(base, trained), page["comparisons"][0][0][2], page["comparisons"][0][2][0]
+    expected, there, back = (
+        compare_predictions(base, trained),
+        page["comparisons"][0][0][2],
+        page["comparisons"][0][2][0],
+    )
     assert (there["difference"], there["low"], there["high"]) == (expected.difference, expected.low, expected.high)
     assert (back["difference"], back["low"], back["high"]) == (-expected.difference, -expected.high, -expected.low)
     assert (there["fixed"], there["broken"]) == (back["broken"], back["fixed"]) == (expected.only_b, expected.only_a)
@@ -216,9 +220,9 @@ def spoil(folder, what):
         other = folder / "evaluation" / "cold_start" / "predictions.parquet"
         save_predictions([row for row in rows if row.dataset == "test"], other)
     else:
-        changed = [read({"id": f"z{row.id}", **labels(row)}, row.dataset, row.completion) for row in rows]
+        changed = [read_completion({"id": f"z{row.id}", **labels(row)}, row.dataset, row.completion) for row in rows]
         if what == "other labels":
-            changed = [read({"id": row.id, **labels(row, 1)}, row.dataset, row.completion) for row in rows]
+            changed = [read_completion({"id": row.id, **labels(row, 1)}, row.dataset, row.completion) for row in rows]
         save_predictions(changed, base)
 
 

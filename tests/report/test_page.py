@@ -10,7 +10,7 @@ import pytest
 from browser import SET_FILTER, find_browser, open_browser, open_page
 from fabricated_run import fabricate
 
-from emor3_trl.evaluation.prediction import load_predictions, read, save_predictions
+from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import content, write_page
 
@@ -356,7 +356,7 @@ def hostile_report(tmp_path_factory):
     for model in (folder / "evaluation").iterdir():
         before = load_predictions(model / "predictions.parquet")
         after = [
-            read({"id": ids[row.id], "emotion": row.emotion, "label_space": row.label_space}, "test", text)
+            read_completion({"id": ids[row.id], "emotion": row.emotion, "label_space": row.label_space}, "test", text)
             for row, text in zip(before, [*HOSTILE, *HOSTILE, "", " "], strict=True)
         ]
         save_predictions(after, model / "predictions.parquet")

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_model import gold_completion, tiny_pictures
 
 from emor3_trl.data import write_split
-from emor3_trl.evaluation.metrics import summarise
-from emor3_trl.evaluation.prediction import Prediction, read, save_predictions
+from emor3_trl.evaluation.metrics import summarise_predictions
+from emor3_trl.evaluation.prediction import Prediction, read_completion, save_predictions
 from emor3_trl.files import write_json
 from emor3_trl.report.terminal import (
     choose_examples,
@@ -36,7 +36,7 @@ EMOTIONS = ["awe", "fear", "joy", "awe", "fear"]
 
 def predictions(model: str, split: str) -> list[Prediction]:
     return [
-        read(
+        read_completion(
             {"id": f"{split}-{i}", "emotion": emotion, "label_space": LABELS},
             split,
             gold_completion(answer) if answer else "no steps",
@@ -51,7 +51,7 @@ def run(tmp_path):
     for model in ANSWERS:
         folder = tmp_path / "evaluation" / model
         rows = {split: predictions(model, split) for split in ("twemoji", "test", "openmoji")}
-        metrics = {key: value for split in rows.values() for key, value in summarise(split).items()}
+        metrics = {key: value for split in rows.values() for key, value in summarise_predictions(split).items()}
         metrics["eval/test/sampled_format_rate"] = 0.5
         write_json(folder / "metrics.json", metrics)
         save_predictions([row for split in rows.values() for row in split], folder / "predictions.parquet")

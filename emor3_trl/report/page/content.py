@@ -4,8 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emor3_trl.evaluation.comparison import compare
-from emor3_trl.evaluation.metrics import all_labels, averages, confusion_matrix, per_class, summarise
+from emor3_trl.evaluation.comparison import compare_predictions
+from emor3_trl.evaluation.metrics import (
+    average_accuracies,
+    collect_labels,
+    confusion_matrix,
+    score_classes,
+    summarise_predictions,
+)
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model
 from emor3_trl.report.page.cases import choose_rewards, make_cases
@@ -60,7 +66,7 @@ def content(
     after = choose_model(evaluations, trained, "emo_r3", -1)
     names.sort(key=lambda name: -len(inside[name]))
     shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
-    labels = [all_labels([row for rows in models if rows for row in rows]) for models in shown]
+    labels = [collect_labels([row for rows in models if rows for row in rows]) for models in shown]
     metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
     comparisons = [_comparisons(models, evaluations) for models in shown]
     cases, total = make_cases(evaluations, names, max_cases)
@@ -115,7 +121,7 @@ def _sizes(models: Sequence[list[Prediction] | None]) -> list[int]:
 
 def _metrics(rows: Sequence[Prediction]) -> dict[str, float]:
     """Return the metrics of one data set; those of each emotion are in `_confusion`."""
-    values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise(rows).items()}
+    values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise_predictions(rows).items()}
     return {key: value for key, value in values.items() if not key.startswith("class/")}
 
 
@@ -124,7 +130,7 @@ def _means(
 ) -> list[dict[str, float] | None]:
     """Return the paper's A^I, A^O and A of one model, each with its interval; None over a data set that it lacks."""
     right = {name: (sum(row.correct for row in rows), len(rows)) for name, rows in predictions.items()}
-    found = averages(right, in_domain)
+    found = average_accuracies(right, in_domain)
     lacks = [name for name in names if name not in predictions]
     incomplete = {
         "in_domain": any(name in in_domain for name in lacks),
@@ -153,7 +159,7 @@ def _comparisons(
             if first is None or second is None:
                 continue
             try:
-                there = compare(second, first)
+                there = compare_predictions(second, first)
             except ValueError as error:
                 raise ValueError(f"{evaluations[b].title} and {evaluations[a].title}: {error}") from error
             common = {"n": there.n, "p": there.p_value}
@@ -171,7 +177,7 @@ def _comparisons(
 def _confusion(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
     """Return the counts (L, L + 1), and recall and F1 of each emotion (value, low, high; None: nothing to count)."""
     matrix = confusion_matrix([row.emotion for row in rows], [row.answer for row in rows], labels)
-    classes = per_class(matrix, labels)
+    classes = score_classes(matrix, labels)
     asked = {label: own for label, own in classes.items() if own["support"]}
     return {
         "counts": matrix.tolist(),
