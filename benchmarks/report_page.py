@@ -22,7 +22,7 @@ from browser import SET_FILTER, find_browser, open_browser, open_page  # noqa: E
 from fabricated_run import fabricate  # noqa: E402
 
 from emor3_trl.report.evaluated import load_evaluations  # noqa: E402
-from emor3_trl.report.page import content, write_page  # noqa: E402
+from emor3_trl.report.page import gather_content, write_page  # noqa: E402
 
 SIZES = {"test": 3_000, "emotion6": 1_000, "webemo": 1_000}
 FILTERS = (
@@ -35,7 +35,7 @@ def make_report(folder: Path) -> dict[str, Any]:
     """Write report.html and return how long its parts took and what they weigh."""
     run = fabricate(folder, SIZES)
     start = time.perf_counter()
-    page = content(load_evaluations([run]), title="5,000 cases")
+    page = gather_content(load_evaluations([run]), title="5,000 cases")
     path = write_page(page, folder / "report.html")
     return {
         "cases": len(page["cases"]),

@@ -15,16 +15,10 @@ from pathlib import Path
 from emor3_trl.files import write_json, write_text
 from emor3_trl.report.arguments import ReportArguments
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model, load_evaluations
-from emor3_trl.report.page import content, write_page
-from emor3_trl.report.terminal import (
-    Summary,
-    choose_examples,
-    plot_rewards,
-    save_example_pictures,
-    show_example,
-    summarise_run,
-    table,
-)
+from emor3_trl.report.examples import choose_examples, format_example, save_example_images
+from emor3_trl.report.page import gather_content, write_page
+from emor3_trl.report.reward_plot import plot_rewards
+from emor3_trl.report.terminal import Summary, format_table, summarise_run
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 
@@ -38,7 +32,7 @@ def main() -> None:
             zip((row.run for row in evaluations), choose_in_domain(evaluations, args.in_domain), strict=True)
         )
         summaries = {run: summarise_run(run / "evaluation", in_domain[run][0]) for run in runs}
-        page = content(
+        page = gather_content(
             evaluations,
             title=", ".join(map(str, runs)),
             in_domain=args.in_domain,
@@ -63,16 +57,16 @@ def report_on(
         for name, usual, otherwise in ((args.baseline, "base", 0), (args.trained, "emo_r3", -1))
     )
     examples = choose_examples(before.predictions.get(dataset, []), after.predictions.get(dataset, []))
-    shown = "\n\n".join(show_example(example) for example in examples)
+    shown = "\n\n".join(format_example(example) for example in examples)
     histories = {row.title: row.log for row in evaluations if any("reward" in entry for entry in row.log)}
 
     write_json(run / "summary.json", summary)
     if histories:
         plot_rewards(histories, run / "rewards.png")
-    save_example_pictures(examples, {dataset: after.picture_file(dataset, args.data)}, run)
+    save_example_images(examples, {dataset: after.find_image_file(dataset, args.data)}, run)
     write_text(run / "examples.txt", shown + "\n")
 
-    print(f"\n{table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")
+    print(f"\n{format_table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")
     files = ["summary.json", "rewards.png", "examples.txt", *(f"example_{example.kind}.png" for example in examples)]
     print(f"Written to {run}: {', '.join(name for name in files if (run / name).is_file())}")
 

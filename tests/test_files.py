@@ -18,7 +18,7 @@ from emor3_trl.evaluation.plots import plot_confusion
 from emor3_trl.evaluation.prediction import save_predictions
 from emor3_trl.files import replacing, write_json, write_text
 from emor3_trl.report.page import write_page
-from emor3_trl.report.terminal import plot_rewards
+from emor3_trl.report.reward_plot import plot_rewards
 
 
 def test_the_new_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path):

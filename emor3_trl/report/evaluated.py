@@ -1,4 +1,4 @@
-"""The evaluated models of one or more run folders, as the report reads them, and where their pictures are."""
+"""The evaluated models of run folders, as the report reads them: predictions, training, and where the images are."""
 
 import json
 from collections.abc import Sequence
@@ -10,8 +10,11 @@ import yaml
 from pyarrow import ArrowException
 
 from emor3_trl.evaluation.arguments import name_splits, select_in_domain
-from emor3_trl.evaluation.prediction import Prediction, load_predictions
-from emor3_trl.report.terminal import MODELS, evaluated_models, load_log_history
+from emor3_trl.evaluation.prediction import Prediction, load_predictions, split_by_dataset
+
+# Folders of a comparison, in the order of its table, and what they are called there. EMO-R3# is the paper's name for
+# EMO-R3 after Cold-Start-Emo (Sec. 4.2).
+MODELS = {"base": "base", "cold_start": "cold start", "emo_r3": "EMO-R3", "emo_r3_cold_start": "EMO-R3#"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Evaluation:
         run: the folder of runs that it is from.
         config: what the evaluation was told, `config.yaml`; empty if the file is not there.
         environment: where it ran, `environment.json`; empty if the file is not there.
-        predictions: one greedy prediction per picture, by data set.
+        predictions: one greedy prediction per image, by data set.
         log: what its training logged; empty for a model that no known run trained.
         training: what the run that trained it with rewards was told, its `config.yaml`; empty if none is known, as of
             a base model, a cold start, or a run of the Python API.
@@ -39,8 +42,8 @@ class Evaluation:
     log: list[dict[str, Any]]
     training: dict[str, Any]
 
-    def picture_file(self, dataset: str, data: Sequence[str] | None = None) -> Path:
-        """Return the Parquet file that holds the pictures of a data set; it need not be there.
+    def find_image_file(self, dataset: str, data: Sequence[str] | None = None) -> Path:
+        """Return the Parquet file that holds the images of a data set; it need not be there.
 
         Args:
             dataset: name of the data set.
@@ -60,26 +63,10 @@ def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
         FileNotFoundError: if a folder, its evaluations or the predictions of a model are not there.
         ValueError: if a file cannot be read, a model has no predictions, or a model shares no data set with the first.
     """
-    found = [(Path(run), path) for run in runs for path in evaluated_models(_folder(run) / "evaluation").values()]
-    names = [path.parent.name for _, path in found]
-    evaluations = []
-    for run, path in found:
-        name = path.parent.name
-        title = MODELS.get(name, name) + (f" ({run})" if names.count(name) > 1 else "")
-        config = _read_yaml(path.with_name("config.yaml"))
-        folders = _list_training_folders(run / name, config)
-        evaluations.append(
-            Evaluation(
-                name=name,
-                title=title,
-                run=run,
-                config=config,
-                environment=_read_yaml(path.with_name("environment.json")),
-                predictions=_read_predictions(path.with_name("predictions.parquet")),
-                log=_read_log(folders),
-                training=_read_training(folders),
-            )
-        )
+    places = [(Path(run), name) for run in runs for name in list_evaluated_models(_check_folder(run) / "evaluation")]
+    names = [name for _, name in places]
+    titles = [MODELS.get(name, name) + (f" ({run})" if names.count(name) > 1 else "") for run, name in places]
+    evaluations = [_load_evaluation(run, name, title) for (run, name), title in zip(places, titles, strict=True)]
     for other in evaluations[1:]:
         if not other.predictions.keys() & evaluations[0].predictions.keys():
             raise ValueError(
@@ -90,8 +77,54 @@ def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
     return evaluations
 
 
+def _load_evaluation(run: Path, name: str, title: str) -> Evaluation:
+    folder = run / "evaluation" / name
+    config = _read_yaml(folder / "config.yaml")
+    training_folders = _list_training_folders(run / name, config)
+    return Evaluation(
+        name=name,
+        title=title,
+        run=run,
+        config=config,
+        environment=_read_yaml(folder / "environment.json"),
+        predictions=_read_predictions(folder / "predictions.parquet"),
+        log=_read_log(training_folders),
+        training=_read_training(training_folders),
+    )
+
+
+def list_evaluated_models(evaluation: str | Path) -> dict[str, Path]:
+    """Return the metrics.json of each evaluated model by name, known models first.
+
+    Raises:
+        FileNotFoundError: if no model has been evaluated.
+    """
+    files = {path.parent.name: path for path in sorted(Path(evaluation).glob("*/metrics.json"))}
+    if not files:
+        raise FileNotFoundError(f"There is no evaluation in '{evaluation}'. Run recipes/evaluate.py first.")
+    names = [name for name in MODELS if name in files] + [name for name in files if name not in MODELS]
+    return {name: files[name] for name in names}
+
+
+def load_log_history(run: str | Path) -> list[dict[str, Any]]:
+    """Return what a run's trainer logged: log_history.json, or the trainer state of its last checkpoint.
+
+    Raises:
+        FileNotFoundError: if the run has neither.
+    """
+    run = Path(run)
+    if (run / "log_history.json").is_file():
+        return json.loads((run / "log_history.json").read_text())
+    states = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
+    states = [path for path in states if path.is_file()]
+    if not states:
+        raise FileNotFoundError(f"'{run}' has no log_history.json and no trainer_state.json. Did its training start?")
+    histories = [json.loads(path.read_text())["log_history"] for path in states]
+    return max(histories, key=len)
+
+
 def choose_model(evaluations: Sequence[Evaluation], name: str | None, usual: str, otherwise: int) -> int:
-    """Return the index of the model called `name`; without a name of the `usual` one if it is there, else `otherwise`.
+    """Return the index of the model called `name`; without a name, of the usual one, or `otherwise` if it lacks.
 
     Raises:
         ValueError: if no model has the name.
@@ -99,30 +132,29 @@ def choose_model(evaluations: Sequence[Evaluation], name: str | None, usual: str
     names = [evaluation.name for evaluation in evaluations]
     if name is not None and name not in names:
         raise ValueError(f"There is no evaluation of a model '{name}'. There are: {', '.join(names)}.")
-    wanted = usual if name is None else name
-    return names.index(wanted) if wanted in names else otherwise % len(names)
+    chosen = usual if name is None else name
+    return names.index(chosen) if chosen in names else otherwise % len(names)
 
 
 def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | None) -> list[list[str]]:
     """Return the data sets that count as in-domain for each model.
 
-    They are the named ones, else those that its evaluation was told, else those that another one was, else `test`.
+    They are the named ones, else those that its evaluation was told, else those that another evaluation was told, else
+    `test`.
 
     Raises:
-        ValueError: if one that is named was not evaluated.
+        ValueError: if a named one was not evaluated.
     """
     select_in_domain(list(dict.fromkeys(name for row in evaluations for name in row.predictions)), named)
     told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), ["test"])
-    chosen = []
-    for row in evaluations:
-        wanted = named or row.config.get("in_domain") or told
-        chosen.append(
-            select_in_domain(list(row.predictions), [name for name in row.predictions if name in wanted] or None)
-        )
-    return chosen
+    candidates = [named or row.config.get("in_domain") or told for row in evaluations]
+    return [
+        select_in_domain(list(row.predictions), [name for name in row.predictions if name in names] or None)
+        for row, names in zip(evaluations, candidates, strict=True)
+    ]
 
 
-def _folder(run: str | Path) -> Path:
+def _check_folder(run: str | Path) -> Path:
     if not Path(run).is_dir():
         raise FileNotFoundError(
             f"There is no folder '{run}'. Run the recipes first, or name the folder of a run: "
@@ -142,17 +174,18 @@ def _read_predictions(path: Path) -> dict[str, list[Prediction]]:
         ) from error
     if not rows:
         raise ValueError(f"'{path}' holds no predictions. Evaluate the model again with --overwrite.")
-    return {name: [row for row in rows if row.dataset == name] for name in dict.fromkeys(row.dataset for row in rows)}
+    return split_by_dataset(rows)
 
 
-def _list_training_folders(own_folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Return where the run that trained a model may be: its folder beside the evaluations, or the evaluated weights.
+def _list_training_folders(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Return where the run that trained a model may be: the folder of its name, or that of the evaluated weights.
 
-    A merged adapter and a checkpoint lie in the folder of their run.
+    The folder of its name comes first, because a run that was moved has it too. A merged adapter and a checkpoint lie
+    in the folder of their run.
     """
-    model = Path(str(config.get("model", own_folder)))
+    model = Path(str(config.get("model", folder)))
     inside = model.name == "merged" or model.name.startswith("checkpoint-")
-    return [own_folder, model, model.parent] if inside else [own_folder, model]
+    return [folder, model, model.parent] if inside else [folder, model]
 
 
 def _read_training(folders: Sequence[Path]) -> dict[str, Any]:
@@ -167,7 +200,7 @@ def _read_yaml(path: Path, cure: str = "Evaluate the model again with --overwrit
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"'{path}' cannot be read ({error}). {cure}") from error
     return content if isinstance(content, dict) else {}

@@ -118,7 +118,7 @@ class RunFolder:
     def _list_differences(self) -> list[str]:
         """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
         try:
-            recorded = dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
+            recorded = dict(yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")) or {})
         except (yaml.YAMLError, ValueError, TypeError) as error:
             return [f"its {CONFIG} cannot be read ({error})"]
         keys = [key for key in (*self.values, *(set(recorded) - set(self.values))) if key not in self.not_compared]

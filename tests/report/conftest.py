@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from fabricated_run import fabricate
+from small_run import write_small_run
 
 from emor3_trl.report.evaluated import load_evaluations
-from emor3_trl.report.page import content
+from emor3_trl.report.page import gather_content
 
 SIZES = {"test": 12, "emotion6": 9, "webemo": 6}
 
@@ -27,10 +28,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(run: Path) -> dict:
     """What the page shows about `run`."""
-    return content(load_evaluations([run]), title="runs")
+    return gather_content(load_evaluations([run]), title="runs")
 
 
 @pytest.fixture
 def own_run(run: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(run, tmp_path / "own"))
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    """A folder of runs whose answers can be counted by hand."""
+    return write_small_run(tmp_path)

@@ -1,8 +1,8 @@
-"""The report as one HTML file: style, script, data and pictures inside, nothing fetched when it is opened.
+"""The report as one HTML file: style, script, data and images inside, nothing fetched when it is opened.
 
-`content` gathers what the page shows, `render` puts it into `page.html`. Completions are untrusted text: they stand in
-the page as JSON without a single `<`, and the script only ever makes text nodes of them. A content security policy
-names the page's one script by its hash, so that nothing else could run.
+`gather_content` gathers what the page shows, `render_page` puts it into `page.html`. Completions are untrusted text:
+they stand in the page as JSON without a single `<`, and the script only ever makes text nodes of them. A content
+security policy names the page's one script by its hash, so that nothing else can run.
 """
 
 import base64
@@ -16,22 +16,22 @@ from string import Template
 from typing import Any
 
 from emor3_trl.files import write_text
-from emor3_trl.report.page.content import content
+from emor3_trl.report.page.content import gather_content
 
-__all__ = ["content", "render", "write_page"]
+__all__ = ["gather_content", "render_page", "write_page"]
 
 # In the order of the page; together they are one script
 SCRIPTS = ("dom", "terms", "results", "curves", "confusion", "cards", "gallery", "main")
 
 
-def render(page: Mapping[str, Any]) -> str:
+def render_page(page: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        page: what it shows, see `content`; JSON values.
+        page: what it shows, see `gather_content`; JSON values.
     """
-    style, script = _asset("page.css"), "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
-    return Template(_asset("page.html")).substitute(
+    style, script = _read_asset("page.css"), "\n".join(_read_asset(f"{name}.js") for name in SCRIPTS)
+    return Template(_read_asset("page.html")).substitute(
         title=html.escape(str(page["title"])),
         style=style,
         script=script,
@@ -42,7 +42,7 @@ def render(page: Mapping[str, Any]) -> str:
 
 def write_page(page: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page, all or nothing, and return its path."""
-    write_text(path, render(page))
+    write_text(path, render_page(page))
     return Path(path)
 
 
@@ -60,5 +60,5 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,15 +1,19 @@
-"""Cases: a picture, its emotion, and what each model wrote about it with the rewards that it would have earned."""
+"""Cases: an image, its emotion, and what each model wrote about it with the rewards that it would have earned."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.report.evaluated import Evaluation
 from emor3_trl.rewards import RewardFunction, accuracy_reward, reward_functions
+from emor3_trl.thinking import says_something
 
 MAX_CHARACTERS = 4_000  # of one text; a model that rambles to its token limit writes about twice as many
+REFLECTIVE = ("consistency", "coherence")
+
+Key = tuple[int, str]  # index of the data set, id of the image
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
 def make_cases(
     evaluations: Sequence[Evaluation], datasets: Sequence[str], limit: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the cases, in the order of the data sets and of their pictures, and how many there would be.
+    """Return the cases, in the order of the data sets and of their images, and how many there would be.
 
     Args:
         evaluations: the models.
@@ -60,67 +64,65 @@ def make_cases(
 
     Returns:
         `dataset` (index), `id`, `emotion`, `picture` (None until it has one) and `models`: for each model what it wrote
-        and earned, None if it was not shown the picture.
+        and earned, None if it was not shown the image.
     """
-    emotions = {
-        (index, row.id): row.emotion
-        for index, name in enumerate(datasets)
+    rows_by_model = [
+        {(index, row.id): row for index, name in enumerate(datasets) for row in evaluation.predictions.get(name, ())}
         for evaluation in evaluations
-        for row in evaluation.predictions.get(name, ())
-    }
-    keys = list(emotions)
+    ]
+    # In the order of the data sets, and within one in that of the first model that was shown an image
+    emotions = {key: row.emotion for rows in rows_by_model for key, row in rows.items()}
+    keys = sorted(emotions, key=lambda key: key[0])
     total = len(keys)
     if total > limit:
         keys = [keys[index] for index in sorted(random.Random(0).sample(range(total), limit))]
-    wanted = set(keys)
-    written = []
-    for evaluation in evaluations:
-        rows = {
-            (index, row.id): row
-            for index, name in enumerate(datasets)
-            for row in evaluation.predictions.get(name, ())
-            if (index, row.id) in wanted
-        }
-        written.append(dict(zip(rows, _written(evaluation, list(rows.values())), strict=True)))
+    entries_by_model = [
+        _describe_completions(evaluation, {key: rows[key] for key in keys if key in rows})
+        for evaluation, rows in zip(evaluations, rows_by_model, strict=True)
+    ]
     return [
         {
             "dataset": key[0],
             "id": key[1],
             "emotion": emotions[key],
             "picture": None,
-            "models": [entries.get(key) for entries in written],
+            "models": [entries.get(key) for entries in entries_by_model],
         }
         for key in keys
     ], total
 
 
-def _written(evaluation: Evaluation, rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-    rule = choose_rewards(evaluation)
-    columns = {
-        "emotion": [row.emotion for row in rows],
-        "label_space": [row.label_space for row in rows],
-        "consistency_answer": [row.consistency_answer for row in rows],
-        "coherence_answer": [row.coherence_answer for row in rows],
+def _describe_completions(evaluation: Evaluation, rows: Mapping[Key, Prediction]) -> dict[Key, dict[str, Any]]:
+    rewards = choose_rewards(evaluation)
+    names = ("emotion", "label_space", "consistency_answer", "coherence_answer")
+    columns = {name: [getattr(row, name) for row in rows.values()] for name in names}
+    completions = [row.completion for row in rows.values()]
+    values = zip(*(function(completions, **columns) for function in rewards.functions), strict=True)
+    return {
+        key: _describe_completion(row, rewards.parts, row_values)
+        for (key, row), row_values in zip(rows.items(), values, strict=True)
     }
-    rewards = [function([row.completion for row in rows], **columns) for function in rule.functions]
-    return [_entry(row, rule.parts, list(values)) for row, values in zip(rows, zip(*rewards, strict=True), strict=True)]
 
 
-def _entry(row: Prediction, parts: Sequence[dict[str, Any]], values: list[float | None]) -> dict[str, Any]:
-    # A reflective reward is unknown, not 0, where a well-formed completion was evaluated without reflection.
-    for index, part in enumerate(parts):
-        if part["name"] in ("consistency", "coherence") and row.well_formed:
-            values[index] = values[index] if getattr(row, f"{part['name']}_answer") is not None else None
-    known = [value for value in values if value is not None]
-    overall = sum(value * part["weight"] for value, part in zip(known, parts, strict=True)) if known == values else None
+def _describe_completion(
+    row: Prediction, parts: Sequence[dict[str, Any]], values: Sequence[float | None]
+) -> dict[str, Any]:
+    # A reflective reward is unknown, not 0, where training would have asked and the evaluation did not
+    if says_something(row.trigger or ""):
+        values = [
+            None if part["name"] in REFLECTIVE and getattr(row, f"{part['name']}_answer") is None else value
+            for part, value in zip(parts, values, strict=True)
+        ]
+    counted = [(value, part["weight"]) for value, part in zip(values, parts, strict=True) if part["weight"]]
+    known = [value * weight for value, weight in counted if value is not None]
     entry = {
         "answer": row.answer,
         "correct": row.correct,
         "wellFormed": row.well_formed,
         "consistency": row.consistency_answer,
         "coherence": row.coherence_answer,
-        "rewards": values,
-        "overall": None if overall is None else round(overall, 4),
+        "rewards": list(values),
+        "overall": round(sum(known), 4) if len(known) == len(counted) else None,
     }
     if row.trigger is not None:
         return entry | {"steps": [_cut(text or "") for text in (row.trigger, row.feeling, row.conclusion)]}

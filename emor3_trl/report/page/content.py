@@ -29,7 +29,7 @@ PANELS = (
 )
 
 
-def content(
+def gather_content(
     evaluations: Sequence[Evaluation],
     *,
     title: str,
@@ -44,64 +44,70 @@ def content(
     Args:
         evaluations: the models, see `load_evaluations`.
         title: heading of the page.
-        in_domain: the data sets that count as in-domain (default: what each evaluation was told); all others are out of
-            domain. The page marks a data set that is in-domain for some models only at each of them.
-        baseline: name of the model that the others are compared with when the page opens (default: base, else the
-            first).
-        trained: name of the model that stands beside it in the cases (default: emo_r3, else the last).
-        data: folders of prepared data with the pictures (default: where each evaluation found them).
+        in_domain: the data sets that count as in-domain (default: what each evaluation was told). The page marks a data
+            set that is in-domain for some models only at each of them.
+        baseline: the model that the others are compared with when the page opens (default: base, else the first).
+        trained: the model that stands beside it in the cases (default: emo_r3, else the last).
+        data: folders of prepared data with the images (default: where each evaluation found them).
         max_cases: cases on the page, at most; of more, so many are drawn at random.
 
     Returns:
         JSON values; lists are in the order of `models` and `datasets`, None where a model was not shown a data set.
 
     Raises:
-        ValueError: if a named model or data set is not there, or two models were shown different data
-            under one name.
+        ValueError: if a named model or data set is not there, or one name stands for different data of two models.
     """
-    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions))
-    own = choose_in_domain(evaluations, in_domain)
-    inside = {name: [index for index, mine in enumerate(own) if name in mine] for name in names}
-    before = choose_model(evaluations, baseline, "base", 0)
-    after = choose_model(evaluations, trained, "emo_r3", -1)
-    names.sort(key=lambda name: -len(inside[name]))
+    before, after = choose_model(evaluations, baseline, "base", 0), choose_model(evaluations, trained, "emo_r3", -1)
+    in_domain_sets = choose_in_domain(evaluations, in_domain)
+    names = _order_datasets(evaluations, in_domain_sets)
     shown = [[evaluation.predictions.get(name) for evaluation in evaluations] for name in names]  # [data set][model]
     labels = [collect_labels([row for rows in models if rows for row in rows]) for models in shown]
-    metrics = [[None if rows is None else _metrics(rows) for rows in models] for models in shown]
-    comparisons = [_comparisons(models, evaluations) for models in shown]
+    comparisons = [_compare_models(models, evaluations) for models in shown]
     cases, total = make_cases(evaluations, names, max_cases)
-    pictures, missing = make_thumbnails(evaluations, names, cases, data)
+    thumbnails, missing = make_thumbnails(evaluations, names, cases, data)
     return {
         "title": title,
-        "models": [_model(evaluation) for evaluation in evaluations],
+        "models": [_describe_model(evaluation) for evaluation in evaluations],
         "baseline": before,
         "trained": after,
         "datasets": [
-            {
-                "name": name,
-                "inDomain": len(inside[name]) == len(evaluations),
-                "inDomainOf": inside[name],
-                "labels": labels[index],
-                "n": _sizes(shown[index]),
-            }
-            for index, name in enumerate(names)
+            _describe_dataset(name, models, dataset_labels, [name in own for own in in_domain_sets])
+            for name, models, dataset_labels in zip(names, shown, labels, strict=True)
         ],
-        "metrics": metrics,
-        "means": [_means(row.predictions, names, mine) for row, mine in zip(evaluations, own, strict=True)],
+        "metrics": [[None if rows is None else _measure(rows) for rows in models] for models in shown],
+        "means": [_average(row.predictions, names, own) for row, own in zip(evaluations, in_domain_sets, strict=True)],
         "comparisons": comparisons,
         "confusion": [
-            [None if rows is None else _confusion(rows, labels[index]) for rows in models]
-            for index, models in enumerate(shown)
+            [None if rows is None else _count_confusions(rows, dataset_labels) for rows in models]
+            for models, dataset_labels in zip(shown, labels, strict=True)
         ],
-        "curves": _curves(evaluations),
+        "curves": gather_curves(evaluations),
         "cases": cases,
         "casesTotal": total,
-        "pictures": pictures,
+        "pictures": thumbnails,
         "picturesMissing": missing,
     }
 
 
-def _model(evaluation: Evaluation) -> dict[str, Any]:
+def _order_datasets(evaluations: Sequence[Evaluation], in_domain_sets: Sequence[Sequence[str]]) -> list[str]:
+    """Return the names of all data sets; those that are in-domain for more models come first."""
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions)
+    return sorted(names, key=lambda name: -sum(name in own for own in in_domain_sets))
+
+
+def _describe_dataset(
+    name: str, models: Sequence[Sequence[Prediction] | None], labels: list[str], in_domain: Sequence[bool]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "inDomain": all(in_domain),
+        "inDomainOf": [index for index, inside in enumerate(in_domain) if inside],
+        "labels": labels,
+        "n": sorted({len(rows) for rows in models if rows is not None}),
+    }
+
+
+def _describe_model(evaluation: Evaluation) -> dict[str, Any]:
     configured = ("model", "prompt_style", "engine", "dtype", "max_tokens", "seed")
     about = {key: evaluation.config.get(key) for key in configured}
     about |= {key: evaluation.environment.get(key) for key in ("started", "commit")}
@@ -115,41 +121,34 @@ def _model(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _sizes(models: Sequence[list[Prediction] | None]) -> list[int]:
-    return sorted({len(rows) for rows in models if rows is not None})
-
-
-def _metrics(rows: Sequence[Prediction]) -> dict[str, float]:
-    """Return the metrics of one data set; those of each emotion are in `_confusion`."""
+def _measure(rows: Sequence[Prediction]) -> dict[str, float]:
+    """Return the metrics of one data set; `_count_confusions` has those of each emotion."""
     values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise_predictions(rows).items()}
     return {key: value for key, value in values.items() if not key.startswith("class/")}
 
 
-def _means(
+def _average(
     predictions: Mapping[str, Sequence[Prediction]], names: Sequence[str], in_domain: Sequence[str]
 ) -> list[dict[str, float] | None]:
     """Return the paper's A^I, A^O and A of one model, each with its interval; None over a data set that it lacks."""
     right = {name: (sum(row.correct for row in rows), len(rows)) for name, rows in predictions.items()}
-    found = average_accuracies(right, in_domain)
-    lacks = [name for name in names if name not in predictions]
+    means = average_accuracies(right, in_domain)
+    absent = [name for name in names if name not in predictions]
     incomplete = {
-        "in_domain": any(name in in_domain for name in lacks),
-        "out_of_domain": any(name not in in_domain for name in lacks),
-        "overall": bool(lacks),
+        "in_domain": any(name in in_domain for name in absent),
+        "out_of_domain": any(name not in in_domain for name in absent),
+        "overall": bool(absent),
     }
+    ends = {"value": "", "low": "_low", "high": "_high"}
     return [
         None
-        if missing or f"eval/mean/{group}" not in found
-        else {
-            "value": found[f"eval/mean/{group}"],
-            "low": found[f"eval/mean/{group}_low"],
-            "high": found[f"eval/mean/{group}_high"],
-        }
+        if missing or f"eval/mean/{group}" not in means
+        else {name: means[f"eval/mean/{group}{end}"] for name, end in ends.items()}
         for group, missing in incomplete.items()
     ]
 
 
-def _comparisons(
+def _compare_models(
     models: Sequence[Sequence[Prediction] | None], evaluations: Sequence[Evaluation]
 ) -> list[list[dict[str, float] | None]]:
     """Return how model b differs from model a at [a][b]; each pair is computed once and mirrored."""
@@ -174,14 +173,14 @@ def _comparisons(
     return table
 
 
-def _confusion(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
+def _count_confusions(rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
     """Return the counts (L, L + 1), and recall and F1 of each emotion (value, low, high; None: nothing to count)."""
     matrix = confusion_matrix([row.emotion for row in rows], [row.answer for row in rows], labels)
     classes = score_classes(matrix, labels)
-    asked = {label: own for label, own in classes.items() if own["support"]}
+    shown = {label: scores for label, scores in classes.items() if scores["support"]}
     return {
         "counts": matrix.tolist(),
-        "recall": [_with_interval(asked.get(label), "recall") for label in labels],
+        "recall": [_with_interval(shown.get(label), "recall") for label in labels],
         "f1": [_with_interval(classes.get(label), "f1") for label in labels],
     }
 
@@ -190,7 +189,8 @@ def _with_interval(values: Mapping[str, float] | None, name: str) -> list[float]
     return None if values is None else [values[f"{name}{end}"] for end in ("", "_low", "_high")]
 
 
-def _curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def gather_curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Return the panels of the training curves with a line for each model whose training logged the value."""
     panels = []
     for title, keys, unit in PANELS:
         lines = []

@@ -1,4 +1,4 @@
-"""Thumbnails of the pictures of the cases, as data URIs: each picture once, whatever the number of models."""
+"""Thumbnails of the images of the cases, as data URIs: each image once, whatever the number of models."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from emor3_trl.report.evaluated import Evaluation
-from emor3_trl.report.pictures import read_pictures
+from emor3_trl.report.pictures import read_images
 
 SIZE = 112  # pixels of the longer side
 QUALITY = 60
@@ -22,43 +22,44 @@ def make_thumbnails(
     cases: Sequence[dict[str, Any]],
     data: Sequence[str] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Find the pictures of the cases, and set `picture` of each case to the index of its thumbnail.
+    """Find the images of the cases, and set `picture` of each case to the index of its thumbnail.
 
     Args:
-        evaluations: the models; the first whose pictures of a data set are there gives them.
+        evaluations: the models; the first whose images of a data set are there gives them.
         datasets: names of the data sets.
-        cases: see `make_cases`; a case whose picture is not found keeps None.
+        cases: see `make_cases`; a case whose image is not found keeps None.
         data: folders of prepared data to look in.
 
     Returns:
-        The thumbnails, and one sentence per data set whose pictures are missing.
+        The thumbnails, and one sentence per data set whose images are missing.
     """
     thumbnails: list[str] = []
     missing: list[str] = []
     for index, name in enumerate(datasets):
         wanted = {case["id"]: case for case in cases if case["dataset"] == index}
-        files = [row.picture_file(name, data) for row in evaluations if name in row.predictions]
+        files = [row.find_image_file(name, data) for row in evaluations if name in row.predictions]
         file = next((file for file in files if file.is_file()), files[0])
-        found = 0
+        shown = len(thumbnails)
         with ThreadPoolExecutor() as pool:
-            pictures = read_pictures(file, wanted)
-            while some := list(islice(pictures, 256)):  # all at once would hold every picture in memory
-                for (picture_id, _), uri in zip(some, pool.map(thumbnail, [row[1] for row in some]), strict=True):
+            images = read_images(file, wanted)
+            while batch := list(islice(images, 256)):  # all at once would hold every image in memory
+                uris = pool.map(make_thumbnail, [content for _, content in batch])
+                for (image_id, _), uri in zip(batch, uris, strict=True):
                     if uri is not None:
-                        wanted[picture_id]["picture"] = len(thumbnails)
+                        wanted[image_id]["picture"] = len(thumbnails)
                         thumbnails.append(uri)
-                        found += 1
+        unread = len(wanted) - (len(thumbnails) - shown)
         if not file.is_file():
             missing.append(f"The pictures of {name} are missing: there is no {file} (--data names its folder).")
-        elif found < len(wanted):
-            missing.append(f"{len(wanted) - found} of {len(wanted)} pictures of {name} are not readable in {file}.")
+        elif unread:
+            missing.append(f"{unread} of {len(wanted)} pictures of {name} are not readable in {file}.")
     return thumbnails, missing
 
 
-def thumbnail(picture: bytes) -> str | None:
-    """Return a small WebP of a picture file as a data URI, or None if it cannot be read."""
+def make_thumbnail(content: bytes) -> str | None:
+    """Return a small WebP of an image file as a data URI, or None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(picture)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             image.thumbnail((SIZE, SIZE))
             small = io.BytesIO()
             image.convert("RGB").save(small, format="WEBP", quality=QUALITY, method=4)

@@ -11,7 +11,7 @@ from emor3_trl.evaluation.prediction import load_predictions, read_completion, s
 from emor3_trl.files import write_text
 from emor3_trl.reflection import Reflection
 from emor3_trl.report.evaluated import load_evaluations
-from emor3_trl.report.page import content
+from emor3_trl.report.page import gather_content
 from emor3_trl.report.page.cases import MAX_CHARACTERS, make_cases
 
 
@@ -36,7 +36,7 @@ def test_rewards_fit_how_the_model_was_asked(own_run):
         (folder / "config.yaml").write_text(f"prompt_style: {style}\n")
         save_predictions([read_completion(row, "test", text, style, Reflection())], folder / "predictions.parquet")
     shutil.rmtree(own_run / "evaluation" / "emo_r3_cold_start")
-    page = content(load_evaluations([own_run]), title="runs")
+    page = gather_content(load_evaluations([own_run]), title="runs")
     assert [[part["name"] for part in model["rewards"]] for model in page["models"]] == [
         ["accuracy", "format"],
         ["accuracy"],
@@ -99,7 +99,7 @@ def test_completions_are_weighed_as_the_training_of_their_model_did(own_run, nam
     training = model.parent if model.name in ("merged", "checkpoint-40") else model
     write_text(training / "config.yaml", yaml.safe_dump({"learning_rate": 2e-6, **TRAINED}))
     model.mkdir(exist_ok=True)
-    page = content(load_evaluations([own_run]), title="runs")
+    page = gather_content(load_evaluations([own_run]), title="runs")
     models = {model["name"]: index for index, model in enumerate(page["models"])}
     trained, base = page["models"][models[name]], page["models"][models["base"]]
     assert weights(trained) == {"accuracy": 0.5, "consistency": 0.15, "coherence": 0.15, "format": 0.2}
@@ -119,7 +119,7 @@ def test_completions_are_rewarded_by_the_variant_that_their_model_was_trained_wi
         save_predictions([read_completion(row, "test", loose)], own_run / "evaluation" / name / "predictions.parquet")
     for name in ("cold_start", "emo_r3_cold_start"):
         shutil.rmtree(own_run / "evaluation" / name)
-    page = content(load_evaluations([own_run]), title="runs")
+    page = gather_content(load_evaluations([own_run]), title="runs")
     base, trained = page["cases"][0]["models"]
     assert (base["rewards"], base["overall"]) == ([1, 0, 0, 0], 0.8)
     assert weights(page["models"][1]) == {"accuracy": 0.5, "consistency": 0.3, "coherence": 0.3, "format": 0.2}
@@ -138,9 +138,25 @@ def test_completions_are_rewarded_by_the_variant_that_their_model_was_trained_wi
 def test_rewards_of_training_count_where_they_fit_how_the_model_was_asked(own_run, style, variant, expected):
     write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(TRAINED | {"reward_variant": variant}))
     write_text(own_run / "evaluation" / "emo_r3" / "config.yaml", f"prompt_style: {style}\n")
-    page = content(load_evaluations([own_run]), title="runs")
+    page = gather_content(load_evaluations([own_run]), title="runs")
     model = next(model for model in page["models"] if model["name"] == "emo_r3")
     assert (weights(model), model["about"]["rewards"]) == expected
+
+
+def test_a_reward_of_no_weight_need_not_be_known(own_run):
+    write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(TRAINED | {"lambda1": 0.0}))
+    row = {"id": "test-x", "emotion": "awe", "label_space": ["awe", "fear"]}
+    wordless = gold_completion("awe").replace("A wide night sky above a small tent.", "…")
+    rows = [read_completion(row, "test", gold_completion("awe")), read_completion(row | {"id": "y"}, "test", wordless)]
+    for name in ("base", "emo_r3"):
+        save_predictions(rows, own_run / "evaluation" / name / "predictions.parquet")
+    for name in ("cold_start", "emo_r3_cold_start"):
+        shutil.rmtree(own_run / "evaluation" / name)
+    cases = gather_content(load_evaluations([own_run]), title="runs")["cases"]
+    earned = [(completion["rewards"], completion["overall"]) for case in cases for completion in case["models"]]
+    # Evaluated without reflection. Nothing is ever asked about a step 1 without a word: that earns 0.
+    assert earned[:2] == [([1, None, None, 1], None), ([1, None, None, 1], 1)]
+    assert earned[2:] == [([1, 0, 0, 1], 0.9), ([1, 0, 0, 1], 1)]
 
 
 def test_a_configuration_of_training_that_cannot_be_read_is_named(own_run):

@@ -12,7 +12,7 @@ from fabricated_run import fabricate
 
 from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
 from emor3_trl.report.evaluated import load_evaluations
-from emor3_trl.report.page import content, write_page
+from emor3_trl.report.page import gather_content, write_page
 
 pytestmark = pytest.mark.slow
 SIZES = {"test": 60, "emotion6": 30, "webemo": 20}
@@ -38,7 +38,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
-    return content(load_evaluations([fabricate(tmp_path_factory.mktemp("runs"), SIZES)]), title="runs/demo")
+    return gather_content(load_evaluations([fabricate(tmp_path_factory.mktemp("runs"), SIZES)]), title="runs/demo")
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +360,7 @@ def hostile_report(tmp_path_factory):
             for row, text in zip(before, [*HOSTILE, *HOSTILE, "", " "], strict=True)
         ]
         save_predictions(after, model / "predictions.parquet")
-    values = content(load_evaluations([folder]), title="</title><script>window.pwned = 1</script>")
+    values = gather_content(load_evaluations([folder]), title="</title><script>window.pwned = 1</script>")
     return write_page(values, folder / "report.html")
 
 
@@ -387,7 +387,7 @@ def test_one_model_without_log_makes_a_page_too(view, tmp_path):
     for model in ("cold_start", "emo_r3", "emo_r3_cold_start"):
         for file in (folder / "evaluation" / model).iterdir():
             file.unlink()
-    page = view(path=write_page(content(load_evaluations([folder]), title="one"), folder / "report.html"))
+    page = view(path=write_page(gather_content(load_evaluations([folder]), title="one"), folder / "report.html"))
     assert "No log of training was found" in page.inner_text("#training")
     assert page.locator(".card").count() == 5
     choose(page, Outcome="right")

@@ -1,0 +1,40 @@
+"""The reward curves of training runs as a picture: the overall reward and its parts over the steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emor3_trl.files import replacing
+
+REWARDS = ("accuracy", "consistency", "coherence", "format")
+
+
+def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
+    """Draw the overall reward and its parts over the steps.
+
+    Args:
+        runs: log history by the name for the legend.
+        path: the PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, tuple[str, ...]] = {"overall": ("reward",)}
+    panels |= {name: (f"rewards/{name}_reward/mean",) for name in REWARDS}
+    panels["format"] += ("rewards/think_format_reward/mean",)  # of the plain GRPO baseline
+    top = max((entry["reward"] for history in runs.values() for entry in history if "reward" in entry), default=1.0)
+    figure = Figure(figsize=(3 * len(panels), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (title, keys) in zip(axes, panels.items(), strict=True):
+        for name, history in runs.items():
+            points = [(entry["step"], entry[key]) for entry in history for key in keys if {key, "step"} <= entry.keys()]
+            axis.plot([step for step, _ in points], [value for _, value in points], label=name, linewidth=1.5)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.set_ylim(-0.03, 1.03 * max(1.0, top))  # the reference's rewards go up to 1 + lambda1
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean reward")
+    axes[0].legend(loc="lower right")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
