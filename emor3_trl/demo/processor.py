@@ -6,7 +6,7 @@ import random
 from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer
 
 from emor3_trl.demo.pictures import EMOTIONS, Peep
-from emor3_trl.demo.texts import every_text, set_completion
+from emor3_trl.demo.texts import list_phrases, set_completion
 from emor3_trl.demo.untrained import SPECIAL_TOKENS, build_processor, train_bpe
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, prompt_text
 
@@ -47,4 +47,4 @@ def list_training_texts() -> list[str]:
     texts += [set_completion(peep, emotion, rng) for emotion in EMOTIONS for _ in range(20)]
     # Answers get tokens of their own, so that the choices of a constrained decode part at their first token
     texts += [*EMOTIONS, "Yes", "No"] * 20
-    return texts + every_text() * 3
+    return texts + list_phrases() * 3

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.demo.pictures import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
-from emor3_trl.demo.texts import false_peep, feeling_text, prior_emotion, set_completion, trigger_text
+from emor3_trl.demo.texts import draw_prior_emotion, feeling_text, make_false_peep, set_completion, trigger_text
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, prompt_text, render
 
 
@@ -38,37 +38,24 @@ class BaseTraining:
 def teach_vision(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    images: Sequence[Image.Image],
-    peeps: Sequence[Peep],
+    people: Sequence[tuple[Image.Image, Peep]],
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
     """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top.
 
-    Each image token on its own has to tell, so that the language model finds it wherever it looks.
+    Each image token has to tell on its own, so that the language model finds it wherever it looks.
     """
-    features = processor.image_processor(images=list(images), return_tensors="pt")
-    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])  # (N, 36, 1176)
-    grid = features["image_grid_thw"]  # (N, 3)
+    inputs = processor.image_processor(images=[image for image, _ in people], return_tensors="pt")
+    patches = inputs["pixel_values"].view(len(people), -1, inputs["pixel_values"].shape[-1])  # (N, 36, 1176)
+    grid = inputs["image_grid_thw"]  # (N, 3)
     expressions = [face for faces in EXPRESSIONS.values() for face in faces]
-    targets = torch.tensor(
-        [
-            (
-                expressions.index(p.expression),
-                list(HEADS).index(p.head),
-                list(SHIRTS).index(p.shirt),
-                int(p.glasses is not None),
-                int(p.beard is not None),
-            )
-            for p in peeps
-        ]
-    )
+    traits: list[list[Any]] = [expressions, list(HEADS), list(SHIRTS), [False, True], [False, True]]
+    shown = [(peep.expression, peep.head, peep.shirt, bool(peep.glasses), bool(peep.beard)) for _, peep in people]
+    targets = torch.tensor([list(map(list.index, traits, values)) for values in shown])  # (N, 5)
     tower = model.model.visual
     tokens = patches.shape[1] // tower.spatial_merge_unit
-    heads = nn.ModuleList(
-        nn.Linear(tower.config.out_hidden_size, classes)
-        for classes in (len(expressions), len(HEADS), len(SHIRTS), 2, 2)
-    )
+    heads = nn.ModuleList(nn.Linear(tower.config.out_hidden_size, len(classes)) for classes in traits)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=training.vision_learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -77,12 +64,11 @@ def teach_vision(
     model.train()
     bar = tqdm(range(training.vision_steps), desc="Teaching the vision tower", unit="step")
     for _ in bar:
-        batch = torch.tensor(rng.sample(range(len(images)), training.vision_batch))
-        seen = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
-        wanted = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, 5)
-        loss = torch.stack(
-            [nn.functional.cross_entropy(head(seen), wanted[:, i]) for i, head in enumerate(heads)]
-        ).sum()
+        batch = torch.tensor(rng.sample(range(len(people)), training.vision_batch))
+        features = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
+        labels = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, 5)
+        losses = [nn.functional.cross_entropy(head(features), labels[:, i]) for i, head in enumerate(heads)]
+        loss = torch.stack(losses).sum()
         _update(loss, optimizer, schedule, parameters)
         bar.set_postfix(loss=f"{loss.item():.2f}")
 
@@ -90,16 +76,15 @@ def teach_vision(
 def teach_language(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    images: Sequence[Image.Image],
-    peeps: Sequence[Peep],
+    people: Sequence[tuple[Image.Image, Peep]],
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach to describe pictures, judge descriptions and think, on short texts, then the questions as they are asked.
+    """Teach to describe images, judge descriptions and think, on short texts, then the questions as they are asked.
 
     A model that is only asked Yes or No stays at chance; true statements as a language-modelling task are what helps.
     """
-    tasks = Tasks(processor, list(zip(images, peeps, strict=True)), rng)
+    tasks = Tasks(processor, people, rng)
     describing = {
         tasks.statements: training.statement_batch,
         tasks.consistency: training.consistency_batch,
@@ -124,12 +109,12 @@ def teach_language(
         model.train()
         bar = tqdm(range(steps), desc=title, unit="step")
         for _ in bar:
-            losses = {task.__name__: completion_loss(model, processor, task(n)) for task, n in batches.items()}
+            losses = {task.__name__: compute_completion_loss(model, processor, task(n)) for task, n in batches.items()}
             _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
             bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
 
 
-Example = tuple[str, str, Image.Image | None]  # prompt as the chat template writes it, completion, picture
+Example = tuple[str, str, Image.Image | None]  # prompt as the chat template writes it, completion, image
 
 
 class Tasks:
@@ -137,57 +122,57 @@ class Tasks:
 
     Args:
         processor: for its chat template.
-        pictures: training pictures, and what is in them.
-        rng: decides which pictures, which words and which mistakes.
+        people: training images, and who is in them.
+        rng: decides which images, which words and which mistakes.
     """
 
     def __init__(
-        self, processor: Qwen2_5_VLProcessor, pictures: list[tuple[Image.Image, Peep]], rng: random.Random
+        self, processor: Qwen2_5_VLProcessor, people: Sequence[tuple[Image.Image, Peep]], rng: random.Random
     ) -> None:
-        self.processor, self.pictures, self.rng = processor, pictures, rng
+        self.processor, self.people, self.rng = processor, people, rng
 
     def statements(self, count: int) -> list[Example]:
-        """A true statement after its picture, where the consistency question has it too."""
-        user_turn = self._prompt("", picture=True).split("<|im_end|>")[0]
+        """A true statement after its image, where the consistency question has it too."""
+        user_turn = self._render("").split("<|im_end|>")[0]
         return [(user_turn, trigger_text(peep, self.rng), image) for image, peep in self._pick(count)]
 
     def unasked_thinking(self, count: int) -> list[Example]:
-        """Structured Emotional Thinking after the picture alone: the same words at half the tokens."""
+        """Structured Emotional Thinking after the image alone: the same words at half the tokens."""
         return self._thinking(count, "")
 
     def thinking(self, count: int) -> list[Example]:
-        """Structured Emotional Thinking, with the emotion that the model is to take the picture for."""
+        """Structured Emotional Thinking, with the emotion that the model is to take the image for."""
         return self._thinking(count, prompt_text("set", EMOTIONS))
 
     def _thinking(self, count: int, question: str) -> list[Example]:
-        prompt = self._prompt(question, picture=True)
+        prompt = self._render(question)
         return [
-            (prompt, set_completion(peep, prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
+            (prompt, set_completion(peep, draw_prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
             for image, peep in self._pick(count)
         ]
 
     def direct(self, count: int) -> list[Example]:
         """The answer only."""
-        prompt = self._prompt(prompt_text("direct", EMOTIONS), picture=True)
+        prompt = self._render(prompt_text("direct", EMOTIONS))
         return [
-            (prompt, answer_text(prior_emotion(peep, self.rng)) + "<|im_end|>", image)
+            (prompt, answer_text(draw_prior_emotion(peep, self.rng)) + "<|im_end|>", image)
             for image, peep in self._pick(count)
         ]
 
     def consistency(self, count: int) -> list[Example]:
-        """The question about a picture and two statements that differ in as little as makes one of them false."""
+        """The question about an image and two statements that differ in as little as makes one of them false."""
         examples: list[Example] = []
         for image, peep in self._pick(count // 2):
-            other = false_peep(peep, self.rng)
+            false_peep = make_false_peep(peep, self.rng)
             wording = self.rng.random()
-            for seen, answer in ((peep, "Yes"), (other, "No")):
-                statement = trigger_text(seen, random.Random(wording))
-                prompt = self._prompt(CONSISTENCY_QUESTION.format(trigger=statement), picture=True)
+            for described, answer in ((peep, "Yes"), (false_peep, "No")):
+                statement = trigger_text(described, random.Random(wording))
+                prompt = self._render(CONSISTENCY_QUESTION.format(trigger=statement))
                 examples.append((prompt, answer + "<|im_end|>", image))
         return examples
 
     def coherence(self, count: int) -> list[Example]:
-        """The question about a statement and a feeling, without the picture: the feeling decides."""
+        """The question about a statement and a feeling, without the image: the feeling decides."""
         examples: list[Example] = []
         for _, peep in self._pick(count):
             emotion = self.rng.choice(EMOTIONS)
@@ -196,23 +181,23 @@ class Tasks:
                 feeling=feeling_text(emotion, self.rng),
                 labels=", ".join(EMOTIONS),
             )
-            examples.append((self._prompt(question, picture=False), emotion + "<|im_end|>", None))
+            examples.append((self._render(question, with_image=False), emotion + "<|im_end|>", None))
         return examples
 
     def _pick(self, count: int) -> list[tuple[Image.Image, Peep]]:
-        return self.rng.sample(self.pictures, count)
+        return self.rng.sample(self.people, count)
 
-    def _prompt(self, text: str, picture: bool) -> str:
-        return render(self.processor, text, picture)
+    def _render(self, text: str, with_image: bool = True) -> str:
+        return render(self.processor, text, with_image)
 
 
-def completion_loss(
+def compute_completion_loss(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, examples: Sequence[Example]
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of the completions' tokens."""
-    pictures = [image for *_, image in examples if image is not None]
+    """Return the mean cross-entropy of the tokens of the completions."""
+    images = [image for *_, image in examples if image is not None]
     texts = [prompt + completion for prompt, completion, _ in examples]
-    inputs = processor(text=texts, images=pictures or None, padding=True, return_tensors="pt")
+    inputs = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
     lengths = [len(ids) for ids in processor.tokenizer([completion for _, completion, _ in examples])["input_ids"]]
     width = inputs["input_ids"].shape[1]
     # Padding is on the left, so a completion is the end of its row

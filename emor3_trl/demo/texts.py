@@ -1,7 +1,7 @@
-"""What the demo's base model is taught to say: true statements about drawn people, feelings, and a prior that is off.
+"""What the demo's base model is taught to say: true statements about drawn people, feelings, and a prior that is wrong.
 
-A pretrained model reads some faces otherwise than a data set's annotators do. `PRIOR` gives the demo's model such a
-habit: it takes some expressions for another emotion more often than not, and GRPO has to find out which.
+A pretrained model reads some faces otherwise than the annotators of a data set do. `PRIOR` gives the demo's model such
+a habit: it takes some expressions for another emotion more often than not. GRPO has to find out which.
 """
 
 import random
@@ -32,7 +32,7 @@ FEELINGS = {
     "fear": ("uneasy", "frightened"),
 }
 
-# P(emotion that the base model names | expression); expressions that are not here are read as the data set does
+# P(emotion that the base model names | expression); the model reads all other expressions as the data set does
 PRIOR = {
     "rage": {"fear": 0.55, "anger": 0.45},
     "awe": {"fear": 0.55, "awe": 0.45},
@@ -61,8 +61,8 @@ def trigger_text(peep: Peep, rng: random.Random) -> str:
     return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=rng.choice(details))
 
 
-def false_peep(peep: Peep, rng: random.Random) -> Peep:
-    """Return someone of whom no statement is true of the picture too: another face, or all else is another's."""
+def make_false_peep(peep: Peep, rng: random.Random) -> Peep:
+    """Return a person who differs from `peep` in all that a statement tells: in the face, or in everything else."""
     if rng.random() < 0.9:
         others = [face for emotion, faces in EXPRESSIONS.items() if emotion != peep.emotion for face in faces]
         return replace(peep, expression=rng.choice(others))
@@ -91,14 +91,14 @@ def set_completion(peep: Peep, emotion: str, rng: random.Random) -> str:
     )
 
 
-def prior_emotion(peep: Peep, rng: random.Random) -> str:
-    """Return the emotion that the base model takes the picture for, drawn from `PRIOR`."""
+def draw_prior_emotion(peep: Peep, rng: random.Random) -> str:
+    """Draw the emotion that the base model takes the image for, from `PRIOR`."""
     prior = PRIOR.get(peep.expression)
     return peep.emotion if prior is None else rng.choices(list(prior), weights=list(prior.values()))[0]
 
 
-def every_text() -> list[str]:
-    """Return every phrase that a statement is made of, for the tokenizer to be trained on."""
+def list_phrases() -> list[str]:
+    """Return every phrase that statements are made of, to train the tokenizer on."""
     phrases = [phrase for group in (*FACES.values(), *FEELINGS.values()) for phrase in group]
     phrases += [*HEADS, *(f"a {shirt} shirt" for shirt in SHIRTS), "glasses and a beard", *EMOTIONS]
     return [*phrases, *_TRIGGERS, *_FEELINGS, *_CONCLUSIONS]

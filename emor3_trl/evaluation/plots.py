@@ -37,12 +37,10 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str], title: str, pat
         title: what stands above.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count = len(labels)
     figure = Figure(figsize=(4.5 + 0.8 * count, 2 + 0.45 * count), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     left.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")

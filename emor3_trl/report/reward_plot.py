@@ -16,7 +16,6 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
         runs: log history by the name for the legend.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels: dict[str, tuple[str, ...]] = {"overall": ("reward",)}
@@ -24,7 +23,6 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
     panels["format"] += ("rewards/think_format_reward/mean",)  # of the plain GRPO baseline
     top = max((entry["reward"] for history in runs.values() for entry in history if "reward" in entry), default=1.0)
     figure = Figure(figsize=(3 * len(panels), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True)
     for axis, (title, keys) in zip(axes, panels.items(), strict=True):
         for name, history in runs.items():

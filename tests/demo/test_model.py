@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.data import load_split
-from emor3_trl.demo.model import TEXT_SIZES, VISION_SIZES, build_demo_model, measure
-from emor3_trl.demo.pictures import EMOTIONS, IMAGE_SIZE, choose_peep, draw, write_demo_data
+from emor3_trl.demo.model import TEXT_SIZES, VISION_SIZES, build_demo_model, measure_model
+from emor3_trl.demo.pictures import EMOTIONS, IMAGE_SIZE, choose_peep, draw_peep, write_demo_data
 from emor3_trl.demo.processor import build_demo_processor
-from emor3_trl.demo.teaching import BaseTraining, Tasks, completion_loss
+from emor3_trl.demo.teaching import BaseTraining, Tasks, compute_completion_loss
 from emor3_trl.demo.texts import set_completion
 from emor3_trl.demo.untrained import SPECIAL_TOKENS, build_untrained_model
 from emor3_trl.prompts import messages, prompt_text
@@ -38,7 +38,7 @@ def processor():
 @pytest.fixture(scope="module")
 def pictures():
     peeps = [choose_peep(0, "train", index) for index in range(8)]
-    return [(draw(peep), peep) for peep in peeps]
+    return [(draw_peep(peep), peep) for peep in peeps]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_each_task_teaches_its_completion_only(processor, pictures, task):
     model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES).eval()
     examples = getattr(Tasks(processor, pictures, random.Random(0)), task)(4)
     with torch.no_grad():
-        loss = completion_loss(model, processor, examples)
-        alone = torch.stack([completion_loss(model, processor, [example]) for example in examples])
+        loss = compute_completion_loss(model, processor, examples)
+        alone = torch.stack([compute_completion_loss(model, processor, [example]) for example in examples])
     lengths = torch.tensor([float(len(processor.tokenizer(completion)["input_ids"])) for _, completion, _ in examples])
     # Padding and the other rows change nothing
     torch.testing.assert_close(loss, (alone * lengths).sum() / lengths.sum(), rtol=1e-4, atol=1e-4)
@@ -143,7 +143,7 @@ def test_base_model_thinks_in_form_and_disagrees_with_the_labels(tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
     rows = load_split(tmp_path / "data", "validation")
-    greedy, sampled = measure(model, processor, rows), measure(model, processor, rows, temperature=1.0)
+    greedy, sampled = measure_model(model, processor, rows), measure_model(model, processor, rows, temperature=1.0)
     assert 0.40 <= greedy["accuracy"] <= 0.65
     assert greedy["format_rate"] >= 0.95
     assert sampled["format_rate"] >= 0.85

@@ -16,12 +16,12 @@ from emor3_trl.demo.pictures import (
     EXPRESSIONS,
     IMAGE_SIZE,
     choose_peep,
-    draw,
     draw_emoji,
+    draw_peep,
     load_drawings,
     write_demo_data,
 )
-from emor3_trl.demo.texts import FACES, PRIOR, false_peep, prior_emotion, set_completion, trigger_text
+from emor3_trl.demo.texts import FACES, PRIOR, draw_prior_emotion, make_false_peep, set_completion, trigger_text
 from emor3_trl.emotions import AROUSAL, VALENCE
 from emor3_trl.rewards import accuracy_reward, format_reward
 from emor3_trl.thinking import parse
@@ -42,11 +42,11 @@ def pixels(image) -> str:
 
 
 def test_a_seed_always_gives_the_same_pixels():
-    first, again = (draw(choose_peep(7, "train", 4)) for _ in range(2))
+    first, again = (draw_peep(choose_peep(7, "train", 4)) for _ in range(2))
     assert first.size == (IMAGE_SIZE, IMAGE_SIZE)
     assert first.mode == "RGB"
     assert pixels(first) == pixels(again)
-    assert pixels(first) != pixels(draw(choose_peep(8, "train", 4)))
+    assert pixels(first) != pixels(draw_peep(choose_peep(8, "train", 4)))
 
 
 def test_every_expression_is_drawn_differently():
@@ -54,7 +54,7 @@ def test_every_expression_is_drawn_differently():
     for index in range(18):  # every emotion three times, so every expression at least once
         peep = choose_peep(0, "train", index)
         same = replace(peep, head="a bald head", drawing="noHair1", glasses=None, beard=None, shirt="red", seed="x")
-        drawn[peep.expression] = pixels(draw(same))
+        drawn[peep.expression] = pixels(draw_peep(same))
     assert set(drawn) == {face for faces in EXPRESSIONS.values() for face in faces}
     assert len(set(drawn.values())) == len(drawn)
 
@@ -125,7 +125,7 @@ def test_statements_about_a_picture_are_true_or_false_as_said(data_dir):
     for peep in load_drawings(data_dir).values():
         true = trigger_text(peep, rng)
         assert any(face in true for face in FACES[peep.expression])
-        false = trigger_text(false_peep(peep, rng), rng)
+        false = trigger_text(make_false_peep(peep, rng), rng)
         wrong_face = not any(face in false for face in FACES[peep.expression])
         assert wrong_face or not (peep.head in false or f"a {peep.shirt} shirt" in false), (peep, false)
 
@@ -135,7 +135,7 @@ def test_the_prior_prefers_a_wrong_emotion_for_some_expressions_and_allows_the_r
     emotion_of = {face: emotion for emotion, faces in EXPRESSIONS.items() for face in faces}
     for expression, prior in PRIOR.items():
         peep = next(p for i in range(18) if (p := choose_peep(0, "train", i)).expression == expression)
-        named = Counter(prior_emotion(peep, rng) for _ in range(400))
+        named = Counter(draw_prior_emotion(peep, rng) for _ in range(400))
         assert set(named) == set(prior)
         assert named.most_common(1)[0][0] != emotion_of[expression]
         assert named[emotion_of[expression]] > 40
