@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from emor3_trl.trainer import EmoR3Trainer
 
 __all__ = ["EmoR3Config", "EmoR3Trainer", "GroupTrainer"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "EmoR3Config": "emor3_trl.config",
