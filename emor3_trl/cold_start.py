@@ -1,9 +1,8 @@
 """Cold-Start-Emo (paper, Sec. 3.4): a short SFT on answers alone, which aligns the policy with a data set's labels.
 
-No reasoning is shown, so none may be untaught. Answer-only examples under the structured prompt teach exactly that the
-steps can be left out: in a trial the format rate fell from 1 to 0, and GRPO never got it back. The examples are asked
-with the *direct* question therefore, under which an answer without steps is what was asked for, and `probe` measures
-what became of the steps.
+Answer-only examples under the structured prompt would teach that the steps can be left out: in a trial the format rate
+fell from 1 to 0, and GRPO never got it back. So the examples ask the *direct* question, which wants an answer without
+steps, and `probe_model` measures what became of them.
 """
 
 import random
@@ -69,8 +68,8 @@ class ColdStartConfig(SFTConfig):
         super().__post_init__()
 
 
-def balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
-    """Return `n` rows in random order with the emotions as even as the data set allows.
+def draw_balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
+    """Return `n` rows in random order, with as even a share of the emotions as the data set allows.
 
     No emotion gets two rows more than another that still has rows left.
 
@@ -82,31 +81,31 @@ def balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
     Raises:
         ValueError: if the data set has fewer than `n` rows.
     """
-    return dataset.select(_balanced(dataset, n, seed))
+    return dataset.select(_draw_indices(dataset, n, seed))
 
 
-def unused_rows(dataset: Dataset, used: int, n: int, seed: int = 1) -> Dataset:
-    """Return `n` balanced rows, or as many as there are, of those that `balanced_sample(dataset, used, seed)` leaves.
+def select_unused_rows(dataset: Dataset, used: int, n: int, seed: int = 1) -> Dataset:
+    """Return up to `n` balanced rows of those that a sample of `draw_balanced_sample` leaves.
 
     Args:
         dataset: rows with `emotion`.
-        used: rows that the sample has.
+        used: size of the sample.
         n: rows to return, at most.
         seed: that of the sample.
 
     Raises:
         ValueError: if the sample leaves no row.
     """
-    left = sorted(set(range(len(dataset))) - set(_balanced(dataset, used, seed)))
-    if not left:
+    unused = sorted(set(range(len(dataset))) - set(_draw_indices(dataset, used, seed)))
+    if not unused:
         raise ValueError(
             f"num_samples is {used}, so the cold start uses every row, and none is left to measure format on. Lower "
             "--num_samples, or name a split of other pictures with --eval_split."
         )
-    return balanced_sample(dataset.select(left), min(n, len(left)), seed)
+    return draw_balanced_sample(dataset.select(unused), min(n, len(unused)), seed)
 
 
-def _balanced(dataset: Dataset, n: int, seed: int) -> list[int]:
+def _draw_indices(dataset: Dataset, n: int, seed: int) -> list[int]:
     if not 0 < n <= len(dataset):
         raise ValueError(
             f"num_samples is {n}, but there are {len(dataset)} rows to draw from. Expected 1 to {len(dataset)}."
@@ -125,7 +124,7 @@ def _balanced(dataset: Dataset, n: int, seed: int) -> list[int]:
     return chosen
 
 
-def cold_start_examples(dataset: Dataset) -> Dataset:
+def make_examples(dataset: Dataset) -> Dataset:
     r"""Return rows of `image`, `prompt` (the direct question) and `completion` (`\boxed{emotion}`) for `SFTTrainer`.
 
     Args:
@@ -158,14 +157,14 @@ def build_cold_start_trainer(
         ValueError: if the data set has fewer rows than `args.num_samples`, or an adapter names no layers.
     """
     check_adapter(kwargs.get("peft_config"), args, model)
-    examples = cold_start_examples(balanced_sample(train_dataset, args.num_samples, args.seed))
+    examples = make_examples(draw_balanced_sample(train_dataset, args.num_samples, args.seed))
     trainer = SFTTrainer(model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs)
     if args.freeze_vision_tower:
         freeze_vision_tower(trainer.model)
     return trainer
 
 
-def probe(
+def probe_model(
     model: PreTrainedModel, processor: ProcessorMixin, dataset: Dataset, max_tokens: int = 512
 ) -> dict[str, float]:
     """Measure greedily what a cold start changes: the form of the steps, and accuracy with and without them.
@@ -193,7 +192,7 @@ def probe(
 def probe_checkpoint(
     path: str, options: dict[str, Any], processor: ProcessorMixin, dataset: Dataset, args: ColdStartConfig
 ) -> dict[str, float]:
-    """Load a checkpoint and `probe` it, on the main process.
+    """Load a checkpoint and run `probe_model` on it, on the main process.
 
     Args:
         path: the checkpoint.
@@ -203,21 +202,22 @@ def probe_checkpoint(
         args: the configuration.
 
     Returns:
-        What `probe` does; nothing on other processes, and under ZeRO-3, which would spread the model over all of them.
+        What `probe_model` does. Nothing on other processes, nor under ZeRO-3, which would spread the model over all of
+        them.
     """
     if is_deepspeed_zero3_enabled() or not PartialState().is_main_process:
         return {}
     if args.bf16:
         options = {**options, "dtype": torch.bfloat16}
     model = AutoModelForImageTextToText.from_pretrained(path, **options, device_map={"": args.device})
-    return probe(model, processor, dataset, args.probe_max_tokens)
+    return probe_model(model, processor, dataset, args.probe_max_tokens)
 
 
-def format_warning(before: dict[str, float], after: dict[str, float], min_format_rate: float = 0.9) -> str | None:
+def describe_format_loss(before: dict[str, float], after: dict[str, float], min_format_rate: float = 0.9) -> str | None:
     """Return what to tell the user if the steps were untaught, else None.
 
     Args:
-        before, after: what `probe` measured; empty if it did not.
+        before, after: what `probe_checkpoint` returned.
         min_format_rate: the lowest format rate from which GRPO can go on.
     """
     rate_after = after.get("format_rate")

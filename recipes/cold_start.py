@@ -18,12 +18,12 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from emor3_trl.cold_start import (
     ColdStartConfig,
-    balanced_sample,
     build_cold_start_trainer,
     describe_cold_start,
-    format_warning,
+    describe_format_loss,
+    draw_balanced_sample,
     probe_checkpoint,
-    unused_rows,
+    select_unused_rows,
 )  # fmt: skip
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
@@ -70,11 +70,11 @@ def main() -> None:
         opened = open_run(parsed)
         if opened is None:
             return
-        balanced_sample(opened.train, args.num_samples, args.seed)  # refuses more rows than there are
+        draw_balanced_sample(opened.train, args.num_samples, args.seed)  # refuses more rows than there are
         if run.eval_split:
             held_out = load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
         else:
-            held_out = unused_rows(opened.train, args.num_samples, args.probe_samples, args.seed)
+            held_out = select_unused_rows(opened.train, args.num_samples, args.probe_samples, args.seed)
 
     opened.folder.begin()
     path, processor = model.model_name_or_path, opened.processor
@@ -110,7 +110,7 @@ def print_change(before: dict[str, float], after: dict[str, float], args: ColdSt
         print(f"Format was not measured, under ZeRO-3: python recipes/evaluate.py --model {args.output_dir} --data …")
     for name, value in after.items():
         print(f"{name}: {before[name]:.3f} -> {value:.3f}")
-    message = format_warning(before, after, args.min_format_rate)
+    message = describe_format_loss(before, after, args.min_format_rate)
     if message:
         warnings.warn(message, stacklevel=2)
 

@@ -130,10 +130,10 @@ def evaluate(
     right = {split: (sum(prediction.correct for prediction in rows), len(rows)) for split, rows in greedy.items()}
     metrics |= average_accuracies(right, folder.values["in_domain"])
     metrics["eval/seconds"] = round(time.perf_counter() - start, 1)
-    predictions = [prediction for rows in greedy.values() for prediction in rows]
+    predictions = [row for rows in greedy.values() for row in rows]
     save_predictions(predictions, folder.path / "predictions.parquet")
     if sampled:
-        drawn = [prediction for rows in sampled.values() for prediction in rows]
+        drawn = [row for rows in sampled.values() for row in rows]
         save_predictions(drawn, folder.path / "sampled_predictions.parquet")
     save_confusions(name, greedy, folder.path)
     folder.write_metrics(metrics)
@@ -141,9 +141,8 @@ def evaluate(
     if "wandb" in args.report_to:
         log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
     for split in datasets:
-        accuracy, low, high, form = (
-            metrics[f"eval/{split}/{key}"] for key in ("accuracy", "accuracy_low", "accuracy_high", "format_rate")
-        )
+        keys = ("accuracy", "accuracy_low", "accuracy_high", "format_rate")
+        accuracy, low, high, form = (metrics[f"eval/{split}/{key}"] for key in keys)
         print(f"  {split}: accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}], format {form:.3f}", flush=True)
 
 

@@ -11,13 +11,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.cold_start import (
     ColdStartConfig,
-    balanced_sample,
     build_cold_start_trainer,
-    cold_start_examples,
-    format_warning,
-    probe,
+    describe_format_loss,
+    draw_balanced_sample,
+    make_examples,
     probe_checkpoint,
-    unused_rows,
+    probe_model,
+    select_unused_rows,
 )
 
 
@@ -36,18 +36,18 @@ def emotions(*counts: int) -> Dataset:
 def test_a_balanced_sample_is_as_even_as_the_data_allows(case):
     counts, n, seed = case
     dataset = emotions(*counts)
-    sample = balanced_sample(dataset, n, seed)
+    sample = draw_balanced_sample(dataset, n, seed)
     assert len(sample) == n == len(set(sample["row"]))
     drawn = Counter(sample["emotion"])
     most = max(drawn.values())
     for index, available in enumerate(counts):
         assert drawn[f"emotion {index}"] >= min(most - 1, available)
-    assert sample["row"] == balanced_sample(dataset, n, seed)["row"]
+    assert sample["row"] == draw_balanced_sample(dataset, n, seed)["row"]
 
 
 def test_another_seed_draws_another_sample():
     dataset = emotions(40, 40, 40)
-    samples = [balanced_sample(dataset, 30, seed)["row"] for seed in (1, 2)]
+    samples = [draw_balanced_sample(dataset, 30, seed)["row"] for seed in (1, 2)]
     assert set(samples[0]) != set(samples[1])
     assert samples[0] != sorted(samples[0]), "the order gives the emotions away"
 
@@ -55,21 +55,21 @@ def test_another_seed_draws_another_sample():
 @pytest.mark.parametrize("n", [0, -1, 7])
 def test_a_sample_that_cannot_be_drawn_is_refused(n):
     with pytest.raises(ValueError, match=f"num_samples is {n}, but there are 6 rows"):
-        balanced_sample(emotions(3, 3), n)
+        draw_balanced_sample(emotions(3, 3), n)
 
 
 @pytest.mark.parametrize(("used", "asked", "expected"), [(6, 4, 4), (6, 64, 6)], ids=["enough", "fewer-than-asked"])
 def test_what_is_measured_on_is_not_what_is_trained_on(used, asked, expected):
     dataset = emotions(4, 4, 4)
-    held_out = unused_rows(dataset, used, asked, seed=3)
+    held_out = select_unused_rows(dataset, used, asked, seed=3)
     assert len(held_out) == expected
-    assert not set(held_out["row"]) & set(balanced_sample(dataset, used, seed=3)["row"])
+    assert not set(held_out["row"]) & set(draw_balanced_sample(dataset, used, seed=3)["row"])
     assert len(set(held_out["emotion"])) == 3
 
 
 def test_a_cold_start_that_uses_every_row_needs_another_split():
     with pytest.raises(ValueError, match=r"num_samples is 6.*--eval_split"):
-        unused_rows(emotions(3, 3), 6, 4)
+        select_unused_rows(emotions(3, 3), 6, 4)
 
 
 @pytest.mark.parametrize("name", ["num_samples", "probe_samples"])
@@ -79,7 +79,7 @@ def test_impossible_settings_are_refused(name, tmp_path):
 
 
 def test_examples_are_the_direct_question_and_the_answer(training_rows):
-    examples = cold_start_examples(training_rows)
+    examples = make_examples(training_rows)
     assert examples.column_names == ["image", "prompt", "completion"]
     for row, example in zip(training_rows, examples, strict=True):
         assert "step1" not in example["prompt"][0]["content"]
@@ -131,9 +131,9 @@ def test_more_steps_teach_the_answer_and_the_probe_sees_it(tiny_model_dir, tmp_p
     rows = training_rows.map(lambda row: {"emotion": row["label_space"][0]})  # "amusement" for every picture
     trainer = trainer_of(tiny_model_dir, tmp_path, rows, max_steps=60, learning_rate=5e-3)
     processor = trainer.processing_class
-    before = probe(trainer.model, processor, rows, max_tokens=24)
+    before = probe_model(trainer.model, processor, rows, max_tokens=24)
     trainer.train()
-    after = probe(trainer.model, processor, rows, max_tokens=24)
+    after = probe_model(trainer.model, processor, rows, max_tokens=24)
     assert before == {"format_rate": 0.0, "accuracy_set": 0.0, "accuracy_direct": 0.0}
     assert after["accuracy_direct"] == 1.0
     assert after["format_rate"] == 0.0  # steps were never shown
@@ -148,12 +148,12 @@ def test_more_steps_teach_the_answer_and_the_probe_sees_it(tiny_model_dir, tmp_p
     ],
 )
 def test_the_user_is_warned_when_the_steps_are_lost(before, after, expected):
-    message = format_warning({"format_rate": before}, {"format_rate": after})
+    message = describe_format_loss({"format_rate": before}, {"format_rate": after})
     assert message is None if expected is None else expected in str(message)
 
 
 def test_nothing_is_said_where_nothing_was_measured():
-    assert format_warning({}, {}) is None
+    assert describe_format_loss({}, {}) is None
 
 
 def test_a_checkpoint_is_probed_from_its_folder_where_its_weights_are_whole(
