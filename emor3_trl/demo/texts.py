@@ -55,7 +55,7 @@ _CONCLUSIONS = (
 
 
 def trigger_text(peep: Peep, rng: random.Random) -> str:
-    """Return a true statement about the picture: the face, and one other thing that can be seen."""
+    """Return a true statement about the image: the face, and one other thing that can be seen."""
     details = [peep.head, f"a {peep.shirt} shirt"]
     details += ["glasses"] * (peep.glasses is not None) + ["a beard"] * (peep.beard is not None)
     return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=rng.choice(details))
@@ -72,7 +72,7 @@ def make_false_peep(peep: Peep, rng: random.Random) -> Peep:
 
 
 def feeling_text(emotion: str, rng: random.Random) -> str:
-    """Return what a person who sees a picture of `emotion` would feel."""
+    """Return what a person who sees an image of `emotion` would feel."""
     return rng.choice(_FEELINGS).format(feeling=rng.choice(FEELINGS[emotion]))
 
 

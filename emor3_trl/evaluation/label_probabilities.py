@@ -75,10 +75,10 @@ def spell_answers(completion: str, labels: Sequence[str]) -> list[str] | None:
     if not matches:
         return None
     match = matches[-1]  # the last: what stands before may be LaTeX
-    written = match.group()
-    style: Callable[[str], str] = str.capitalize if written[:1].isupper() else str.lower
-    if written == answer or written.isupper():
-        style = str if written == answer else str.upper
+    spelling = match.group()
+    style: Callable[[str], str] = str.capitalize if spelling[:1].isupper() else str.lower
+    if spelling == answer or spelling.isupper():
+        style = str if spelling == answer else str.upper
     before, after = completion[: start + match.start()], completion[start + match.end()]
     return [before + style(label) + after for label in labels]
 

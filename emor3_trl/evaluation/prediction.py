@@ -140,7 +140,7 @@ def _predict_batch(
     engine: Engine, rows: Sequence[dict[str, Any]], name: str, options: PredictionOptions, seed: int
 ) -> list[Prediction]:
     texts = [prompt_text(options.prompt_style, LabelSpace.of(row["label_space"]).labels) for row in rows]
-    written = engine.generate(
+    siblings = engine.generate(
         texts,
         [row["image"] for row in rows],
         n=options.num_completions,
@@ -149,7 +149,7 @@ def _predict_batch(
         seed=seed,
     )
     # From here on one entry per completion
-    entries = [(number, *entry) for number, siblings in enumerate(written) for entry in enumerate(siblings)]
+    entries = [(number, *entry) for number, row in enumerate(siblings) for entry in enumerate(row)]
     images = [rows[number]["image"] for number, *_ in entries]
     completions = [completion.text for *_, completion in entries]
     spaces = [LabelSpace.of(rows[number]["label_space"]) for number, *_ in entries]

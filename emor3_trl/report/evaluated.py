@@ -146,8 +146,8 @@ def choose_in_domain(evaluations: Sequence[Evaluation], named: Sequence[str] | N
         ValueError: if a named one was not evaluated.
     """
     select_in_domain(list(dict.fromkeys(name for row in evaluations for name in row.predictions)), named)
-    told = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), ["test"])
-    candidates = [named or row.config.get("in_domain") or told for row in evaluations]
+    default = next((row.config["in_domain"] for row in evaluations if row.config.get("in_domain")), ["test"])
+    candidates = [named or row.config.get("in_domain") or default for row in evaluations]
     return [
         select_in_domain(list(row.predictions), [name for name in row.predictions if name in names] or None)
         for row, names in zip(evaluations, candidates, strict=True)

@@ -51,7 +51,7 @@ def choose_examples(before: Sequence[Prediction], after: Sequence[Prediction]) -
 
 
 def format_example(example: Example, width: int = 96) -> str:
-    """Return an example as text: the picture, its emotion, and the steps or the malformed completion, wrapped."""
+    """Return an example as text: the image, its emotion, and the steps or the malformed completion, wrapped."""
     prediction = example.prediction
     headline = f"{example.kind.upper()}: picture {prediction.id} ({prediction.dataset}), emotion {prediction.emotion}"
     if example.kind == "changed" and example.before is not None:

@@ -71,11 +71,13 @@ def gather_content(
         "baseline": before,
         "trained": after,
         "datasets": [
-            _describe_dataset(name, models, dataset_labels, [name in own for own in in_domain_sets])
+            _describe_dataset(name, models, dataset_labels, [name in inside for inside in in_domain_sets])
             for name, models, dataset_labels in zip(names, shown, labels, strict=True)
         ],
         "metrics": [[None if rows is None else _measure(rows) for rows in models] for models in shown],
-        "means": [_average(row.predictions, names, own) for row, own in zip(evaluations, in_domain_sets, strict=True)],
+        "means": [
+            _average(row.predictions, names, inside) for row, inside in zip(evaluations, in_domain_sets, strict=True)
+        ],
         "comparisons": comparisons,
         "confusion": [
             [None if rows is None else _count_confusions(rows, dataset_labels) for rows in models]
@@ -92,7 +94,7 @@ def gather_content(
 def _order_datasets(evaluations: Sequence[Evaluation], in_domain_sets: Sequence[Sequence[str]]) -> list[str]:
     """Return the names of all data sets; those that are in-domain for more models come first."""
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.predictions)
-    return sorted(names, key=lambda name: -sum(name in own for own in in_domain_sets))
+    return sorted(names, key=lambda name: -sum(name in inside for inside in in_domain_sets))
 
 
 def _describe_dataset(
@@ -158,17 +160,17 @@ def _compare_models(
             if first is None or second is None:
                 continue
             try:
-                there = compare_predictions(second, first)
+                comparison = compare_predictions(second, first)
             except ValueError as error:
                 raise ValueError(f"{evaluations[b].title} and {evaluations[a].title}: {error}") from error
-            common = {"n": there.n, "p": there.p_value}
+            common = {"n": comparison.n, "p": comparison.p_value}
             table[b][a] = common | {
-                "difference": there.difference, "low": there.low, "high": there.high,
-                "fixed": there.only_b, "broken": there.only_a,
+                "difference": comparison.difference, "low": comparison.low, "high": comparison.high,
+                "fixed": comparison.only_b, "broken": comparison.only_a,
             }  # fmt: skip
             table[a][b] = common | {
-                "difference": -there.difference, "low": -there.high, "high": -there.low,
-                "fixed": there.only_a, "broken": there.only_b,
+                "difference": -comparison.difference, "low": -comparison.high, "high": -comparison.low,
+                "fixed": comparison.only_a, "broken": comparison.only_b,
             }  # fmt: skip
     return table
 

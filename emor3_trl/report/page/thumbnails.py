@@ -36,23 +36,23 @@ def make_thumbnails(
     thumbnails: list[str] = []
     missing: list[str] = []
     for index, name in enumerate(datasets):
-        wanted = {case["id"]: case for case in cases if case["dataset"] == index}
+        cases_by_id = {case["id"]: case for case in cases if case["dataset"] == index}
         files = [row.find_image_file(name, data) for row in evaluations if name in row.predictions]
         file = next((file for file in files if file.is_file()), files[0])
         shown = len(thumbnails)
         with ThreadPoolExecutor() as pool:
-            images = read_images(file, wanted)
+            images = read_images(file, cases_by_id)
             while batch := list(islice(images, 256)):  # all at once would hold every image in memory
                 uris = pool.map(make_thumbnail, [content for _, content in batch])
                 for (image_id, _), uri in zip(batch, uris, strict=True):
                     if uri is not None:
-                        wanted[image_id]["picture"] = len(thumbnails)
+                        cases_by_id[image_id]["picture"] = len(thumbnails)
                         thumbnails.append(uri)
-        unread = len(wanted) - (len(thumbnails) - shown)
+        unread = len(cases_by_id) - (len(thumbnails) - shown)
         if not file.is_file():
             missing.append(f"The pictures of {name} are missing: there is no {file} (--data names its folder).")
         elif unread:
-            missing.append(f"{unread} of {len(wanted)} pictures of {name} are not readable in {file}.")
+            missing.append(f"{unread} of {len(cases_by_id)} pictures of {name} are not readable in {file}.")
     return thumbnails, missing
 
 
