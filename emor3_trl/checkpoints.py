@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from emor3_trl.damage import find_file_damage
 
 _BLOCK, _BLOCKS = 1 << 16, 256
 _MERGED = "emor3-merged-"
@@ -41,13 +42,11 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
                 "the recipes save it. Was its run stopped before the end?"
             )
         for file in folder.glob("*.safetensors"):
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except SafetensorError as error:
+            damage = find_file_damage(file)
+            if damage:
                 raise ValueError(
-                    f"'{file}' is not whole ({error}). Was it copied, or its run stopped, half-way? Save it again."
-                ) from None
+                    f"'{file}' is not whole ({damage}). Was it copied, or its run stopped, half-way? Save it again."
+                )
         if adapter:
             base = find_base(model, base_model)
             try:
@@ -82,8 +81,8 @@ def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, in
 
     Raises:
         OSError: if it is on no disk and not on the Hub, or the Hub cannot be reached.
-        ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, or
-            a missing chat template or image processor.
+        ValueError: naming what differs: the image token, the patches, a tokenizer with more tokens than the model, a
+            missing chat template or image processor, or the names of an adapter's weights.
     """
     from transformers import AutoConfig, AutoProcessor
 
@@ -122,6 +121,8 @@ def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, in
             f"The model and the processor in '{model}' do not fit: {'; '.join(faults)}. Copy the processor's files "
             "(tokenizer, preprocessor_config.json, chat_template) from the model that it was trained from."
         )
+    if find_base(model, base_model) != str(model):
+        check_adapter_fits(_load_without_weights(model, config), model)
     return processor, int(config.get_text_config().max_position_embeddings)
 
 
@@ -176,6 +177,9 @@ def whole_checkpoint(
         base_model: the model under an adapter; by default, the one that the adapter recorded.
         scratch: where a merged adapter is written for that time; the system's folder by default. What a killed
             evaluation left there is removed.
+
+    Raises:
+        ValueError: if the adapter's weights do not fit the model.
     """
     base = find_base(model, base_model)
     if base == str(model):
@@ -188,10 +192,45 @@ def whole_checkpoint(
         shutil.rmtree(leftover)
     merged: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
     with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
-        PeftModel.from_pretrained(merged, str(model)).merge_and_unload().save_pretrained(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that do not fit, which are refused here
+            adapted = PeftModel.from_pretrained(merged, str(model))
+            check_adapter_fits(adapted.load_adapter(str(model), "default"), model)
+        adapted.merge_and_unload().save_pretrained(folder)
         AutoProcessor.from_pretrained(_find_processor(model, base_model)).save_pretrained(folder)
         del merged
         yield folder
+
+
+def check_adapter_fits(report: Any, folder: str | Path) -> None:
+    """Make sure that all weights of an adapter, and no others, found their place in a model.
+
+    Args:
+        report: what `PeftModel.load_adapter` returned.
+        folder: the adapter, for the message.
+
+    Raises:
+        ValueError: with how many did not, and an example of each kind.
+    """
+    left, empty = list(report.unexpected_keys), list(report.missing_keys)
+    if left or empty:
+        raise ValueError(
+            f"The adapter '{folder}' does not fit the model: {len(left)} of its weights have no place in it, "
+            f"{len(empty)} places get none (first: {(left + empty)[0]}). It was trained on another base, or with a "
+            "version of transformers that names weights otherwise: use what trained it."
+        )
+
+
+def _load_without_weights(adapter: str | Path, config: Any) -> Any:
+    """Return what PEFT reports of loading an adapter into a model of that configuration, which takes no memory."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = AutoModelForImageTextToText.from_config(config)
+        return PeftModel.from_pretrained(base, str(adapter)).load_adapter(str(adapter), "default", torch_device="cpu")
 
 
 def _find_processor(model: str | Path, base_model: str | None) -> str:

@@ -5,6 +5,7 @@ fell from 1 to 0, and GRPO never got it back. So the examples ask the *direct* q
 steps, and `probe_model` measures what became of them.
 """
 
+import logging
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,15 @@ from trl import SFTConfig, SFTTrainer
 
 from emor3_trl.config import LIMITS, check_adapter, check_numbers
 from emor3_trl.emotions import LabelSpace
-from emor3_trl.engines.policy import freeze_vision_tower
+from emor3_trl.engines.policy import settle_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.prompts import answer_text, prompt_text
+from emor3_trl.upkeep.finite import FiniteTrainer
+from emor3_trl.upkeep.resuming import ResumableTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,6 +71,10 @@ class ColdStartConfig(SFTConfig):
         counts = dict.fromkeys(("num_samples", "probe_samples", "probe_max_tokens"), "1 or more")
         check_numbers(self, {**LIMITS, **counts})
         super().__post_init__()
+
+
+class ColdStartTrainer(FiniteTrainer, ResumableTrainer, SFTTrainer):
+    """TRL's `SFTTrainer`; a resumed run ends as an uninterrupted one, and what is not finite stops it."""
 
 
 def draw_balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
@@ -143,8 +152,8 @@ def build_cold_start_trainer(
     train_dataset: Dataset,
     processing_class: ProcessorMixin | None = None,
     **kwargs: Any,
-) -> SFTTrainer:
-    """Return an `SFTTrainer` on `args.num_samples` balanced, answer-only examples.
+) -> ColdStartTrainer:
+    """Return a trainer on `args.num_samples` balanced, answer-only examples.
 
     Args:
         model: a checkpoint or a loaded vision-language model.
@@ -154,13 +163,16 @@ def build_cold_start_trainer(
         kwargs: further arguments of `SFTTrainer`, such as `peft_config` and `callbacks`.
 
     Raises:
-        ValueError: if the data set has fewer rows than `args.num_samples`, or an adapter names no layers.
+        ValueError: if the data set has fewer rows than `args.num_samples`, or an adapter cannot be right.
     """
     check_adapter(kwargs.get("peft_config"), args, model)
     examples = make_examples(draw_balanced_sample(train_dataset, args.num_samples, args.seed))
-    trainer = SFTTrainer(model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs)
-    if args.freeze_vision_tower:
-        freeze_vision_tower(trainer.model)
+    trainer = ColdStartTrainer(
+        model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs
+    )
+    untrained = settle_vision_tower(trainer.model, args.freeze_vision_tower)
+    if untrained and trainer.accelerator.is_main_process:
+        logger.warning(untrained)
     return trainer
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
+from emor3_trl.engines.adapters import check_adapted_ends
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import world_size
 from emor3_trl.rewards import reward_functions
@@ -160,7 +161,8 @@ def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
         model: the policy; if it is loaded, it may bring adapters.
 
     Raises:
-        ValueError: if the adapter names no layers, or drops activations that rollouts keep.
+        ValueError: if the adapter names no layers, drops activations that rollouts keep, or trains a head or an
+            embedding in a way that vLLM does not take.
     """
     adapters = [peft_config] if peft_config else (getattr(model, "peft_config", None) or {}).values()
     for adapter in adapters:
@@ -177,3 +179,5 @@ def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
                 "dropout, so training with it would be off-policy: set --lora_dropout 0 (in Python: "
                 "LoraConfig(lora_dropout=0))."
             )
+    if model is not None:
+        check_adapted_ends(peft_config, model)

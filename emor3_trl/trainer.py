@@ -10,6 +10,7 @@ A prompt that leaves no room for its completion is refused before a model loads 
 """
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose, zero_spreads
 from emor3_trl.engines.parity import ParityCanary
-from emor3_trl.engines.policy import freeze_vision_tower, suppress_image_tokens
+from emor3_trl.engines.policy import settle_vision_tower, suppress_image_tokens
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
 from emor3_trl.groups.batching import count_batches
@@ -33,6 +34,8 @@ from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.rewards import completion_text, reward_functions
 from emor3_trl.thinking import parse
+
+logger = logging.getLogger(__name__)
 
 ANSWERS = ("consistency_answer", "coherence_answer")
 
@@ -99,8 +102,9 @@ class EmoR3Trainer(GroupTrainer):
             check_context(datasets, self.processing_class, args, self.model)
         for policy in self._policies():
             suppress_image_tokens(policy, self.processing_class)
-        if args.freeze_vision_tower:
-            freeze_vision_tower(self.model)
+        untrained = settle_vision_tower(self.model, args.freeze_vision_tower)
+        if untrained and self.accelerator.is_main_process:
+            logger.warning(untrained)
         if args.use_vllm:
             self.vllm_generation.stays_awake = True  # for reflection
         dtype = self.engine_options.get("dtype", "float32")

@@ -25,15 +25,18 @@ from emor3_trl.cold_start import (
     probe_checkpoint,
     select_unused_rows,
 )  # fmt: skip
+from emor3_trl.config import check_adapter
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo
+from emor3_trl.engines.adapters import save_merged
 from emor3_trl.launch import weights_sharded, world_size
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.help import COLD_START_OPTIONS
 from emor3_trl.run.progress import show_compactly
 from emor3_trl.run.start import open_run
+from emor3_trl.run.stopping import train_until_stopped
 
 
 @dataclass
@@ -75,13 +78,15 @@ def main() -> None:
             held_out = load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
         else:
             held_out = select_unused_rows(opened.train, args.num_samples, args.probe_samples, args.seed)
+        adapter = get_peft_config(model)
+        check_adapter(adapter, args, model.model_name_or_path)
 
     opened.folder.begin()
     path, processor = model.model_name_or_path, opened.processor
     before = probe_checkpoint(path, args.model_init_kwargs, processor, held_out, args)
-    trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=get_peft_config(model))
+    trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=adapter)
     show_compactly(trainer)
-    result = trainer.train(resume_from_checkpoint=opened.folder.checkpoint)
+    result = train_until_stopped(trainer, opened.folder.checkpoint)
     save_model(trainer, processor, model.use_peft)
     after = probe_checkpoint(args.output_dir, {"dtype": model.dtype}, processor, held_out, args)
     metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(held_out)}
@@ -98,7 +103,7 @@ def save_model(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
     if not lora:
         trainer.save_model()
     elif trainer.accelerator.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
+        save_merged(trainer.accelerator.unwrap_model(trainer.model), folder)
     trainer.save_state()
     if trainer.accelerator.is_main_process:
         processor.save_pretrained(folder)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.config import EmoR3Config
+from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo
+from emor3_trl.engines.adapters import save_merged
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.run.arguments import RunArguments
@@ -27,6 +28,7 @@ from emor3_trl.run.help import GRPO_OPTIONS
 from emor3_trl.run.plan import describe_run
 from emor3_trl.run.progress import show_compactly
 from emor3_trl.run.start import count_samples, open_run
+from emor3_trl.run.stopping import train_until_stopped
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
@@ -49,6 +51,8 @@ def main() -> None:
         count_batches(parsed.values, len(opened.train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         check_context(opened.train, opened.processor, args, model.model_name_or_path)
+        adapter = get_peft_config(model)
+        check_adapter(adapter, args, model.model_name_or_path)
 
     from emor3_trl import EmoR3Trainer  # with vLLM, which takes seconds to import
 
@@ -59,10 +63,10 @@ def main() -> None:
         train_dataset=opened.train,
         eval_dataset=evaluation,
         processing_class=opened.processor,
-        peft_config=get_peft_config(model),
+        peft_config=adapter,
     )
     show_compactly(trainer)
-    result = trainer.train(resume_from_checkpoint=opened.folder.checkpoint)
+    result = train_until_stopped(trainer, opened.folder.checkpoint)
     save_model(trainer, opened.processor, model.use_peft)
     rewards = reward_quarters(trainer.state.log_history)
     opened.folder.write_metrics({**result.metrics, **rewards})
@@ -84,8 +88,7 @@ def save_model(trainer: "EmoR3Trainer", processor: Any, lora: bool) -> None:
         if lora and weights_sharded():
             print(f"{folder} holds the adapter alone: recipes/evaluate.py merges it")
         elif lora:
-            merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-            merged.save_pretrained(folder / "merged")
+            save_merged(trainer.accelerator.unwrap_model(trainer.model), folder / "merged")
             processor.save_pretrained(folder / "merged")
 
 

@@ -14,8 +14,10 @@ from tiny_model import tiny_pictures
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
+from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
 from emor3_trl.prompts import prompt_text
 
+SAVING = {"save_strategy": "steps", "save_steps": 1}
 LABELS = ["amusement", "anger", "awe", "contentment", "excitement", "fear"]
 
 
@@ -62,8 +64,18 @@ def fixed_completions(trainer: EmoR3Trainer, prompt_ids: list[list[int]], *args:
     return completions, None
 
 
-def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **options: Any) -> EmoR3Trainer:
-    """Return a trainer on the tiny model, with a learning rate that moves every weight visibly."""
+def tiny_trainer(
+    model_dir: Path, output_dir: Path, lora: bool | dict[str, Any] = False, dtype: str = "float32", **options: Any
+) -> EmoR3Trainer:
+    """Return a trainer on the tiny model, with a learning rate that moves every weight visibly.
+
+    Args:
+        model_dir: the model.
+        output_dir: the run's folder.
+        lora: whether to train an adapter, or the options of its `LoraConfig`.
+        dtype: of the model's weights.
+        options: fields of `EmoR3Config`, `model`, `reward_funcs`, `rows` or what `tiny_dataset` takes, `eval_rows`.
+    """
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": 8,
@@ -86,15 +98,42 @@ def tiny_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **option
     eval_rows = options.pop("eval_rows", rows)
     arguments |= options
     vision = AutoConfig.from_pretrained(model_dir).model_type.endswith("_vl")
+    model = arguments.pop("model", None) or (
+        AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    ).from_pretrained(model_dir, dtype=dtype)
+    adapter = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
     return EmoR3Trainer(
-        model=(AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(
-            model_dir, dtype=torch.float32
-        ),
+        model=model,
         args=EmoR3Config(**arguments),
         train_dataset=rows,
         eval_dataset=eval_rows if arguments.get("eval_strategy") else None,
         processing_class=(AutoProcessor if vision else AutoTokenizer).from_pretrained(model_dir),
         reward_funcs=reward_funcs,
+        peft_config=LoraConfig(**adapter | (lora if isinstance(lora, dict) else {})) if lora else None,
+    )
+
+
+def cold_start_trainer(model_dir: Path, output_dir: Path, lora: bool = False, **options):
+    """Return a cold start on the tiny model, of three steps an epoch."""
+    model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32)
+    arguments = {
+        "output_dir": str(output_dir),
+        "num_samples": 6,
+        "per_device_train_batch_size": 2,
+        "max_steps": 5,
+        "learning_rate": 1e-3,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": [],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    return build_cold_start_trainer(
+        model,
+        ColdStartConfig(**arguments | options),
+        tiny_dataset(),
+        AutoProcessor.from_pretrained(model_dir),
         peft_config=LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False) if lora else None,
     )
 

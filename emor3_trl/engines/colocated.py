@@ -1,6 +1,6 @@
 """The colocated vLLM engine as this recipe needs it: exact prompts, no stale state, awake until reflection is done.
 
-TRL's `VLLMGeneration` is used as it is but for four points, each of which leaves rollouts silently off-policy:
+TRL's `VLLMGeneration` is used as it is but for five points, each of which leaves rollouts silently off-policy:
 
 1. TRL passes prompts whose image placeholders are already expanded; vLLM expands them again. Here each run of image
    tokens is collapsed to the one placeholder that vLLM expects, and the prompt that vLLM used is compared afterwards.
@@ -9,6 +9,7 @@ TRL's `VLLMGeneration` is used as it is but for four points, each of which leave
 3. TRL's weight sync resets the prefix cache but not the encoder cache, so a returning picture would be answered from
    the vision tower of an earlier step.
 4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
+5. TRL merges LoRA into the live base and takes it out again, which writes to frozen weights (`adapters`).
 """
 
 import itertools
@@ -22,10 +23,13 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
+from accelerate.utils import is_peft_model
 from trl.generation.vllm_generation import VLLMGeneration
 
+from emor3_trl.engines.adapters import merged_weights
 from emor3_trl.engines.opening import prepare_cpu_engine
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.engines.policy import image_token_bias
@@ -90,6 +94,14 @@ class ColocatedEngine(VLLMGeneration):
             earlier.llm.llm_engine.engine_core.shutdown()
             earlier.llm = None
         ColocatedEngine._latest = weakref.ref(self)
+
+    def _iter_named_params(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if not is_peft_model(self.model):
+            yield from super()._iter_named_params()
+            return
+        with self._dist.gather_params(list(self.model.parameters())):  # of ZeRO-3; FSDP2 gathers each weight
+            for name, weight in merged_weights(self.model, self.accelerator.device):
+                yield self._fix_param_name_to_vllm(name), weight
 
     def sync_weights(self) -> None:
         """Push the policy's weights to vLLM and drop all that was computed with the old ones."""

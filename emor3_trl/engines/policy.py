@@ -3,6 +3,9 @@
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 # Added to the logits of image tokens; exp(-100) is below the resolution of float32 next to any real probability.
@@ -25,16 +28,24 @@ def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:
     The bias is made when it is read: it is neither trained, nor saved, nor synchronised, nor sharded.
     Log-probabilities, entropies and `generate` then all use the distribution that rollouts are sampled from.
     """
-    head = model.get_output_embeddings()
     token_ids = image_token_ids(processor)
-    if not token_ids or hasattr(head, "suppressed_token_ids"):  # it has no image token, or the bias already
-        return
-    head.suppressed_token_ids = token_ids
-    if isinstance(head.bias, torch.nn.Parameter):
-        # A trained bias has to stay one; add to it instead (no model of the Qwen-VL family has one).
-        head.bias.data[token_ids] += SUPPRESSED_LOGIT
-        return
-    head.__class__ = type(f"Suppressing{type(head).__name__}", (type(head),), {"bias": property(_suppressing_bias)})
+    for head in _heads(model) if token_ids else ():
+        if hasattr(head, "suppressed_token_ids"):  # it has the bias already
+            continue
+        head.suppressed_token_ids = token_ids
+        if isinstance(head.bias, torch.nn.Parameter):
+            # A trained bias has to stay one; add to it instead (no model of the Qwen-VL family has one).
+            head.bias.data[token_ids] += SUPPRESSED_LOGIT
+            continue
+        head.__class__ = type(f"Suppressing{type(head).__name__}", (type(head),), {"bias": property(_suppressing_bias)})
+
+
+def _heads(model: PreTrainedModel) -> list[Any]:
+    """Return the head; with LoRA's `modules_to_save`, its copy for each adapter and the original."""
+    head = model.get_output_embeddings()
+    if isinstance(head, ModulesToSaveWrapper):
+        return [head.original_module, *head.modules_to_save.values()]
+    return [head]
 
 
 def _suppressing_bias(head: Any) -> torch.Tensor:
@@ -56,11 +67,50 @@ def _suppressing_bias(head: Any) -> torch.Tensor:
     return bias
 
 
-def freeze_vision_tower(model: torch.nn.Module) -> None:
-    """Leave the vision tower and its merger untrained, in place; with LoRA, their adapters too."""
-    for name, parameter in model.named_parameters():
-        if "visual" in name.split("."):
-            parameter.requires_grad_(False)
+def settle_vision_tower(model: torch.nn.Module, freeze: bool) -> str | None:
+    """Freeze the vision tower, in place, or see whether it is trained.
+
+    Args:
+        model: the policy, before a launcher places it. Its vision tower is all but the language model and the head, so
+            it includes what joins the two.
+        freeze: leave it untrained; with LoRA, its adapters too.
+
+    Returns:
+        What to tell a user who did not freeze a tower that nothing trains.
+
+    Raises:
+        ValueError: if there is nothing to freeze.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    parts = [part for part in (base.get_decoder(), base.get_output_embeddings()) if part is not None]
+    language = {id(parameter) for part in parts for parameter in part.parameters()}
+    tower = [parameter for parameter in model.parameters() if id(parameter) not in language]
+    if freeze and not tower:
+        raise ValueError(
+            f"freeze_vision_tower is true, but {type(base).__name__} has nothing beside its language model. Set it to "
+            "false."
+        )
+    if not freeze:
+        if not tower or any(parameter.requires_grad for parameter in tower):
+            return None
+        return (
+            "freeze_vision_tower is false, but no weight of the vision tower is trained: lora_target_modules matches "
+            "none of its modules. Set lora_target_modules: all-linear to train it, or freeze_vision_tower: true."
+        )
+    for parameter in tower:
+        parameter.requires_grad_(False)
+    for layer in base.modules():
+        if language & {id(parameter) for parameter in layer.parameters()}:
+            continue
+        if isinstance(layer, ModulesToSaveWrapper):
+            raise ValueError(
+                "freeze_vision_tower is true, but lora_modules_to_save names a part of the vision tower, to be trained "
+                "whole. Leave it out, or set freeze_vision_tower: false."
+            )
+        if isinstance(layer, BaseTunerLayer):
+            # PEFT turns the gradients of these on again, each time that the adapter was off for the reference
+            layer.adapter_layer_names = ()
+    return None
 
 
 def image_token_bias(processor: Any) -> dict[int, float]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from emor3_trl.engines.choices import QuestionEncoder
 from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
@@ -37,11 +38,10 @@ class TransformersEngine:
             images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
             add_special_tokens=False,
         ).to(self.model.device)  # fmt: skip
-        # The checkpoint's own sampling options (a repetition penalty, top-k) would make this another policy.
-        options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_return_sequences": n}
+        options: dict[str, Any] = {"do_sample": False, "num_return_sequences": n}
         if temperature > 0:
             options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with _evaluating(self.model), torch.random.fork_rng():
+        with _evaluating(self.model), plain_generation(self.model), torch.random.fork_rng():
             torch.manual_seed(seed)
             output = self.model.generate(
                 **inputs,
@@ -78,15 +78,15 @@ class TransformersEngine:
         inputs = padded_inputs(self.processor, prompts, [question.image for question in questions])
         length = inputs["input_ids"].shape[1]
         trees = [self.encoder.tree(question.choices) for question in questions]
-        output = self.model.generate(
-            **{name: value.to(self.model.device) for name, value in inputs.items()},
-            do_sample=False,
-            repetition_penalty=1.0,  # a checkpoint's own would punish choices that the question lists
-            max_new_tokens=max(tree.depth for tree in trees),
-            eos_token_id=self.encoder.end_token_id,
-            pad_token_id=self.encoder.tokenizer.pad_token_id,
-            prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed_tokens(ids[length:].tolist()),
-        )
+        with plain_generation(self.model):
+            output = self.model.generate(
+                **{name: value.to(self.model.device) for name, value in inputs.items()},
+                do_sample=False,
+                max_new_tokens=max(tree.depth for tree in trees),
+                eos_token_id=self.encoder.end_token_id,
+                pad_token_id=self.encoder.tokenizer.pad_token_id,
+                prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed_tokens(ids[length:].tolist()),
+            )
         answer_ids = output[:, length:].tolist()
         cost.prompt_tokens += int(inputs["attention_mask"].sum())
         cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, answer_ids, strict=True))
@@ -153,6 +153,26 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def plain_generation(model: Any) -> Iterator[None]:
+    """Let a model generate from its own distribution for a while.
+
+    A checkpoint's `generation_config.json` may hold penalties, suppressed or forced tokens and more, which `generate`
+    takes wherever its caller says nothing. Each makes another policy. Only the tokens that end a text are kept.
+
+    Args:
+        model: a model that no launcher has wrapped, adapted or not.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    stock = base.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    base.generation_config = GenerationConfig(**{name: getattr(stock, name) for name in names})
+    try:
+        yield
+    finally:
+        base.generation_config = stock
 
 
 def _end_token_ids(model: Any) -> list[int]:

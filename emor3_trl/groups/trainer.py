@@ -7,7 +7,9 @@ It knows nothing of emotions. What differs from `GRPOTrainer`, by the hook that 
 - `_tokenize_prompts` tokenises the prompt of a group once;
 - `_prepare_inputs` keeps the completions of a group together when it shuffles them into micro-batches (`batching`);
 - `_get_per_token_logps_and_entropies` computes the prompt and the image of a group once (`packing`, `attention`);
-- `_generate_single_turn` turns a completion without any token into an end of turn;
+- `_generate_single_turn` generates without what the checkpoint's `generation_config.json` adds, and turns a completion
+  without any token into an end of turn;
+- a resumed run ends as an uninterrupted one (`resuming`), and what is not finite stops it (`finite`);
 - vLLM in the same process gets exact prompts and fresh caches (`engines.colocated`).
 """
 
@@ -27,6 +29,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 from emor3_trl.engines.colocated import colocated_engine
 from emor3_trl.engines.opening import engine_options
 from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.engines.transformers import plain_generation
 from emor3_trl.groups import attention, packing
 from emor3_trl.groups.batching import explain_split, number_groups, permute_groups
 from emor3_trl.groups.images import (
@@ -38,6 +41,8 @@ from emor3_trl.groups.images import (
     share_images,
     split_pixels_by_row,
 )
+from emor3_trl.upkeep.finite import FiniteTrainer
+from emor3_trl.upkeep.resuming import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ class Rollout:
     counts: ImageCounts = field(default_factory=ImageCounts)
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
     The arguments are those of `GRPOTrainer`, in its order. The configuration may have two more fields, as `EmoR3Config`
@@ -185,7 +190,8 @@ class GroupTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """Generate; a completion without any token, from which nothing could be learned, becomes an end of turn."""
-        completion_ids, log_probs = super()._generate_single_turn(*args, **kwargs)
+        with plain_generation(self.accelerator.unwrap_model(self.model)):
+            completion_ids, log_probs = super()._generate_single_turn(*args, **kwargs)
         for row, ids in enumerate(completion_ids):
             if not len(ids):
                 completion_ids[row] = [self._tokenizer.eos_token_id]

@@ -24,6 +24,7 @@ from emor3_trl.launch import world_size
 from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.wandb import prepare_reporting
+from emor3_trl.upkeep.finite import NotFiniteError
 
 
 class UserError(ValueError):
@@ -148,7 +149,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
     try:
         main()
-    except (UserError, OffPolicyError) as error:
+    except (UserError, OffPolicyError, NotFiniteError) as error:
         if os.environ.get("EMOR3_DEBUG"):
             raise
         rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)

@@ -17,6 +17,7 @@ import yaml
 from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
+from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import write_json, write_text
 from emor3_trl.launch import count_devices, device_type, world_size
 
@@ -47,6 +48,7 @@ class RunFolder:
     Raises:
         FileExistsError: if the folder holds another run, or files that no run wrote.
         PermissionError: if it cannot be written.
+        ValueError: if its checkpoint was saved by another number of processes.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class RunFolder:
             )
         self.is_finished = self._has_metrics()
         self.checkpoint = None if self.is_finished else find_last_checkpoint(self.path)
+        if self.checkpoint:
+            check_launch(self.checkpoint, world_size())
 
     def say_nothing_to_do(self) -> None:
         """Print that the folder holds the finished run."""
@@ -138,19 +142,13 @@ def digest_sources(model: str, data: str, split: str) -> dict[str, str]:
 
 
 def find_last_checkpoint(folder: Path) -> str | None:
-    """Return the last complete `checkpoint-N` of a folder.
-
-    The trainer writes `trainer_state.json` last. A run that was killed while it saved left none that can be read, and
-    its checkpoint is skipped.
-    """
+    """Return the last complete `checkpoint-N` of a folder; one that is damaged is skipped, with a line."""
     steps = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
     for step in sorted(steps, reverse=True):
-        try:
-            json.loads((steps[step] / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            _say(f"{steps[step]}: incomplete, skipped")
-            continue
-        return str(steps[step])
+        damage = find_damage(steps[step])
+        if damage is None:
+            return str(steps[step])
+        _say(f"{steps[step]}: {damage}, skipped")
     return None
 
 

@@ -8,11 +8,23 @@ from types import ModuleType
 import pytest
 import torch
 import torch.distributed
+from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from training import tiny_trainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    Gemma3Config,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+    SiglipVisionConfig,
+)
 from trl.trainer.utils import add_fused_lm_head
 
-from emor3_trl.engines.policy import SUPPRESSED_LOGIT, image_token_ids, suppress_image_tokens
+from emor3_trl.engines.policy import SUPPRESSED_LOGIT, image_token_ids, settle_vision_tower, suppress_image_tokens
 
 
 @pytest.fixture
@@ -91,3 +103,62 @@ def test_the_bias_follows_the_weight(tiny_model_dir, processor):
     model.to("meta")
     assert head.bias.device.type == "meta"
     assert not [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name == "lm_head.bias"]
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = LlamaConfig(**SIZES, num_key_value_heads=1, vocab_size=64)
+CLIP = CLIPVisionConfig(**SIZES, image_size=28, patch_size=14)
+FAMILIES = {
+    "llava": LlavaConfig(vision_config=CLIP, text_config=TEXT, image_token_index=60),
+    "llava-next": LlavaNextConfig(vision_config=CLIP, text_config=TEXT, image_token_index=60),
+    "gemma-3": Gemma3Config(
+        vision_config=SiglipVisionConfig(**SIZES, image_size=28, patch_size=14),
+        text_config={**SIZES, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 64},
+        mm_tokens_per_image=1,
+        image_token_index=60,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_vision_tower_is_frozen_in_any_family(family, lora):
+    model = AutoModelForImageTextToText.from_config(FAMILIES[family])
+    if lora:
+        targets = r".*(vision_tower|language_model).*(q_proj|fc1)"
+        model = get_peft_model(model, LoraConfig(target_modules=targets))
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any("vision_tower" in name for name in trained)
+    assert settle_vision_tower(model, freeze=True) is None
+    left = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert left == {name for name in trained if "language_model" in name or "lm_head" in name}
+    assert left
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04], ids=["no-reference", "with-reference"])
+def test_a_frozen_tower_s_adapters_stay_frozen_while_the_reference_is_asked(tiny_model_dir, tmp_path, beta):
+    options = {"use_vllm": False, "max_steps": 2, "freeze_vision_tower": True}
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, lora=True, beta=beta, **options)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    for name, weight in trainer.model.named_parameters():
+        assert weight.requires_grad == ("lora_" in name and "language_model" in name), name
+        assert torch.equal(weight, before[name]) or "language_model" in name, name
+
+
+def test_a_tower_that_nothing_trains_is_said_to_be_untrained(tiny_model_dir):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir)
+    assert settle_vision_tower(model, freeze=False) is None
+    language = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*_proj"))
+    assert "no weight of the vision tower is trained" in settle_vision_tower(language, freeze=False)
+    assert settle_vision_tower(language, freeze=True) is None
+    everything = get_peft_model(load(tiny_model_dir), LoraConfig(target_modules="all-linear"))
+    assert settle_vision_tower(everything, freeze=False) is None
+
+
+def test_a_tower_that_is_not_there_or_trained_whole_cannot_be_frozen(tiny_model_dir):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has nothing beside its language model"):
+        settle_vision_tower(AutoModelForCausalLM.from_config(TEXT), freeze=True)
+    model = get_peft_model(load(tiny_model_dir), LoraConfig(target_modules=["q_proj"], modules_to_save=["merger"]))
+    with pytest.raises(ValueError, match="lora_modules_to_save names a part of the vision tower"):
+        settle_vision_tower(model, freeze=True)

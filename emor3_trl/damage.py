@@ -1,0 +1,74 @@
+"""What keeps a stopped run from going on from its checkpoint: a file that is cut short or missing, another launch."""
+
+import json
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from safetensors import SafetensorError, safe_open
+
+# What a run goes on from, each with the files that hold it: in one process, under FSDP, under DeepSpeed
+PARTS = {
+    "weights": ("*.safetensors", "*/adapter_model.safetensors", "pytorch_model_fsdp*", "global_step*"),
+    "optimizer": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    "schedule": ("scheduler.pt", "global_step*"),
+    "random state": ("rng_state*.pth",),
+    "run state": ("run_state_*.pt",),
+}
+
+
+def find_damage(checkpoint: str | Path) -> str | None:
+    """Return what keeps a run from going on from a `checkpoint-N`, or None: a file that is cut short, or missing.
+
+    The trainer writes `trainer_state.json` last; a run that was killed while it saved left none.
+
+    Args:
+        checkpoint: the folder.
+    """
+    folder = Path(checkpoint)
+    if not (folder / "trainer_state.json").is_file():
+        return "incomplete"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for file in sorted(files):
+        damage = find_file_damage(file)
+        if damage:
+            return f"{file.relative_to(folder)} is not whole ({damage})"
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    missing = [name for name in sorted(shards) if not (folder / name).is_file()]
+    parts = {part: any(any(folder.glob(pattern)) for pattern in patterns) for part, patterns in PARTS.items()}
+    missing += [f"the {part}" for part, present in parts.items() if not present and any(parts.values())]
+    return f"{', '.join(missing)} missing" if missing else None
+
+
+def check_launch(checkpoint: str | Path, processes: int) -> None:
+    """Make sure that a run goes on in as many processes as wrote its checkpoint: each has a random state of its own.
+
+    Args:
+        checkpoint: the folder.
+        processes: of this launch.
+
+    Raises:
+        ValueError: if it is another number.
+    """
+    written = len(list(Path(checkpoint).glob("run_state_*.pt")))
+    if written and written != processes:
+        raise ValueError(
+            f"'{checkpoint}' was saved by {written} process(es), and this launch has {processes}, so it could not go "
+            f"on as it would have. Launch {written}, or start again with --overwrite."
+        )
+
+
+def find_file_damage(file: Path) -> str | None:
+    """Return why a file of weights, of a state or of JSON cannot be read whole, without reading all of it."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                pass
+        elif file.suffix == ".json":
+            json.loads(file.read_bytes())
+        elif file.suffix in (".pt", ".pth", ".bin"):
+            with ZipFile(file):  # torch writes archives, whose list of contents comes last
+                pass
+    except (SafetensorError, BadZipFile, ValueError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""A run that is stopped, or not finite: what every trainer needs beside its method."""

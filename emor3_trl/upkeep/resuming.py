@@ -1,0 +1,163 @@
+"""A run that was stopped goes on as if it had never been: what Trainer's checkpoints leave out, or load wrongly.
+
+`ResumableTrainer` is mixed into a trainer of TRL. What differs from `transformers.Trainer`, by the hook:
+
+- `_load_from_checkpoint`, `_load_best_model` load weights strictly, under the names that they are saved with.
+  Transformers 5 renames every weight of a Qwen2.5-VL on saving, and its trainer ignores names that do not fit;
+- `_save_rng_state`, `_load_rng_state` keep the rest of the run's state: a rollout that is used for several updates,
+  the place in it, sums of the log, and a reference model that follows the policy;
+- `_save` leaves the token of the Hub out of `training_args.bin`;
+- `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
+
+Optimizer, schedule and random state are Trainer's. DeepSpeed and FSDP have files of their own, with the model's names.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer
+from trl.trainer.utils import RepeatSampler
+
+from emor3_trl.checkpoints import check_adapter_fits
+from emor3_trl.damage import check_launch
+
+# What a trainer knows in the middle of a run and `Trainer` does not save
+STATE = (
+    "_step",
+    "_buffered_inputs",
+    "_total_train_tokens",
+    "_tr_loss",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+)
+REFERENCE = "reference"  # folder of a reference model that follows the policy
+
+
+# Several processes on a CPU have the device "cpu:0", where Trainer loads the optimizer, and which torch does not know
+torch.serialization.register_package(5, lambda _: None, lambda storage, place: storage if place == "cpu:0" else None)
+
+
+class ResumableTrainer(Trainer):
+    """Makes a resumed run end as an uninterrupted one, bit by bit; mix it in before a trainer of TRL."""
+
+    _resumes_from: str | None = None  # until its state is restored
+    _train_sampler: Any = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            load_weights(self.model, self.state.best_model_checkpoint)
+        self._last_loaded_step = -1  # vLLM still holds the last weights
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
+        if resume_from_checkpoint is not None:
+            check_launch(resume_from_checkpoint, self.args.world_size)
+        self._resumes_from = resume_from_checkpoint
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        self._train_sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._train_sampler
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # it was stopped after its last step
+            self.control.should_training_stop = True
+            return
+        if self._resumes_from is not None and isinstance(self._train_sampler, RepeatSampler):
+            for _ in range(arguments["epoch"]):
+                next(iter(self._train_sampler), None)  # draws the order of an epoch
+        super()._run_epoch(**arguments)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self._resumes_from is not None:  # there was nothing left to train
+            self._load_rng_state(self._resumes_from)
+        return super()._finalize_training(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        torch.save(self._collect_state(), self._state_file(output_dir))
+        if getattr(self.args, "sync_ref_model", False) and self.args.should_save and not self._shards_weights():
+            self.accelerator.unwrap_model(self.ref_model).save_pretrained(Path(output_dir) / REFERENCE)
+        # The main process writes trainer_state.json next, which says that the checkpoint is complete
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        self._resumes_from = None
+        state = torch.load(self._state_file(checkpoint), map_location=self.args.device, weights_only=True)
+        for mode, metrics in state.pop("_metrics").items():
+            self._metrics[mode].update(metrics)
+        for name, value in state.items():
+            setattr(self, name, value)
+        if getattr(self.args, "sync_ref_model", False):
+            load_weights(self.accelerator.unwrap_model(self.ref_model), Path(checkpoint) / REFERENCE)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        token, self.args.hub_token = self.args.hub_token, None  # training_args.bin holds all arguments
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
+
+    def _collect_state(self) -> dict[str, Any]:
+        """Return what the run is in the middle of; a rollout only where it is used again."""
+        state = {name: getattr(self, name) for name in STATE if hasattr(self, name)}
+        if "_buffered_inputs" in state and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            state["_buffered_inputs"] = None
+        state["_metrics"] = {
+            mode: {name: [float(value) for value in values] for name, values in metrics.items()}
+            for mode, metrics in self._metrics.items()
+        }
+        return state
+
+    def _state_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"run_state_{self.args.process_index}.pt"
+
+    def _shards_weights(self) -> bool:
+        zero = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
+        return self.is_fsdp_enabled or (zero is not None and zero.zero_stage == 3)
+
+
+def load_weights(model: PreTrainedModel | PeftModel, checkpoint: str | Path) -> None:
+    """Give a model the weights of a checkpoint, in place; of LoRA, those of its adapters.
+
+    Args:
+        model: a whole model, not a sharded one.
+        checkpoint: a folder that `save_pretrained` of such a model wrote.
+
+    Raises:
+        ValueError: if a weight is missing, or one is left over.
+    """
+    if is_peft_model(model):
+        for name in model.peft_config:
+            folder = Path(checkpoint) if name == "default" else Path(checkpoint) / name
+            check_adapter_fits(model.load_adapter(str(folder), name, is_trainable=True), folder)
+        return
+    dtypes = {weight.dtype for weight in model.state_dict().values()}
+    # float32 holds all that a checkpoint of mixed types holds
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    loaded, report = type(model).from_pretrained(
+        checkpoint, config=copy.deepcopy(model.config), dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    faults: Mapping[str, Any] = {kind: names for kind, names in report.items() if names}
+    if faults:
+        kind, names = next(iter(faults.items()))
+        raise ValueError(
+            f"The checkpoint '{checkpoint}' does not fit the model: {len(names)} {kind.replace('_', ' ')}, such as "
+            f"{sorted(map(str, names))[0]}. Was it written by another model? Remove it to go on from an earlier one."
+        )
+    model.load_state_dict(loaded.state_dict())
