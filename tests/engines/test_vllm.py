@@ -96,12 +96,12 @@ class AnswersEveryOther:
 def test_both_engines_write_the_same_greedy_completions(tiny_model_dir, training_rows):
     written = {}
     options = PredictionOptions(max_tokens=12, batch_size=3, score_labels=True)
-    for engine in ("vllm", "transformers"):
-        with open_engine(tiny_model_dir, engine=engine, dtype="float32", max_tokens=12) as engine:
+    for name in ("vllm", "transformers"):
+        with open_engine(tiny_model_dir, engine=name, dtype="float32", max_tokens=12) as engine:
             # Half of the completions are replaced by one that answers, so that there is an answer to score
             answering = AnswersEveryOther(engine)
-            written[engine] = predict_emotions(answering, training_rows, "test", options, progress=False)
-        assert any(prediction.label_probabilities for prediction in written[engine])
+            written[name] = predict_emotions(answering, training_rows, "test", options, progress=False)
+        assert any(prediction.label_probabilities for prediction in written[name])
     for one, other in zip(written["vllm"], written["transformers"], strict=True):
         assert one.label_probabilities == pytest.approx(other.label_probabilities, abs=1e-5)
         assert replace(one, label_probabilities=None) == replace(other, label_probabilities=None)

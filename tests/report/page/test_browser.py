@@ -405,7 +405,7 @@ def test_paper_gets_no_controls(view):
 
 
 def test_five_thousand_cases_are_ready_and_filtered_in_three_seconds(browser, tmp_path):
-    script = Path(__file__).parents[2] / "benchmarks" / "report_page.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "report_page.py"
     subprocess.run([sys.executable, str(script), "--output", str(tmp_path / "figures.json")], check=True)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["cases"] == 5000
