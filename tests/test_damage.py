@@ -6,7 +6,7 @@ import pytest
 from training import SAVING, cold_start_trainer, tiny_trainer
 
 from emor3_trl.damage import check_launch, find_damage
-from emor3_trl.run.folder import last_checkpoint
+from emor3_trl.run.folder import find_last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ HARMS = [
 def test_a_damaged_checkpoint_is_skipped_for_an_older_whole_one(runs, tmp_path, capsys, run, file, harm):
     shutil.copytree(runs[run], tmp_path / "run")
     last = tmp_path / "run" / "checkpoint-2"
-    assert last_checkpoint(tmp_path / "run") == str(last)
+    assert find_last_checkpoint(tmp_path / "run") == str(last)
     content = (last / file).read_bytes()
     if harm == "removed":
         (last / file).unlink()
     else:
         (last / file).write_bytes(content[: len(content) // 2 if harm == "cut short" else 0])
     capsys.readouterr()
-    assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
+    assert find_last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
     said = capsys.readouterr().out
     assert said.startswith(f"{last}: ")
     assert said.endswith(", skipped\n")
