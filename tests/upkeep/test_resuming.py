@@ -1,12 +1,17 @@
 """A run that was stopped and goes on ends as one that was never stopped, to the last bit."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import load_fsdp_model, save_fsdp_model
 from peft import LoraConfig, get_peft_model
+from torch.distributed.fsdp import fully_shard
 from training import SAVING, cold_start_trainer, tiny_trainer
 from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers.trainer import get_fsdp_ckpt_kwargs
 
 from emor3_trl.upkeep.resuming import load_weights
 
@@ -147,3 +152,27 @@ def test_weights_that_do_not_fit_are_refused(tiny_model_dir, untied_model_dir):
     model = AutoModelForImageTextToText.from_pretrained(untied_model_dir, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"does not fit the model: 1 missing keys, such as lm_head\.weight"):
         load_weights(model, tiny_model_dir)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_files_of_fsdp2_hold_the_model_s_own_names(tiny_model_dir, tmp_path, lora):
+    PartialState(cpu=True)  # for Accelerate's logger
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir, dtype=torch.float32)
+        if lora:
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        fully_shard(model)
+        before = {name: weight.full_tensor().clone() for name, weight in model.named_parameters()}
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="FULL_STATE_DICT")
+        alone = SimpleNamespace(
+            num_processes=1, process_index=0, is_main_process=True, is_fsdp2=True, wait_for_everyone=lambda: None
+        )
+        save_fsdp_model(plugin, alone, model, str(tmp_path), **get_fsdp_ckpt_kwargs())
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data += 1.0
+        load_fsdp_model(plugin, alone, model, str(tmp_path), **get_fsdp_ckpt_kwargs())
+        assert all(torch.equal(weight.full_tensor(), before[name]) for name, weight in model.named_parameters())
+    finally:
+        torch.distributed.destroy_process_group()
