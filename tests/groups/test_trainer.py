@@ -185,3 +185,37 @@ def test_siblings_stay_next_to_each_other_in_every_micro_batch(tiny_model_dir, t
     trainer.train()
     assert groups
     assert set(groups) == {1}  # micro-batches of four, groups of four: one prompt each
+
+
+def test_an_image_that_a_tool_returned_stands_where_it_was_returned(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False)
+    assert trainer.shares_prefix
+    trainer.tools = [tiny_pictures]
+    processor = trainer.processing_class
+    image_token = processor.image_token
+    first, second, third = tiny_pictures()
+    rows = [
+        (f"look: {image_token} and answer", f" I see {image_token} now", [first, second]),
+        (f"look: {image_token} and answer", f" or {image_token} then", [first, third]),
+        (f"look: {image_token} and answer", " nothing at all is there", [first]),
+    ]
+    texts = [prompt + completion for prompt, completion, _ in rows]
+    whole = processor(text=texts, images=[images for *_, images in rows], return_tensors="pt", padding=True)
+    prompt_length = processor(text=rows[0][0], images=[first], return_tensors="pt")["input_ids"].shape[1]
+    lengths = whole["attention_mask"].sum(dim=1)
+    # As TRL lays them out: prompts end at one place, completions are padded on the right
+    longest = int(lengths.max()) - prompt_length
+    ids = torch.full((3, prompt_length + longest), processor.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths.tolist()):
+        ids[row, :length], mask[row, :length] = whole["input_ids"][row, -length:], 1
+    fields = {"pixel_values": whole["pixel_values"], "image_grid_thw": whole["image_grid_thw"]}
+    fields["mm_token_type_ids"] = (ids == processor.image_token_id).long()
+    with torch.no_grad():
+        scored, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, longest, num_images=[2, 2, 1], **fields
+        )
+        logits = trainer.model(input_ids=ids, attention_mask=mask, **fields).logits
+    expected = logits[:, prompt_length - 1 : -1].log_softmax(-1).gather(-1, ids[:, prompt_length:, None])[..., 0]
+    kept = mask[:, prompt_length:].bool()
+    torch.testing.assert_close(scored[kept], expected[kept], rtol=0, atol=1e-5)
