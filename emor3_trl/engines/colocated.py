@@ -70,6 +70,11 @@ class ColocatedEngine(VLLMGeneration):
         self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's dict stays as it is
 
     def _init_vllm(self) -> None:
+        if is_peft_model(self.model) and self._dist.is_fsdp and self._dist.fsdp_version == 1:
+            raise ValueError(
+                "use_peft is true, and FSDP version 1 flattens an adapter together with its base, so vLLM cannot get "
+                "them merged. Set fsdp_version: 2 in Accelerate's file, as recipes/accelerate/fsdp2.yaml does."
+            )
         prepare_cpu_engine()
         if self.accelerator.num_processes == 1:
             self._close_earlier_engine()
@@ -107,6 +112,12 @@ class ColocatedEngine(VLLMGeneration):
         """Push the policy's weights to vLLM and drop all that was computed with the old ones."""
         super().sync_weights()
         self.llm.llm_engine.reset_encoder_cache()
+
+    def reset_caches(self) -> None:
+        """Drop what was computed of earlier prompts; an engine that sleeps has dropped it."""
+        if not self.enable_sleep_mode:
+            self.llm.reset_prefix_cache()
+            self.llm.llm_engine.reset_encoder_cache()
 
     def generate(
         self, prompts: list[list[int]], images: list[list | None] | None, num_generations: int, profiler: Any = None

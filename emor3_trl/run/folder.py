@@ -161,7 +161,7 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *_hide_secrets(sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *hide_secrets(sys.argv[1:])],
         "commit": _read_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -172,7 +172,8 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _hide_secrets(arguments: list[str]) -> list[str]:
+def hide_secrets(arguments: list[str]) -> list[str]:
+    """Return a command's arguments with "…" in the place of tokens."""
     shown = []
     for flag, argument in zip(["", *arguments], arguments, strict=False):
         name = argument.split("=")[0]

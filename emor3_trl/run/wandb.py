@@ -3,13 +3,16 @@
 import importlib.util
 import netrc
 import os
+import sys
 from typing import Any
 
 from transformers.integrations import get_reporting_integration_callbacks
 
+from emor3_trl.run.folder import hide_secrets
+
 
 def prepare_reporting(values: dict[str, Any]) -> None:
-    """Keep W&B from asking anything: offline without a key, its files inside the run's folder.
+    """Keep W&B from asking anything: offline without a key, its files inside the run's folder, no token in them.
 
     Raises:
         ImportError: if W&B is asked for and not installed.
@@ -26,6 +29,7 @@ def prepare_reporting(values: dict[str, Any]) -> None:
         raise ImportError(
             "report_to names wandb, which is not installed: 'pip install -e .[wandb]', or --report_to none."
         )
+    sys.argv[1:] = hide_secrets(sys.argv[1:])  # W&B keeps the command
     if "WANDB_API_KEY" not in os.environ and not _has_wandb_login():
         os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_PROJECT", "emor3_trl")

@@ -6,6 +6,7 @@
   Transformers 5 renames every weight of a Qwen2.5-VL on saving, and its trainer ignores names that do not fit;
 - `_save_rng_state`, `_load_rng_state` keep the rest of the run's state: a rollout that is used for several updates,
   the place in it, sums of the log, and a reference model that follows the policy;
+- `_generate` starts with empty caches in vLLM;
 - `_save` leaves the token of the Hub out of `training_args.bin`;
 - `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
 
@@ -84,6 +85,12 @@ class ResumableTrainer(Trainer):
         if self._resumes_from is not None:  # there was nothing left to train
             self._load_rng_state(self._resumes_from)
         return super()._finalize_training(*args, **kwargs)
+
+    def _generate(self, prompts: list) -> tuple:
+        reset = getattr(getattr(self, "vllm_generation", None), "reset_caches", None)
+        if reset is not None and self.state.global_step == self._last_loaded_step:
+            reset()  # an evaluation with these weights has filled the caches, which a resumed run would find empty
+        return super()._generate(prompts)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

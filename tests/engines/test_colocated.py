@@ -124,3 +124,11 @@ def test_a_trainer_is_built_twice_in_one_process_and_two_processes_start_togethe
     ]  # fmt: skip
     errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def test_an_adapter_that_fsdp1_flattens_is_refused(engine, monkeypatch):
+    monkeypatch.setattr("emor3_trl.engines.colocated.is_peft_model", lambda model: True)
+    fsdp = SimpleNamespace(is_fsdp=True, fsdp_version=1)
+    monkeypatch.setattr("trl.generation.vllm_generation.DistributedBackend", lambda accelerator: fsdp)
+    with pytest.raises(ValueError, match=r"FSDP version 1 flattens an adapter.*fsdp_version: 2"):
+        ColocatedEngine(torch.nn.Identity(), SimpleNamespace(num_processes=2), SimpleNamespace(), options={})

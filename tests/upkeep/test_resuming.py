@@ -176,3 +176,31 @@ def test_the_files_of_fsdp2_hold_the_model_s_own_names(tiny_model_dir, tmp_path,
         assert all(torch.equal(weight.full_tensor(), before[name]) for name, weight in model.named_parameters())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_token_is_not_in_a_checkpoint(tiny_model_dir, tmp_path):
+    trainer = cold_start_trainer(tiny_model_dir, tmp_path, max_steps=1, hub_token="hf_secret", **SAVING)
+    trainer.train()
+    trainer.save_model()
+    assert trainer.args.hub_token == "hf_secret"
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"training_args.bin", "trainer_state.json"} <= {file.name for file in files}
+    assert [file for file in files if b"hf_secret" in file.read_bytes()] == []
+
+
+def test_a_rollout_finds_empty_caches_whatever_was_evaluated_before(tiny_model_dir, tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, side=168, eval_strategy="steps", per_device_eval_batch_size=8)
+    llm = trainer.vllm_generation.llm
+    pool = llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool
+    found = []
+    generate = llm.generate
+
+    def counted(*args, **kwargs):
+        found.append(len(pool.cached_block_hash_to_block))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(llm, "generate", counted)
+    trainer.evaluate()
+    trainer.evaluate()
+    assert found == [0] * 8
+    assert len(pool.cached_block_hash_to_block) > 0  # the last rollout's
