@@ -3,11 +3,15 @@
 import inspect
 
 import pytest
+import transformers
 import trl
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
-from trl import GRPOTrainer
+from transformers import Trainer
+from trl import GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+
+from emor3_trl.upkeep.resuming import STATE
 
 HOOKS = [
     pytest.param(
@@ -47,6 +51,31 @@ HOOKS = [
     pytest.param(VLLMGeneration.sync_weights, []),
     pytest.param(VLLMGeneration._init_vllm, []),
     pytest.param(VLLMGeneration._iter_named_params, []),
+    pytest.param(Trainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
+    pytest.param(Trainer._load_best_model, []),
+    pytest.param(Trainer._prepare_for_training, ["max_steps", "train_dataloader", "resume_from_checkpoint"]),
+    pytest.param(
+        Trainer._run_epoch,
+        [
+            "model",
+            "epoch",
+            "train_dataloader",
+            "steps_in_epoch",
+            "num_update_steps_per_epoch",
+            "trial",
+            "ignore_keys_for_eval",
+            "start_time",
+            "resume_from_checkpoint",
+            "epochs_trained",
+            "steps_trained_in_current_epoch",
+        ],
+    ),
+    pytest.param(Trainer._finalize_training, ["trial", "num_train_samples", "start_time"]),
+    pytest.param(Trainer._save_checkpoint, ["model", "trial"]),
+    pytest.param(Trainer._save_rng_state, ["output_dir"]),
+    pytest.param(Trainer._load_rng_state, ["checkpoint"]),
+    pytest.param(Trainer._save, ["output_dir", "state_dict"]),
+    pytest.param(Trainer.training_step, ["model", "inputs", "num_items_in_batch"]),
 ]
 
 
@@ -54,9 +83,9 @@ HOOKS = [
 def test_a_hook_of_trl_takes_what_it_took(hook, parameters):
     found = [name for name in inspect.signature(hook).parameters if name != "self"]
     assert found == parameters, (
-        f"TRL {trl.__version__} changed {hook.__qualname__}{tuple(found)}; this project was written for "
-        f"{tuple(parameters)}. Install trl 1.16.*, or adapt emor3_trl/groups/trainer.py, emor3_trl/trainer.py and "
-        "emor3_trl/engines/colocated.py."
+        f"TRL {trl.__version__} or transformers {transformers.__version__} changed {hook.__qualname__}{tuple(found)}; "
+        f"this project was written for {tuple(parameters)}. Install the pinned versions, or adapt "
+        "emor3_trl/groups/trainer.py, emor3_trl/trainer.py, emor3_trl/engines/colocated.py and emor3_trl/upkeep/."
     )
 
 
@@ -82,3 +111,20 @@ def test_batches_are_still_shuffled_and_split_the_way_that_the_trainer_replaces(
     source = inspect.getsource(GRPOTrainer._prepare_inputs)
     for call in ("split_pixel_values_by_grid(", "shuffle_sequence_dict(", "split_tensor_dict(", "_buffered_inputs"):
         assert call in source, f"TRL {trl.__version__} changed _prepare_inputs; compare GroupTrainer._prepare_inputs."
+
+
+def test_the_state_of_a_run_is_kept_under_the_names_that_the_trainers_use():
+    source = "".join(map(inspect.getsource, (Trainer, GRPOTrainer, SFTTrainer)))
+    assert [name for name in STATE if f"self.{name} = " not in source] == []
+
+
+def test_a_checkpoint_is_complete_when_the_trainer_s_state_is_written():
+    source = inspect.getsource(Trainer._save_checkpoint)
+    order = [source.index(f"{call}(") for call in ("save_model", "_save_optimizer_and_scheduler", "_save_rng_state")]
+    assert [*order, source.index("save_to_json(")] == sorted([*order, source.index("save_to_json(")])
+
+
+def test_the_random_state_is_restored_before_the_first_step_of_a_resumed_run():
+    source = inspect.getsource(Trainer._run_epoch)
+    assert source.rindex("self._load_rng_state(") < source.index("self.training_step(")
+    assert source.index("self._maybe_log_save_evaluate(") > source.index("self.optimizer.step(")
