@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from emor3_trl.config import LIMITS, check_adapter, check_numbers
+from emor3_trl.config import LIMITS, check_adapter, check_evaluation, check_numbers
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.policy import settle_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
@@ -71,6 +71,7 @@ class ColdStartConfig(SFTConfig):
         counts = dict.fromkeys(("num_samples", "probe_samples", "probe_max_tokens"), "1 or more")
         check_numbers(self, {**LIMITS, **counts})
         super().__post_init__()
+        check_evaluation(self)
 
 
 class ColdStartTrainer(FiniteTrainer, ResumableTrainer, SFTTrainer):

@@ -81,7 +81,8 @@ def main() -> None:
         adapter = get_peft_config(model)
         check_adapter(adapter, args, model.model_name_or_path)
 
-    opened.folder.begin()
+    with user_errors():
+        opened.folder.begin()
     path, processor = model.model_name_or_path, opened.processor
     before = probe_checkpoint(path, args.model_init_kwargs, processor, held_out, args)
     trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=adapter)

@@ -34,6 +34,7 @@ from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import (
     Prediction,
     PredictionOptions,
+    check_journals,
     load_predictions,
     predict_emotions,
     save_predictions,
@@ -67,6 +68,9 @@ def main() -> None:
         completions = sum(map(len, datasets.values())) * (1 + args.sampled)
         room = estimate_room(waiting.values(), args.base_model, completions, args.max_tokens)
         check_room(args.output_dir, room, "the evaluation")
+        for name in waiting:
+            folders[name].lock()
+            check_journals(folders[name].path / "unfinished", datasets)
     for name, folder in folders.items():
         if folder.is_finished:
             folder.say_nothing_to_do()
@@ -82,11 +86,7 @@ def main() -> None:
 def open_folders(
     args: EvaluationArguments, values: dict[str, Any], models: dict[str, str], splits: dict[str, tuple[str, str]]
 ) -> dict[str, RunFolder]:
-    """Return the folder of each model, with what decides its result: settings, weights and data.
-
-    Raises:
-        FileExistsError: if a folder holds another evaluation.
-    """
+    """Return each model's folder with what decides its result; raise FileExistsError for another evaluation's."""
     shared = {key: value for key, value in values.items() if key not in ("models", "overwrite")} | {
         "engine": resolve_engine(args.engine),
         "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
@@ -130,10 +130,9 @@ def evaluate(
     right = {split: (sum(prediction.correct for prediction in rows), len(rows)) for split, rows in greedy.items()}
     metrics |= average_accuracies(right, folder.values["in_domain"])
     metrics["eval/seconds"] = round(time.perf_counter() - start, 1)
-    predictions = [row for rows in greedy.values() for row in rows]
+    predictions, drawn = ([row for rows in part.values() for row in rows] for part in (greedy, sampled))
     save_predictions(predictions, folder.path / "predictions.parquet")
     if sampled:
-        drawn = [row for rows in sampled.values() for row in rows]
         save_predictions(drawn, folder.path / "sampled_predictions.parquet")
     save_confusions(name, greedy, folder.path)
     folder.write_metrics(metrics)

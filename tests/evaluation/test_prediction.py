@@ -1,5 +1,9 @@
 """Predictions: what is read from completions, what is asked about them, and their files."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 from tiny_model import gold_completion
 
@@ -9,6 +13,7 @@ from emor3_trl.evaluation.prediction import (
     load_predictions,
     predict_emotions,
     read_completion,
+    read_journal,
     save_predictions,
 )
 
@@ -124,3 +129,21 @@ def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn
     assert again == whole
     right = sum(prediction.correct for prediction in whole) / len(whole)
     assert f"8/8 [00:00<?, ?picture/s, accuracy={right:.3f}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param('[{"id": "x', r"test\.jsonl' cannot be read \(", id="no JSON"),
+        pytest.param("twice", r"has row '0' as prediction 1, where the data set has '1'", id="rows of two evaluations"),
+        pytest.param("too many", r"holds more than the 1 predictions of its data set", id="rows of a larger data set"),
+    ],
+)
+def test_a_journal_of_other_rows_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    rows = [{"id": row_id, "emotion": "awe", "label_space": LABELS} for row_id in ("0", "1")]
+    predictions = [asdict(read_completion(row, "test", "no steps")) for row in rows]
+    lines = {"twice": [predictions[:1], predictions[:1]], "too many": [predictions]}
+    text = "\n".join(map(json.dumps, lines[line])) if line in lines else line
+    (tmp_path / "test.jsonl").write_text(text + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_journal(tmp_path / "test.jsonl", ["0"] if line == "too many" else ["0", "1"])

@@ -12,6 +12,7 @@ import pytest
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
+from emor3_trl.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "recipes" / "configs" / "demo" / "emo_r3.yaml")
@@ -111,6 +112,15 @@ def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(tmp_pa
     assert result.returncode == 2, result.stdout
     assert "3 samples do not fill one rollout of 4 prompts" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_one_folder_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = training_arguments(tmp_path, tiny_model_dir)
+    RunFolder(tmp_path / "run", {}).begin()  # this process holds its lock until the metrics are written
+    result = grpo(tmp_path, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert "grpo.py: error: Another run is writing to output_dir" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

@@ -1,10 +1,21 @@
 """A run's folder: another run is refused, a finished one is left alone, a stopped one goes on."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from emor3_trl.run import lock
 from emor3_trl.run.folder import RunFolder, find_last_checkpoint
+
+
+def save_checkpoint(run: Path, step: int = 1, state: str = "{}") -> None:
+    (run / f"checkpoint-{step}").mkdir()
+    (run / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
 
 
 class TestRunFolder:
@@ -20,6 +31,7 @@ class TestRunFolder:
 
     def test_other_configuration_is_refused_with_the_keys(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
+        save_checkpoint(tmp_path / "run")
         with pytest.raises(FileExistsError, match=r"learning_rate was 1\.0, now 2\.0.*--overwrite"):
             RunFolder(tmp_path / "run", {**self.values, "learning_rate": 2.0})
 
@@ -35,8 +47,21 @@ class TestRunFolder:
 
     def test_run_whose_configuration_is_cut_off_is_another_run(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
+        save_checkpoint(tmp_path / "run")
         (tmp_path / "run" / "config.yaml").write_text("learning_rate: [")
         with pytest.raises(FileExistsError, match=r"(?s)cannot be read.*--overwrite"):
+            RunFolder(tmp_path / "run", self.values)
+
+    @pytest.mark.parametrize("result", ["metrics.json", "model.safetensors", "unfinished/test.jsonl", "checkpoint-1/x"])
+    def test_a_run_without_a_result_blocks_no_other_one(self, tmp_path: Path, result: str) -> None:
+        """A mistake that only the trainer finds leaves a folder that was begun; the corrected command goes on in it."""
+        RunFolder(tmp_path / "run", self.values).begin()
+        corrected = {**self.values, "learning_rate": 2.0}
+        RunFolder(tmp_path / "run", corrected).begin()
+        assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["learning_rate"] == 2.0
+        (tmp_path / "run" / result).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / result).write_text("{}")
+        with pytest.raises(FileExistsError, match="learning_rate was 2"):
             RunFolder(tmp_path / "run", self.values)
 
     def test_folder_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
@@ -60,9 +85,90 @@ class TestRunFolder:
     def test_resumes_from_the_last_complete_checkpoint(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
         for step, state in ((9, "{}"), (10, "{}"), (20, '{"cut off')):
-            checkpoint = tmp_path / "run" / f"checkpoint-{step}"
-            checkpoint.mkdir()
-            (checkpoint / "trainer_state.json").write_text(state)
+            save_checkpoint(tmp_path / "run", step, state)
         (tmp_path / "run" / "checkpoint-30").mkdir()
         assert find_last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-10")
         assert RunFolder(tmp_path / "run", self.values).checkpoint == str(tmp_path / "run" / "checkpoint-10")
+
+
+ANOTHER_RUN = """
+import sys, time
+from emor3_trl.run import lock
+from emor3_trl.run.folder import RunFolder
+folder = RunFolder(sys.argv[1], {"learning_rate": 1.0})
+if sys.argv[2] == "forks":
+    import os
+    folder.begin()
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print("begun", child, flush=True)
+else:
+    folder.begin()
+    print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+class TestTwoRuns:
+    values = {"learning_rate": 1.0}
+
+    def start(self, run: Path, *arguments: str) -> subprocess.Popen:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", ANOTHER_RUN, str(run), *(arguments or ("alone",))]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def test_the_second_is_refused_until_the_first_is_killed(self, tmp_path: Path) -> None:
+        late = RunFolder(tmp_path / "run", self.values)  # it looked before the first one began
+        with self.start(tmp_path / "run") as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "begun\n"
+            for overwrite in (False, True):
+                with pytest.raises(FileExistsError, match=r"Another run is writing to output_dir '.*run'"):
+                    RunFolder(tmp_path / "run", self.values, overwrite)
+            with pytest.raises(FileExistsError, match="Another run is writing"):
+                late.begin()
+            first.send_signal(signal.SIGKILL)
+        late.begin()
+
+    def test_a_worker_that_outlives_its_run_locks_nothing(self, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", "forks") as first:
+            assert first.stdout is not None
+            child = int(first.stdout.readline().split()[1])
+            first.send_signal(signal.SIGKILL)
+            first.wait()
+            try:
+                RunFolder(tmp_path / "run", self.values).begin()
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    def test_other_ranks_share_the_lock_of_the_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.start(tmp_path / "run") as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "begun\n"
+            monkeypatch.setenv("RANK", "1")
+            RunFolder(tmp_path / "run", self.values).begin()
+            first.kill()
+
+    def test_what_another_run_finished_meanwhile_is_not_written_over(self, tmp_path: Path) -> None:
+        late, first = RunFolder(tmp_path / "run", self.values), RunFolder(tmp_path / "run", self.values)
+        first.begin()
+        first.write_metrics({})
+        with pytest.raises(FileExistsError, match=r"while this one was loading\. Start it again"):
+            late.begin()
+
+    def test_overwriting_keeps_the_lock(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "run", self.values).begin()
+        save_checkpoint(tmp_path / "run")
+        inode = (tmp_path / "run").stat().st_ino
+        RunFolder(tmp_path / "run", self.values, overwrite=True).begin()
+        assert not (tmp_path / "run" / "checkpoint-1").exists()
+        assert (tmp_path / "run").stat().st_ino == inode
+
+    def test_a_drive_without_locks_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError("no locks available")
+
+        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        RunFolder(tmp_path / "run", self.values).begin()
+        assert (tmp_path / "run" / "config.yaml").is_file()

@@ -60,6 +60,7 @@ def test_new_data_under_the_old_name_is_another_run(place: Path, tiny_model_dir:
     first = open_run(parse_run(place, tiny_model_dir))
     assert first is not None
     first.folder.begin()
+    (place / "run" / "checkpoint-1").mkdir()
     write_split(place / "data", "train", training_rows.select(range(4)))
     with pytest.raises(FileExistsError, match="the training data changed"):
         open_run(parse_run(place, tiny_model_dir))

@@ -1,0 +1,70 @@
+"""One run writes to a folder at a time: another one is told of it before it loads anything."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+ATTEMPTS, PAUSE = 5, 0.1  # another run may only be looking, which takes it a moment
+
+# Folders that this process has locked, with their descriptors: a notebook's cell that runs again shares its own lock
+_held: dict[Path, int] = {}
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of a folder until `unlock_folder`; when this process dies, the system unlocks it.
+
+    Args:
+        folder: the folder, which exists. On a network drive without locks nothing is locked.
+
+    Raises:
+        FileExistsError: if another process has locked it.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    for attempt in range(ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt < ATTEMPTS - 1:
+                time.sleep(PAUSE)
+                continue
+            os.close(descriptor)
+            raise FileExistsError(
+                f"Another run is writing to output_dir '{folder}'. Wait for it or stop it, or choose another "
+                "--output_dir."
+            ) from None
+        except OSError:  # a network drive that has no locks
+            break
+    _held[folder] = descriptor
+
+
+def unlock_folder(folder: Path) -> None:
+    """Let other processes write to a folder again; a folder that is not locked is left alone."""
+    descriptor = _held.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def check_unlocked(folder: Path) -> None:
+    """Check that no other process has locked a folder.
+
+    Raises:
+        FileExistsError: if one has.
+    """
+    if folder.resolve() not in _held:
+        lock_folder(folder)
+        unlock_folder(folder)
+
+
+def _forget_locks() -> None:
+    """Close what a forked child inherited: a worker that outlives its run must not keep the folder locked."""
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
