@@ -62,7 +62,10 @@ def check_context(dataset: Any, processor: Any, args: Any, model: Any, name: str
         return
     context, setting = args.vllm_max_model_length if args.use_vllm else None, "vllm_max_model_length"
     if context is None:
-        config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+        trusted = bool(getattr(args, "trust_remote_code", False))
+        config = (
+            AutoConfig.from_pretrained(model, trust_remote_code=trusted) if isinstance(model, str) else model.config
+        )
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
         setting = "The model's max_position_embeddings"
     completion = args.max_completion_length

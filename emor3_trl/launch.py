@@ -51,3 +51,8 @@ def check_reference(beta: float, lora: bool) -> None:
 def world_size() -> int:
     """Return the number of processes of this launch (torchrun and accelerate set it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and prints for the launch."""
+    return os.environ.get("RANK", "0") == "0"

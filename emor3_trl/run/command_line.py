@@ -21,9 +21,10 @@ from trl import ModelConfig, TrlParser, get_quantization_config
 
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.launch import world_size
+from emor3_trl.printing import escape_controls
 from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.help import OptionGroups, describe_options
-from emor3_trl.run.wandb import prepare_reporting
+from emor3_trl.run.reporting import check_hub, prepare_reporting
 from emor3_trl.upkeep.finite import NotFiniteError
 
 
@@ -123,11 +124,16 @@ def parse_arguments(
         _check_json(values, _list_fields(dataclass_types))
         check_values(values, parser.source)
         known = _values_for_plan(values) if values.get("plan") else values
-        built = tuple(
-            cls(**{f.name: known[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
-        )
-        check_arguments(built)
+        try:
+            built = tuple(
+                cls(**{f.name: known[f.name] for f in dataclasses.fields(cls) if f.init}) for cls in dataclass_types
+            )
+            check_arguments(built)
+        except (TypeError, KeyError, AttributeError, NotImplementedError) as error:  # of a library's own checks
+            raise UserError(f"{error}{_name_source(parser.source)}") from error
         prepare_reporting(values)
+        if not values.get("plan"):
+            check_hub(values)
     return Parsed(built, values, parser.source)
 
 
@@ -154,7 +160,7 @@ def run_recipe(main: Callable[[], None]) -> None:
             raise
         rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
         prefix = f"[rank {rank}] " if wrong and rank != "0" else ""
-        message = f"{'error' if wrong else 'stopped'}: {' '.join(str(error).split())}"
+        message = f"{'error' if wrong else 'stopped'}: {escape_controls(' '.join(str(error).split()))}"
         print(f"{prefix}{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(2 if wrong else 1) from None
     except KeyboardInterrupt:
@@ -292,6 +298,7 @@ def _values_for_plan(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values such that any machine can read a plan: no GPU, and one process with the batches of all."""
     keys = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
     if "num_generations" in values and values.get("processes"):
+        keys["vllm_tensor_parallel_size"] = 1  # the planned processes have been asked
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             keys[key] = values[key] * values["processes"] // world_size()
     return {**values, **{key: value for key, value in keys.items() if key in values}}

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from emor3_trl.checkpoints import fingerprint
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import write_json, write_text
-from emor3_trl.launch import count_devices, device_type, world_size
+from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
@@ -77,7 +77,7 @@ class RunFolder:
             raise PermissionError(f"output_dir '{path}' cannot be written, because of '{place}'. Choose another.")
         if not self.path.is_dir():
             return
-        if _is_main_process():  # its lock is the launch's
+        if is_main_process():  # its lock is the launch's
             check_unlocked(self.path)
         if not any(self.path.iterdir()):
             return
@@ -115,7 +115,7 @@ class RunFolder:
         Raises:
             FileExistsError: if another run is writing to it, or has written to it since this one looked.
         """
-        if not _is_main_process():
+        if not is_main_process():
             return
         self.path.mkdir(parents=True, exist_ok=True)
         lock_folder(self.path)
@@ -136,7 +136,7 @@ class RunFolder:
         """
         if world_size() > 1:
             PartialState().wait_for_everyone()  # no rank still reads what the main one replaces
-        if not _is_main_process():
+        if not is_main_process():
             return
         self.lock()
         if self.overwrite:  # the folder itself stays, because the lock is on it
@@ -150,7 +150,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder."""
-        if _is_main_process():
+        if is_main_process():
             write_json(self.path / METRICS, _to_plain(metrics))
             unlock_folder(self.path)
 
@@ -240,10 +240,6 @@ def _read_commit() -> str | None:
         return None
 
 
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _say(text: str) -> None:
-    if _is_main_process():
+    if is_main_process():
         print(text, flush=True)

@@ -11,6 +11,7 @@ from emor3_trl.data import count_rows, load_split
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import Parsed, build_model_options
 from emor3_trl.run.folder import RunFolder, digest_sources
+from emor3_trl.run.model_checks import check_model_settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def open_run(parsed: Parsed) -> OpenRun | None:
     Raises:
         FileNotFoundError: if the model's folder or the data is not there.
         FileExistsError: if the folder holds another run.
-        ValueError: if the data is broken.
+        ValueError: if the data is broken, or the model does not allow what is asked of it.
     """
     run, model, args = parsed.arguments
     path = model.model_name_or_path
@@ -50,10 +51,12 @@ def open_run(parsed: Parsed) -> OpenRun | None:
     if folder.is_finished:
         folder.say_nothing_to_do()
         return None
+    check_model_settings(model, args)
     train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
     # TRL's multimodal token types need padding on the left. Images have their final size since the data was prepared,
     # so this processor and vLLM's have nothing left to resize.
-    processor = AutoProcessor.from_pretrained(path, revision=model.model_revision, padding_side="left")
+    source = {"revision": model.model_revision, "trust_remote_code": getattr(args, "trust_remote_code", False)}
+    processor = AutoProcessor.from_pretrained(path, padding_side="left", **source)
     args.model_init_kwargs = build_model_options(model, args.model_init_kwargs)
     return OpenRun(folder, train, processor)
 

@@ -8,7 +8,7 @@ from emor3_trl.run import checks
 def test_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"\.\[vllm\].*\.\[cpu\].*--use_vllm false"):
-        checks.check_vllm({"use_vllm": True})
+        checks.check_packages({"use_vllm": True})
 
 
 @pytest.mark.parametrize(

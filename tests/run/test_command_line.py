@@ -92,6 +92,23 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         pytest.param({"reward_variant": "plain"}, [], ["'set'", "--prompt_style think"], id="reward of another prompt"),
         pytest.param({"eval_split": "validation"}, [], ["--eval_strategy steps"], id="split that nothing evaluates"),
         pytest.param({"eval_strategy": "steps"}, [], ["eval_split is None"], id="evaluation without a split"),
+        pytest.param(
+            {"lora_r": 8, "use_dora": True}, [], ["lora_r, use_dora", "--use_peft true"], id="LoRA without LoRA"
+        ),
+        pytest.param({"bnb_4bit_quant_type": "fp4"}, [], ["load_in_4bit is false"], id="type of no 4 bits"),
+        pytest.param({"load_in_8bit": True}, [], ["cannot be trained", "--use_peft true"], id="8 bits trained"),
+        pytest.param({"load_in_4bit": True, "use_vllm": True}, [], ["load_in_4bit is true and use_vllm"], id="4 bits"),
+        pytest.param({"load_in_4bit": True, "use_vllm": True}, ["--plan"], ["and use_vllm is true"], id="planned"),
+        pytest.param({"fsdp": "full_shard"}, [], ["fsdp is 'full_shard'", "fsdp2.yaml"], id="FSDP of one process"),
+        pytest.param({"use_vllm": True, "vllm_tensor_parallel_size": 2}, [], ["does not divide the 1"], id="parallel"),
+        pytest.param({"optim": "grokadamw"}, [], ["optim is 'grokadamw'", "pip install"], id="no such optimizer"),
+        pytest.param({"optim_args": "a"}, [], ["optim_args 'a'"], id="options of no form"),
+        pytest.param(
+            {"lr_scheduler_kwargs": {"x": 1}}, [], ["lr_scheduler_kwargs {'x': 1}"], id="option of no schedule"
+        ),
+        pytest.param({"lr_scheduler_type": "cosine_with_min_lr"}, [], ["min_lr"], id="schedule that lacks an option"),
+        pytest.param({"accelerator_config": {"x": 1}}, [], ["unexpected keyword argument 'x'"], id="Accelerate's keys"),
+        pytest.param({"use_liger_kernel": True}, [], ["pip install liger-kernel"], id="kernels not installed"),
         pytest.param({"resume_from_checkpoint": "c"}, [], ["output_dir"], id="resuming by hand"),
     ],
 )
@@ -181,6 +198,17 @@ def test_cli_prints_one_line_and_exits_with_2(capsys: pytest.CaptureFixture, mon
         run_recipe(main)
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        raise UserError("data '\x1b[2J\x9b\u202eyoj' is not there")
+
+    with pytest.raises(SystemExit):
+        run_recipe(main)
+    printed = capsys.readouterr().err
+    assert r"'\x1b[2J\x9b\u202eyoj'" in printed
+    assert printed.rstrip("\n").isprintable()
 
 
 def test_cli_keeps_the_traceback_of_a_defect() -> None:
