@@ -194,11 +194,21 @@ def _check_sampling(args: EmoR3Config) -> None:
 
 
 def _check_without_effect(args: EmoR3Config) -> None:
-    """Check for settings that GRPO would not read."""
+    """Check for settings that GRPO does not read, or that break its step."""
     if args.label_smoothing_factor:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}, but GRPO's loss has no labels to smooth. Leave "
             "it at 0."
+        )
+    if args.remove_unused_columns:
+        raise ValueError(
+            "remove_unused_columns is true, but the rewards and reflection read columns that the model does not. Leave "
+            "it false."
+        )
+    if args.torch_compile:  # also where a backend or a mode is set
+        raise ValueError(
+            "torch_compile is on (or its backend or mode is set), but each packed row has a length of its own, "
+            "for which the model is compiled again and again. Leave all three unset."
         )
     if args.sync_ref_model and not args.beta:
         raise ValueError(

@@ -77,10 +77,11 @@ def check_optimizer(args: TrainingArguments) -> None:
         ValueError: for options that they do not have, or lack.
         ImportError: if the optimizer is not installed.
     """
-    if args.optim_target_modules is None:  # else Transformers wants the model's layers
-        try:
-            Trainer.get_optimizer_cls_and_kwargs(args)
-        except (ValueError, ImportError, KeyError) as error:
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+    except (ValueError, ImportError, KeyError) as error:
+        # Target modules are those of the model, which is not here
+        if args.optim_target_modules is None or isinstance(error, ImportError):
             options = f" with optim_args '{args.optim_args}'" if args.optim_args else ""
             raise type(error)(f"optim is '{args.optim.value}'{options}: {error}. adamw_torch needs neither.") from None
     if args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):

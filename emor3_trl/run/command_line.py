@@ -296,7 +296,7 @@ def _name_source(source: Path | None) -> str:
 
 def _values_for_plan(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values such that any machine can read a plan: no GPU, and one process with the batches of all."""
-    keys = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
+    keys: dict[str, Any] = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
     if "num_generations" in values and values.get("processes"):
         keys["vllm_tensor_parallel_size"] = 1  # the planned processes have been asked
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):

@@ -9,6 +9,18 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import ModelConfig, get_peft_config
 
+# What TRL does for models of text alone: why, and what to do
+NOT_FOR_IMAGES = {
+    "use_transformers_continuous_batching": (
+        "continuous batching takes no images",
+        "Leave it (and use_transformers_paged) false; use_vllm: true is the fast way.",
+    ),
+    "cast_lm_head_to_fp32": (
+        "TRL looks for the embedding where a vision-language model has none",
+        "Leave it false; dtype: float32 computes the head in float32.",
+    ),
+}
+
 
 def check_model_settings(model: ModelConfig, args: Any) -> None:
     """Check what a run asks of its model, from the model's configuration.
@@ -27,8 +39,17 @@ def check_model_settings(model: ModelConfig, args: Any) -> None:
     config = AutoConfig.from_pretrained(
         model.model_name_or_path, revision=model.model_revision, trust_remote_code=_trusts_remote_code(args)
     )
+    text = config.get_text_config()
+    for name, (why, instead) in NOT_FOR_IMAGES.items():
+        if getattr(args, name, False) and hasattr(config, "vision_config"):
+            raise ValueError(f"{name} is true, but {why}. {instead}")
+    if getattr(args, "router_aux_loss_coef", None) and not hasattr(text, "output_router_logits"):
+        raise ValueError(
+            f"router_aux_loss_coef is {args.router_aux_loss_coef}, but the model has no router (it is no mixture of "
+            "experts). Leave it unset."
+        )
     ranks = getattr(args, "vllm_tensor_parallel_size", 1)
-    heads = config.get_text_config().num_attention_heads
+    heads = text.num_attention_heads
     if getattr(args, "use_vllm", False) and heads % ranks:
         raise ValueError(
             f"vllm_tensor_parallel_size is {ranks}, which does not divide the model's {heads} attention heads. Set it "

@@ -103,8 +103,12 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         pytest.param({"use_vllm": True, "vllm_tensor_parallel_size": 2}, [], ["does not divide the 1"], id="parallel"),
         pytest.param({"optim": "grokadamw"}, [], ["optim is 'grokadamw'", "pip install"], id="no such optimizer"),
         pytest.param({"optim_args": "a"}, [], ["optim_args 'a'"], id="options of no form"),
+        pytest.param({"lr_scheduler_kwargs": {"x": 1}}, [], ["takes no lr_scheduler_kwargs"], id="no options"),
         pytest.param(
-            {"lr_scheduler_kwargs": {"x": 1}}, [], ["lr_scheduler_kwargs {'x': 1}"], id="option of no schedule"
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"x": 1}},
+            [],
+            ["kwargs {'x': 1}"],
+            id="no option",
         ),
         pytest.param({"lr_scheduler_type": "cosine_with_min_lr"}, [], ["min_lr"], id="schedule that lacks an option"),
         pytest.param({"accelerator_config": {"x": 1}}, [], ["unexpected keyword argument 'x'"], id="Accelerate's keys"),
