@@ -205,10 +205,10 @@ def _check_without_effect(args: EmoR3Config) -> None:
             "remove_unused_columns is true, but the rewards and reflection read columns that the model does not. Leave "
             "it false."
         )
-    if args.torch_compile:  # also where a backend or a mode is set
+    if args.torch_compile and args.shared_prefix:  # also where a backend or a mode is set
         raise ValueError(
             "torch_compile is on (or its backend or mode is set), but each packed row has a length of its own, "
-            "for which the model is compiled again and again. Leave all three unset."
+            "and torch cannot compile the model for all of them. Leave all three unset, or set shared_prefix: false."
         )
     if args.sync_ref_model and not args.beta:
         raise ValueError(

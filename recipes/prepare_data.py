@@ -13,6 +13,7 @@ why; contact_sheet.png shows it. No GPU is needed. A data set that is prepared a
 from pathlib import Path
 
 from emor3_trl.data.arguments import PreparationArguments, open_source
+from emor3_trl.printing import escape_controls
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 
@@ -40,7 +41,7 @@ def main() -> None:
         wanted, dropped = manifest["wanted"][split], len(manifest["dropped"][split])
         short = f" of {wanted:,} wanted: there are no more" if sum(counts.values()) < wanted else ""
         print(f"{split}: {sum(counts.values()):,} pictures{short}, {dropped:,} dropped on the way")
-        print("  " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+        print(escape_controls("  " + ", ".join(f"{label} {count}" for label, count in counts.items())))
     files = ", ".join(f"{split}.parquet" for split in manifest["counts"])
     print(f"Written to {args.output_dir}: {files}, manifest.json, contact_sheet.png")
 

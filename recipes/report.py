@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emor3_trl.files import write_json, write_text
+from emor3_trl.printing import escape_controls
 from emor3_trl.report.arguments import ReportArguments
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model, load_evaluations
 from emor3_trl.report.examples import choose_examples, format_example, save_example_images
@@ -66,7 +67,7 @@ def report_on(
     save_example_images(examples, {dataset: after.find_image_file(dataset, args.data)}, run)
     write_text(run / "examples.txt", shown + "\n")
 
-    print(f"\n{format_table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n")
+    print(escape_controls(f"\n{format_table(summary)}\n\nThree completions of {after.title}:\n\n{shown}\n"))
     files = ["summary.json", "rewards.png", "examples.txt", *(f"example_{example.kind}.png" for example in examples)]
     print(f"Written to {run}: {', '.join(name for name in files if (run / name).is_file())}")
 

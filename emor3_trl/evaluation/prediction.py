@@ -20,6 +20,7 @@ from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
 from emor3_trl.evaluation.label_probabilities import score_labels
 from emor3_trl.files import replacing
+from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.thinking import answered, boxed_answer, is_plain_think, parse
@@ -121,7 +122,7 @@ def predict_emotions(
     options = options or PredictionOptions()
     predictions = read_journal(journal, dataset["id"], options.num_completions) if journal else []
     rows_done = len(predictions) // options.num_completions
-    bar = tqdm(total=len(dataset), initial=rows_done, desc=name, unit="picture", disable=not progress)
+    bar = tqdm(total=len(dataset), initial=rows_done, desc=escape_controls(name), unit="picture", disable=not progress)
     if predictions:
         bar.set_postfix(_summarise_progress(predictions))
     for start in range(rows_done, len(dataset), options.batch_size):

@@ -20,6 +20,7 @@ from emor3_trl.checkpoints import fingerprint
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import write_json, write_text
 from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
+from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
@@ -242,4 +243,4 @@ def _read_commit() -> str | None:
 
 def _say(text: str) -> None:
     if is_main_process():
-        print(text, flush=True)
+        print(escape_controls(text), flush=True)

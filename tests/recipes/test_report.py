@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 from small_run import write_small_run
 from tiny_model import tiny_pictures
+
+from emor3_trl.evaluation.prediction import load_predictions, save_predictions
 
 REPO = Path(__file__).parents[2]
 
@@ -40,3 +43,14 @@ def test_the_recipe_names_a_missing_folder_without_a_traceback(tmp_path):
     assert result.returncode == 2
     assert "There is no folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_no_completion_controls_the_terminal(tmp_path):
+    run = write_small_run(tmp_path)
+    for path in (run / "evaluation").glob("*/predictions.parquet"):
+        steps = {name: "x\x1b[2J" for name in ("trigger", "feeling", "conclusion")}
+        rows = [replace(row, completion="x\x1b[2J", **steps) for row in load_predictions(path)]
+        save_predictions(rows, path)
+    printed = report(str(run)).stdout
+    assert "\x1b" not in printed
+    assert r"\x1b[2J" in printed

@@ -172,3 +172,12 @@ class TestTwoRuns:
         monkeypatch.setattr(lock.fcntl, "flock", refuse)
         RunFolder(tmp_path / "run", self.values).begin()
         assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_a_name_with_control_characters_is_said_with_escapes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run\x1b[2J"
+    folder = RunFolder(run, {})
+    folder.say_nothing_to_do()
+    printed = capsys.readouterr().out
+    assert r"run\x1b[2J: already finished" in printed
+    assert printed.rstrip("\n").isprintable()
