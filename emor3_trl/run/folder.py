@@ -71,6 +71,7 @@ class RunFolder:
         self.not_compared = not_compared
         self.is_finished = False
         self.checkpoint: str | None = None
+        self._seen_results: set[Path] = set()
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output_dir '{path}' is a file. Choose another --output_dir.")
         place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
@@ -92,7 +93,8 @@ class RunFolder:
 
     def _take_up(self) -> None:
         """Find out what of this very run the folder holds."""
-        if not any(any(self.path.glob(pattern)) for pattern in RESULTS):
+        self._seen_results = self._list_results()
+        if not self._seen_results:
             return
         differences = self._list_differences()
         if differences:
@@ -120,10 +122,7 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         lock_folder(self.path)
-        seen = self.is_finished, self.checkpoint
-        if not self.overwrite:
-            self._take_up()
-        if (self.is_finished, self.checkpoint) != seen:
+        if not self.overwrite and self._list_results() != self._seen_results:
             unlock_folder(self.path)
             raise FileExistsError(
                 f"Another run has written to output_dir '{self.path}' while this one was loading. Start it again."
@@ -154,6 +153,9 @@ class RunFolder:
         if is_main_process():
             write_json(self.path / METRICS, _to_plain(metrics))
             unlock_folder(self.path)
+
+    def _list_results(self) -> set[Path]:
+        return {path for pattern in RESULTS for path in self.path.glob(pattern)}
 
     def _has_metrics(self) -> bool:
         return (self.path / METRICS).is_file()

@@ -48,7 +48,7 @@ def test_the_recipe_names_a_missing_folder_without_a_traceback(tmp_path):
 def test_no_completion_controls_the_terminal(tmp_path):
     run = write_small_run(tmp_path)
     for path in (run / "evaluation").glob("*/predictions.parquet"):
-        steps = {name: "x\x1b[2J" for name in ("trigger", "feeling", "conclusion")}
+        steps = dict.fromkeys(("trigger", "feeling", "conclusion"), "x\x1b[2J")
         rows = [replace(row, completion="x\x1b[2J", **steps) for row in load_predictions(path)]
         save_predictions(rows, path)
     printed = report(str(run)).stdout
