@@ -41,6 +41,7 @@ from emor3_trl.evaluation.prediction import (
 )
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.files import check_room, write_json
+from emor3_trl.printing import escape_controls
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
 
@@ -75,7 +76,7 @@ def main() -> None:
         if folder.is_finished:
             folder.say_nothing_to_do()
             continue
-        print(f"{name}: {models[name]} on {', '.join(datasets)}", flush=True)
+        print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
         folder.begin()
         evaluate(name, models[name], args, datasets, longest[name], folder)
     if len(models) > 1:

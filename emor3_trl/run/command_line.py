@@ -132,8 +132,7 @@ def parse_arguments(
         except (TypeError, KeyError, AttributeError, NotImplementedError) as error:  # of a library's own checks
             raise UserError(f"{error}{_name_source(parser.source)}") from error
         prepare_reporting(values)
-        if not values.get("plan"):
-            check_hub(values)
+        check_hub(values)
     return Parsed(built, values, parser.source)
 
 

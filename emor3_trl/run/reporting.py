@@ -55,13 +55,13 @@ def prepare_reporting(values: dict[str, Any]) -> None:
 
 
 def check_hub(values: dict[str, Any]) -> None:
-    """Check that the Hub can be reached by a run that pushes to it.
+    """Check that the Hub can be reached by a run that pushes to it; a plan pushes nothing.
 
     Raises:
         ValueError: if it cannot, or there is no token.
     """
     pushing = [name for name in ("push_to_hub", "log_completions_hub_repo") if values.get(name)]
-    if not pushing:
+    if not pushing or values.get("plan"):
         return
     endpoint = huggingface_hub.constants.ENDPOINT
     reason = ""
