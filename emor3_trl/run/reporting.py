@@ -3,12 +3,14 @@
 import importlib.util
 import netrc
 import os
+import sys
 from typing import Any
 
 import huggingface_hub
 from transformers.integrations import get_reporting_integration_callbacks
 
 from emor3_trl.launch import is_main_process
+from emor3_trl.run.folder import hide_secrets
 from emor3_trl.run.network import can_reach
 
 WANDB_SERVER = "https://api.wandb.ai"
@@ -42,6 +44,7 @@ def prepare_reporting(values: dict[str, Any]) -> None:
             ) from None
     if not {"wandb", "all"} & set(report_to) or importlib.util.find_spec("wandb") is None:
         return
+    sys.argv[1:] = hide_secrets(sys.argv[1:])  # W&B keeps the command
     if "WANDB_API_KEY" not in os.environ and not _has_wandb_login():
         os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_PROJECT", "emor3_trl")

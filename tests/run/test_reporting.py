@@ -134,3 +134,18 @@ def test_a_run_that_pushes_needs_the_hub(
         return
     with pytest.raises(ValueError, match=f"push_to_hub is set, but {reason}"):
         reporting.check_hub({"push_to_hub": True})
+
+
+def test_a_token_on_the_command_line_is_not_in_the_files_of_wandb(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["grpo.py", "--hub_token", "hf_secret", "--hub_token=hf_secret", "--seed", "7531"])
+    reporting.prepare_reporting({"report_to": ["wandb"], "hub_token": "hf_secret"})
+    wandb.init().finish()
+    wandb.teardown()
+    contents = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"7531" in contents  # the command is there
+    assert b"hf_secret" not in contents
