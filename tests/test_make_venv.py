@@ -271,6 +271,8 @@ def test_the_pins_are_complete(python: str):
     place = {"python_version": python, "python_full_version": f"{python}.0"}
     left_out = {"torchaudio", "torchcodec", "triton"}  # compiled for CUDA, and not used on a CPU
     packages = [(name, "") for name in pins if name != "torch"]  # torch is installed with what its build asks for
+    installed = {canonicalize_name(found.metadata["Name"]) for found in importlib.metadata.distributions()}
+    assert set(pins) <= installed, f"Pinned, but not installed here: {sorted(set(pins) - installed)}. Run 'make venv'."
     missing = []
     for name, extra in packages:  # grows by the extras that packages ask for
         for requirement in map(Requirement, importlib.metadata.requires(name) or []):
