@@ -178,7 +178,8 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
         """Tokenise the prompt of each group once; vLLM needs token ids and images, and none of the other fields."""
         if not self.use_vllm or self.tools:
             ids, images, fields = super()._tokenize_prompts(prompts)
-            return ids, _without_none(images), fields
+            # Processors take an empty list for a row without an image, not None
+            return ids, images and [row or [] for row in images], fields
         firsts: dict[int, int] = {}  # the first row of each group
         places = [firsts.setdefault(group, row) for row, group in enumerate(self.rollout.groups)]
         if len(places) != len(prompts) or any(prompts[row] != prompts[first] for row, first in enumerate(places)):
@@ -186,7 +187,7 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
         distinct = {first: number for number, first in enumerate(dict.fromkeys(places))}
         ids, images, _ = super()._tokenize_prompts([prompts[first] for first in distinct])
         rows = [distinct[first] for first in places]
-        return [ids[row] for row in rows], _without_none(images and [images[row] for row in rows]), {}
+        return [ids[row] for row in rows], images and [images[row] or [] for row in rows], {}
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """Generate; a completion without any token, from which nothing could be learned, becomes an end of turn."""
@@ -284,11 +285,6 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
         if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
             return pixels
         return split_pixels_by_row(pixels, grids, [list_images(row) for row in self.rollout.rows])
-
-
-def _without_none(images: list | None) -> list | None:
-    """Return the images of each row; processors take an empty list for a row without one, not None."""
-    return images and [row or [] for row in images]
 
 
 def _take_rows(values: Any, order: torch.Tensor) -> Any:
