@@ -50,6 +50,13 @@ class FiniteTrainer(Trainer):
         self._check_weights(f"after step {self.state.global_step}", self._advice())
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        scores = output.get("old_per_token_logps")
+        if scores is not None and not torch.isfinite(scores).all():
+            raise self._not_finite("The log-probability of a token is", None)
+        return output
+
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
     ) -> torch.Tensor:

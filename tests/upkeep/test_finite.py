@@ -49,6 +49,12 @@ def test_an_absurd_learning_rate_stops_the_run_and_leaves_what_was_saved(tiny_mo
         assert all(weight.isfinite().all() for weight in load_file(file).values())
 
 
+def test_weights_that_give_vllm_nothing_to_sample_from_are_not_called_off_policy(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, learning_rate=1e37, max_steps=4)
+    with pytest.raises(NotFiniteError, match="Lower learning_rate"):
+        trainer.train()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tiny_model_dir, tmp_path, monkeypatch):
     trainer = cold_start_trainer(tiny_model_dir, tmp_path)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}

@@ -9,7 +9,7 @@ from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import load_fsdp_model, save_fsdp_model
 from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import fully_shard
-from training import SAVING, cold_start_trainer, tiny_trainer
+from training import SAVING, cold_start_trainer, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from transformers.trainer import get_fsdp_ckpt_kwargs
 
@@ -88,6 +88,9 @@ SLOW = pytest.mark.slow
         ),
         pytest.param(
             tiny_trainer, {**GRPO, "lr_scheduler_type": "cosine", "warmup_steps": 2}, 1, id="grpo-cosine", marks=SLOW
+        ),
+        pytest.param(
+            tiny_trainer, {**GRPO, "rows": tiny_dataset().to_iterable_dataset()}, 2, id="grpo-stream", marks=SLOW
         ),
         pytest.param(cold_start_trainer, {"freeze_vision_tower": True}, 4, id="cold-start-frozen-tower", marks=SLOW),
         pytest.param(cold_start_trainer, {}, 5, id="cold-start-killed-after-its-last-step", marks=SLOW),
