@@ -165,11 +165,8 @@ def _check_engine(args: EmoR3Config) -> None:
         )
     if args.use_vllm and isinstance(args.model_init_kwargs, dict) and args.model_init_kwargs.get("quantization_config"):
         raise ValueError(QUANTIZED.format("model_init_kwargs holds a quantization_config"))
-    if args.use_vllm and world_size() % args.vllm_tensor_parallel_size:
-        raise ValueError(
-            f"vllm_tensor_parallel_size is {args.vllm_tensor_parallel_size}, which does not divide the {world_size()} "
-            "process(es) of this launch. Set it to a divisor, 1 for an engine in each process."
-        )
+    if args.use_vllm:
+        check_ranks(args.vllm_tensor_parallel_size, world_size())
 
 
 def _check_sampling(args: EmoR3Config) -> None:
@@ -222,6 +219,19 @@ QUANTIZED = (
     "{} and use_vllm is true, but vLLM takes whole weights from the trainer and would die at the first of them. Set "
     "use_vllm: false, or train LoRA on weights in bfloat16 (dtype: bfloat16, use_peft: true)."
 )
+
+
+def check_ranks(ranks: int, processes: int) -> None:
+    """Check that engines which `ranks` processes hold together divide the processes of a launch.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    if ranks > 0 and processes % ranks:
+        raise ValueError(
+            f"vllm_tensor_parallel_size is {ranks}, which does not divide the {processes} process(es). Set it to a "
+            "divisor, 1 for an engine in each process."
+        )
 
 
 def check_numbers(args: Any, limits: Mapping[str, str] = LIMITS) -> None:

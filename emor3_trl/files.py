@@ -1,5 +1,6 @@
 """A file appears whole or not at all, and only where the disk has room for it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -39,6 +40,26 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file, all or nothing."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def open_locked(folder: Path) -> int:
+    """Lock a folder against other processes until the descriptor that is returned is closed, or this process dies.
+
+    Args:
+        folder: the folder, which exists. On a network drive without locks nothing is locked.
+
+    Raises:
+        BlockingIOError: if another process has locked it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a network drive that has no locks
+        pass
+    return descriptor
 
 
 def check_room(folder: str | Path, needed: int, what: str) -> None:

@@ -1,6 +1,5 @@
 """The folder that a preparation leaves: whole or not at all, and never over somebody else's files."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.sources.candidates import Source
-from emor3_trl.files import check_room
+from emor3_trl.files import check_room, open_locked
 
 MANIFEST, SHEET = "manifest.json", "contact_sheet.png"
 FILES = ("test.parquet", "train.parquet", SHEET, MANIFEST)  # in the order in which they appear in the folder
@@ -73,16 +72,13 @@ def lock_folder(output_dir: Path) -> Iterator[None]:
         FileExistsError: if another preparation is writing to it.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output_dir, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"Another preparation is writing to output_dir '{output_dir}'. Wait for it, or choose another."
-            ) from None
-        except OSError:  # a network drive that has no locks
-            pass
+        descriptor = open_locked(output_dir)
+    except BlockingIOError:
+        raise FileExistsError(
+            f"Another preparation is writing to output_dir '{output_dir}'. Wait for it, or choose another."
+        ) from None
+    try:
         yield
     finally:
         os.close(descriptor)

@@ -54,12 +54,10 @@ class Rollout:
     Args:
         rows: one per completion of this process; rows of a group share their image objects.
         groups: the number of each row's group, counted over all processes. Who needs siblings asks here.
-        counts: what was done to the images.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
-    counts: ImageCounts = field(default_factory=ImageCounts)
 
 
 class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
@@ -154,7 +152,7 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
             # TRL expects an image in every row's `image`; its other column may be empty
             rows = [{**row, "images": list_images(row)} for row in rows]
         groups = number_groups(len(rows), self.accelerator.process_index * len(rows), self._group_size)
-        self.rollout = Rollout(rows, groups, counts)
+        self.rollout = Rollout(rows, groups)
         log_multimodal, self.log_multimodal = self.log_multimodal, False
         try:
             with process_images_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):

@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.config import QUANTIZED, check_adapter
+from emor3_trl.config import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
 
@@ -44,8 +44,11 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
         ImportError: if vLLM or W&B is asked for and not installed.
     """
     planning = bool(values.get("plan"))
-    if planning and "num_generations" in values:
-        check_batch(values, values.get("processes") or world_size())  # EmoR3Config counts the processes of this launch
+    if planning and "num_generations" in values:  # EmoR3Config counts the processes of this launch
+        processes = values.get("processes") or world_size()
+        check_batch(values, processes)
+        if values.get("use_vllm"):
+            check_ranks(values.get("vllm_tensor_parallel_size") or 1, processes)
     check_combinations(values)
     check_adapter_options(values)
     if not planning:
@@ -155,12 +158,6 @@ def check_adapter_options(values: dict[str, Any]) -> None:
         raise ValueError(QUANTIZED.format(f"{bits} is true"))
     if bits and not values.get("use_peft"):
         raise ValueError(f"{bits} is true, but weights of few bits cannot be trained. Set --use_peft true, for LoRA.")
-    processes, ranks = values.get("processes") or world_size(), values.get("vllm_tensor_parallel_size") or 1
-    if values.get("use_vllm") and ranks > 0 and processes % ranks:
-        raise ValueError(
-            f"vllm_tensor_parallel_size is {ranks}, which does not divide the {processes} process(es). Set it to a "
-            "divisor, 1 for an engine in each process."
-        )
 
 
 def check_processes(values: dict[str, Any], source: Path | None) -> None:

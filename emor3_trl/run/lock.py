@@ -1,9 +1,10 @@
 """One run writes to a folder at a time: another one is told of it before it loads anything."""
 
-import fcntl
 import os
 import time
 from pathlib import Path
+
+from emor3_trl.files import open_locked
 
 ATTEMPTS, PAUSE = 5, 0.1  # another run may only be looking, which takes it a moment
 
@@ -23,23 +24,16 @@ def lock_folder(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _held:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     for attempt in range(ATTEMPTS):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            _held[folder] = open_locked(folder)
+            return
         except BlockingIOError:
             if attempt < ATTEMPTS - 1:
                 time.sleep(PAUSE)
-                continue
-            os.close(descriptor)
-            raise FileExistsError(
-                f"Another run is writing to output_dir '{folder}'. Wait for it or stop it, or choose another "
-                "--output_dir."
-            ) from None
-        except OSError:  # a network drive that has no locks
-            break
-    _held[folder] = descriptor
+    raise FileExistsError(
+        f"Another run is writing to output_dir '{folder}'. Wait for it or stop it, or choose another --output_dir."
+    )
 
 
 def unlock_folder(folder: Path) -> None:

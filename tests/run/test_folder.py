@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emor3_trl.run import lock
 from emor3_trl.run.folder import RunFolder, find_last_checkpoint
 
 
@@ -169,7 +168,7 @@ class TestTwoRuns:
         def refuse(*_: object) -> None:
             raise OSError("no locks available")
 
-        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        monkeypatch.setattr("fcntl.flock", refuse)
         RunFolder(tmp_path / "run", self.values).begin()
         assert (tmp_path / "run" / "config.yaml").is_file()
 
