@@ -5,6 +5,7 @@ classes of Emotion6, and the seven second-level groups of WebEmo.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,6 +86,8 @@ def canonical(text: str) -> str:
     >>> canonical(r" **\text{Great_Joy}!** ")
     'great joy'
     """
+    if not text.isascii():  # one spelling for what looks alike: é as one character or two, full width, joiners
+        text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     # Three passes undo \mathbf{\text{…}} and the like; deeper nesting is no answer, and time stays linear.
     for _ in range(3):
         text = _LATEX_STYLE.sub(r"\1", text)

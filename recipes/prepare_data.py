@@ -25,9 +25,14 @@ def main() -> None:
         return
     with user_errors():
         from emor3_trl.data.preparation import prepare
+        from emor3_trl.data.sources.candidates import Dropped, describe_dropped
 
         source = open_source(args)
         print(", ".join(f"{name}: {len(pool):,} candidates" for name, pool in source.pools.items()), flush=True)
+        for note in source.notes:
+            print(escape_controls(f"Note: {note}"))
+        if source.dropped:
+            print(escape_controls(f"Left out: {describe_dropped(source.dropped)}"), flush=True)
         manifest = prepare(
             source,
             args.output_dir,
@@ -38,9 +43,11 @@ def main() -> None:
             overwrite=args.overwrite,
         )
     for split, counts in manifest["counts"].items():
-        wanted, dropped = manifest["wanted"][split], len(manifest["dropped"][split])
+        wanted, dropped = manifest["wanted"][split], manifest["dropped"][split]
         short = f" of {wanted:,} wanted: there are no more" if sum(counts.values()) < wanted else ""
-        print(f"{split}: {sum(counts.values()):,} pictures{short}, {dropped:,} dropped on the way")
+        print(f"{split}: {sum(counts.values()):,} pictures{short}, {len(dropped):,} dropped on the way")
+        if dropped:
+            print(escape_controls(f"  dropped: {describe_dropped([Dropped(**item) for item in dropped])}"))
         print(escape_controls("  " + ", ".join(f"{label} {count}" for label, count in counts.items())))
     files = ", ".join(f"{split}.parquet" for split in manifest["counts"])
     print(f"Written to {args.output_dir}: {files}, manifest.json, contact_sheet.png")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from emor3_trl.data.pictures import Budget
 from emor3_trl.data.sampling import Sampling
 from emor3_trl.data.sources.candidates import Source
+from emor3_trl.data.sources.split_names import Reading
 
 DEMO_DIR = "runs/demo"
 DOWNLOADS = ("emoset", "emotion6", "webemo", "own")
@@ -14,8 +15,8 @@ DOWNLOADS = ("emoset", "emotion6", "webemo", "own")
 _DATASETS_OF = {
     **dict.fromkeys(("dataset", "output_dir", "seed"), ("demo", *DOWNLOADS)),
     **dict.fromkeys(("hub_id", "image_column", "emotion_column"), ("emoset", "own")),
+    **dict.fromkeys(("label_space", "split_column", "train_split", "test_split"), ("own",)),
     "label_from": ("emotion6",),
-    "label_space": ("own",),
 }
 
 
@@ -27,7 +28,10 @@ class PreparationArguments:
         default="demo", metadata={"help": "'demo' draws and teaches the demo; the others read what you downloaded."}
     )
     source: str | None = field(
-        default=None, metadata={"help": "The downloaded folder; for 'own' a folder of folders, a CSV or a JSONL file."}
+        default=None,
+        metadata={
+            "help": "The downloaded folder; for 'own' a folder of folders, or a .csv, .json, .jsonl or .parquet."
+        },
     )
     hub_id: str | None = field(
         default=None, metadata={"help": "Instead of source: a data set on the Hub, e.g. Woleek/EmoSet-118K."}
@@ -43,7 +47,10 @@ class PreparationArguments:
     )
     sampling: Literal["stratified", "natural"] = field(
         default="stratified",
-        metadata={"help": "'stratified': equally many of each emotion. 'natural': as often as they occur."},
+        metadata={
+            "help": "'stratified': equally many of each emotion. 'natural': as often as they occur, as the reference's "
+            "2,100 of EmoSet do (the paper does not say)."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Seed of the draw (of the demo: of pictures and base model)."})
     min_pixels: int = field(default=Budget.min_pixels, metadata={"help": "Smallest picture (reference: 262,144)."})
@@ -60,7 +67,26 @@ class PreparationArguments:
     )
     image_column: str = field(default="image", metadata={"help": "Column of a table, or of a data set on the Hub."})
     emotion_column: str | None = field(
-        default=None, metadata={"help": "The same (default: 'emotion' of a table, 'label' of a data set on the Hub)."}
+        default=None,
+        metadata={
+            "help": "The same (default: 'emotion' of a table, 'label' of a data set on the Hub). Several, joined by "
+            "commas, count people's votes."
+        },
+    )
+    split_column: str | None = field(
+        default=None,
+        metadata={"help": "Own: column of the split, or 'none' (default: one that holds names of splits)."},
+    )
+    train_split: str | None = field(
+        default=None, metadata={"help": "Own: the split that train is drawn from, where it is not called so."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Own: the split that test is drawn from, e.g. val."})
+    image_folder: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder that images may lie in, besides source: a table's paths may start there, and links may "
+            "lead there. Nothing else is opened."
+        },
     )
     workers: int | None = field(default=None, metadata={"help": "Threads (default: all cores)."})
     overwrite: bool = field(default=False, metadata={"help": "Prepare again what is there."})
@@ -86,6 +112,8 @@ class PreparationArguments:
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}. Expected 784 (one image token) <= "
                 "min_pixels <= max_pixels."
             )
+        if self.image_folder is not None and not Path(self.image_folder).is_dir():
+            raise ValueError(f"image_folder is '{self.image_folder}', which is no folder.")
         self._check_output_dir()
         self.build_sampling()
 
@@ -106,14 +134,28 @@ class PreparationArguments:
         """Return the size of stored pictures."""
         return Budget(self.min_pixels, self.max_pixels)
 
+    def build_reading(self) -> Reading:
+        """Return what the user says about their own data."""
+        return Reading(
+            self.image_column,
+            self.emotion_column,
+            self.split_column,
+            self.train_split,
+            self.test_split,
+            Path(self.image_folder) if self.image_folder else None,
+        )
+
     def describe_origin(self) -> dict[str, Any]:
         """Return what else decides the result. It stands in the manifest."""
-        return {
+        described: dict[str, Any] = {
             "from": self.hub_id or str(Path(self.source or "")),
             "label_from": self.label_from,
             "labels_from": self.label_space,
             "columns": [self.image_column, self.emotion_column],
         }
+        # What was not set stands in no manifest, so that data that an older version prepared count as prepared
+        options = ("split_column", "train_split", "test_split", "image_folder")
+        return described | {name: getattr(self, name) for name in options if getattr(self, name) is not None}
 
 
 def open_source(args: PreparationArguments) -> Source:
@@ -124,23 +166,24 @@ def open_source(args: PreparationArguments) -> Source:
         ValueError: if one cannot be read, or a label is outside the label space.
     """
     from emor3_trl.data.sources import emoset, emotion6, hub, own, webemo
+    from emor3_trl.data.sources.label_space import read_label_space
     from emor3_trl.emotions import EMOSET_8
 
+    reading = args.build_reading()
     if args.hub_id:
-        columns = args.image_column, args.emotion_column or "label"
         if args.dataset == "emoset":
-            return hub.list_candidates(args.hub_id, EMOSET_8, *columns, "emoset", emoset.SIZES)
+            return hub.list_candidates(args.hub_id, EMOSET_8, reading, "emoset", emoset.SIZES)
         if args.label_space is None:
             raise ValueError(
                 "hub_id of your own data needs --label_space: emoset_8, emotion6, webemo_7 or a YAML file."
             )
-        space, spelled = own.read_label_space(args.label_space)
-        return hub.list_candidates(args.hub_id, space, *columns, spelled=spelled)
+        space, spelled = read_label_space(args.label_space)
+        return hub.list_candidates(args.hub_id, space, reading, spelled=spelled)
     assert args.source is not None
     if args.dataset == "emoset":
-        return emoset.list_candidates(args.source)
+        return emoset.list_candidates(args.source, reading.image_folder)
     if args.dataset == "emotion6":
-        return emotion6.list_candidates(args.source, args.label_from)
+        return emotion6.list_candidates(args.source, args.label_from, reading.image_folder)
     if args.dataset == "webemo":
-        return webemo.list_candidates(args.source)
-    return own.list_candidates(args.source, args.label_space, args.image_column, args.emotion_column or "emotion")
+        return webemo.list_candidates(args.source, reading.image_folder)
+    return own.list_candidates(args.source, args.label_space, reading)

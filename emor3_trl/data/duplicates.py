@@ -36,11 +36,23 @@ def compute_look(image: Image.Image) -> Look:
     return Look(int.from_bytes(bits, "big"), image.resize((8, 8), Image.Resampling.BOX).tobytes())
 
 
+class SeveralEmotions(Unusable):
+    """A file that was taken under another emotion.
+
+    Args:
+        first: id of the candidate that was taken.
+    """
+
+    def __init__(self, first: str, reason: str) -> None:
+        super().__init__(reason)
+        self.first = first
+
+
 class TakenImages:
     """Remembers the images that were taken, so that no file is taken twice and no two splits share an image."""
 
     def __init__(self) -> None:
-        self._contents: dict[bytes, str] = {}
+        self._contents: dict[bytes, tuple[str, str, str]] = {}  # split, id, emotion
         self._looks: list[Look] = []  # of the current split
         self._split = ""
         self._earlier_splits: list[tuple[str, np.ndarray, np.ndarray]] = []  # split, hashes (N,), colours (N, 192)
@@ -53,23 +65,28 @@ class TakenImages:
             self._earlier_splits.append((self._split, hashes, colours))
         self._split, self._looks = split, []
 
-    def add(self, content: bytes, look: Look) -> None:
+    def add(self, content: bytes, look: Look, name: str = "", emotion: str = "") -> None:
         """Take an image.
 
         Args:
             content: SHA-256 of its file.
             look: its look.
+            name, emotion: of its candidate.
 
         Raises:
+            SeveralEmotions: if its file was taken before, under another emotion.
             Unusable: if its file was taken before, or an image of another split is nearly the same.
         """
         if content in self._contents:
-            raise Unusable(f"is the same file as a picture of {self._contents[content]}")
+            split, first, first_emotion = self._contents[content]
+            if emotion != first_emotion:
+                raise SeveralEmotions(first, "is the same file as one under another emotion")
+            raise Unusable(f"is the same file as a picture of {split}")
         for split, hashes, colours in self._earlier_splits:
             alike = np.bitwise_count(hashes ^ np.uint64(look.hash)) <= HASH_BITS
             if alike.any():
                 difference = colours[alike].astype(np.int16) - np.frombuffer(look.colours, np.uint8)
                 if np.abs(difference).max(axis=1).min() <= COLOUR_DISTANCE:
                     raise Unusable(f"is nearly the same as a picture of {split}")
-        self._contents[content] = self._split
+        self._contents[content] = self._split, name, emotion
         self._looks.append(look)

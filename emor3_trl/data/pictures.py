@@ -80,9 +80,21 @@ def prepare_image(file: bytes, budget: Budget) -> PreparedImage:
     except Image.DecompressionBombError:
         raise Unusable("is a decompression bomb: far more pixels than a picture has") from None
     except Image.UnidentifiedImageError:
-        raise Unusable(f"is no picture that can be read ({', '.join(FORMATS)})") from None
+        raise Unusable(f"is no picture that can be read ({', '.join(FORMATS)}){_describe_file(file)}") from None
     except (Exception, MemoryError) as error:  # Pillow's plug-ins raise almost anything for a broken file
         raise Unusable(f"cannot be decoded: {type(error).__name__}: {str(error)[:120]}") from None
+
+
+def _describe_file(file: bytes) -> str:
+    """Say what a file is that is often found under an image's name."""
+    start = file[:100].lstrip().lower()
+    if file[4:8] == b"ftyp" and file[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return ": it is HEIC, save it as JPEG"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return ": it is a page of HTML or XML"
+    if start.startswith(b"version https://git-lfs"):
+        return ": it is a pointer of Git LFS, run `git lfs pull`"
+    return "" if file else ": it is empty"
 
 
 def _prepare_image(file: bytes, budget: Budget) -> PreparedImage:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from emor3_trl.data import SplitWriter
 from emor3_trl.data.contact_sheet import ContactSheet
-from emor3_trl.data.duplicates import TakenImages
+from emor3_trl.data.duplicates import SeveralEmotions, TakenImages
 from emor3_trl.data.output_folder import (
     MANIFEST,
     SHEET,
@@ -35,6 +35,8 @@ from emor3_trl.data.output_folder import (
 from emor3_trl.data.pictures import Budget, PreparedImage, prepare_image
 from emor3_trl.data.sampling import Draw, Sampling, compute_split_sizes
 from emor3_trl.data.sources.candidates import Candidate, Dropped, Source, Unusable
+from emor3_trl.data.sources.messages import build_error, quote, shorten
+from emor3_trl.data.split_checks import VOTES
 from emor3_trl.files import write_text
 
 
@@ -136,16 +138,24 @@ class _Drawing:
 
     def draw(self) -> dict[str, Any]:
         """Write the splits and the contact sheet; return what was taken and dropped."""
-        self._taken, self._sheet = TakenImages(), ContactSheet(self.source.label_space.labels)
-        self._tried: set[str] = set()
+        self._ambiguous: dict[str, str] = {}  # candidates whose file stands under several emotions, with the other one
         with ThreadPoolExecutor(self.workers) as self._threads, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # an odd image is taken or dropped, and not worth a warning
-            records = {split: self._draw_split(split) for split in ("test", "train") if self.sizes[split]}
+            count = -1
+            while count != len(self._ambiguous):  # drawn again without them, so that none of them is taken
+                count = len(self._ambiguous)
+                self._taken, self._sheet = TakenImages(), ContactSheet(self.source.label_space.labels)
+                self._tried: set[str] = set()
+                records = {split: self._draw_split(split) for split in ("test", "train") if self.sizes[split]}
+                self._report_ambiguous(count)
         self._sheet.save(self.folder / SHEET)
-        dropped = {"source": self.source.dropped} | {split: record.dropped for split, record in records.items()}
+        left_out = [Dropped(name, "is the same file as one under another emotion") for name in self._ambiguous]
+        dropped = {"source": [*self.source.dropped, *left_out]}
+        dropped |= {split: record.dropped for split, record in records.items()}
         labels = self.source.label_space.labels
         return {
             "candidates": {name: len(pool) for name, pool in self.source.pools.items()},
+            "notes": self.source.notes,
             "wanted": self.sizes,
             "counts": {split: {label: record.counts[label] for label in labels} for split, record in records.items()},
             "content_hash": {split: record.content_hash for split, record in records.items()},
@@ -156,7 +166,7 @@ class _Drawing:
     def _draw_split(self, split: str) -> _SplitRecord:
         """Write a split and return what became of its candidates."""
         pool = self.source.pools.get(split, self.source.pools.get("all", ()))
-        candidates = [candidate for candidate in pool if candidate.id not in self._tried]
+        candidates = [one for one in pool if one.id not in self._tried and one.id not in self._ambiguous]
         draw, record = Draw(candidates, self.sizes[split], self.sampling), _SplitRecord()
         self._taken.begin_split(split)
         description = f"{self.source.name} {split}"
@@ -166,8 +176,10 @@ class _Drawing:
                 self._tried.add(candidate.id)
                 try:
                     image = future.result()
-                    self._taken.add(image.content, image.look)
+                    self._taken.add(image.content, image.look, candidate.id, candidate.emotion)
                 except Unusable as reason:
+                    if isinstance(reason, SeveralEmotions):
+                        self._ambiguous |= {reason.first: candidate.id, candidate.id: reason.first}
                     record.dropped.append(Dropped(candidate.id, str(reason)))
                     continue
                 draw.accept(candidate)
@@ -177,23 +189,36 @@ class _Drawing:
                 writer.add(self._build_row(candidate, image))
                 bar.update()
             if not record.counts:
-                reasons = Counter(item.reason for item in record.dropped).most_common(3)
-                raise ValueError(
-                    f"No picture of {description} could be used: "
-                    + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-                    + f". One is '{candidates[0].place}'. Check --source."
-                )
+                raise self._refuse_empty(description, candidates, record)
         record.content_hash = writer.content_hash()
         return record
 
+    def _refuse_empty(self, description: str, candidates: list[Candidate], record: _SplitRecord) -> ValueError:
+        """Return the error for a split of which no image can be used."""
+        reasons = Counter(item.reason for item in record.dropped).most_common(3)
+        listed = "; ".join(f"{count:,} x {shorten(reason, 80)}" for reason, count in reasons) or "none is left"
+        example = f" One is {quote(candidates[0].place, 80)}." if candidates else ""
+        return build_error(f"No picture of {description} could be used: {listed}.{example}", self.source.advise())
+
+    def _report_ambiguous(self, before: int) -> None:
+        """Say which candidates are left out because their file stands under several emotions."""
+        if len(self._ambiguous) > before:
+            pairs = [f"{shorten(first)} and {shorten(second)}" for first, second in self._ambiguous.items()]
+            print(
+                f"{len(self._ambiguous):,} candidates are the same file under several emotions (e.g. {pairs[0]}). They "
+                "are left out, and the rest is drawn again.",
+                flush=True,
+            )
+
     def _build_row(self, candidate: Candidate, image: PreparedImage) -> dict[str, Any]:
-        return {
+        row = {
             "id": _make_storable(candidate.id),
             "image": image.data,
             "emotion": candidate.emotion,
             "label_space": self.source.label_space.labels,
             "source": self.source.name,
         }
+        return row if candidate.votes is None else row | {VOTES: candidate.votes}
 
     def _prepare_images(self, draw: Draw) -> Iterator[tuple[Candidate, Future[PreparedImage]]]:
         """Yield each candidate with its image to come, in order. A few are under way at a time."""

@@ -18,6 +18,22 @@ _TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails w
 }
 
 
+# Where Pillow reads an orientation from; a copy that was turned must not be turned again
+_ORIENTATION_SOURCES = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as upright RGB: the EXIF orientation applied, 16 bits rescaled, transparency laid on white.
+
+    Args:
+        image: any image that Pillow reads. It is returned itself if it is upright RGB already.
+
+    Raises:
+        ValueError: if it holds 32-bit values, whose range is not known.
+    """
+    return _convert_to_rgb(_turn_upright(image))
+
+
 def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multiple_of: int = 1) -> Image.Image:
     """Return an upright RGB copy of an image whose width times height lies within the budget.
 
@@ -38,7 +54,7 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
             f"min_pixels is {min_pixels}, max_pixels is {max_pixels} and multiple_of is {multiple_of}. Expected "
             "1 <= min_pixels <= max_pixels, and room for one square of multiple_of within max_pixels."
         )
-    upright = _convert_to_rgb(_turn_upright(image))
+    upright = to_upright_rgb(image)
     size = _compute_size(upright.size, min_pixels, max_pixels, multiple_of)
     if size != upright.size:
         return _resize_bicubic(upright, size)
@@ -58,7 +74,12 @@ def _turn_upright(image: Image.Image) -> Image.Image:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises almost anything for broken EXIF, which then says nothing
         turn = None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in _ORIENTATION_SOURCES:
+        turned.info.pop(key, None)
+    return turned
 
 
 def _compute_size(size: tuple[int, int], min_pixels: int, max_pixels: int, unit: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from emor3_trl.data.sources.candidates import Candidate, Source
+from emor3_trl.data.sources.messages import build_error, shorten
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,12 @@ def compute_split_sizes(source: Source, sampling: Sampling) -> dict[str, int]:
         if wanted and not source.pools.get(name, source.pools.get("all")):
             offered = ", ".join(split for split, pool in source.pools.items() if pool) or "none"
             reasons = Counter(item.reason for item in source.dropped).most_common(2)
-            dropped = "; ".join(f"{count:,} x {reason}" for reason, count in reasons)
-            raise ValueError(
-                f"{source.name} offers no picture for the split '{name}' (it has {offered}). "
-                + (f"Left out are: {dropped}. " if dropped else "")
-                + f"Set --{name} 0 to do without it."
+            dropped = "; ".join(f"{count:,} x {shorten(reason, 80)}" for reason, count in reasons)
+            raise build_error(
+                f"{source.name} offers no picture for the split '{name}' (it has {offered})."
+                + (f" Left out are: {dropped}." if dropped else ""),
+                f"Set --{name} 0 to do without it."
+                + (f" For another split: --{name}_split." if source.name == "own" and source.pools else ""),
             )
     if not any(sizes.values()):
         raise ValueError("Nothing to draw: train and test are 0. Set --train or --test.")

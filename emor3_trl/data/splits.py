@@ -1,16 +1,14 @@
 """Emotion data as the recipes read it: one Parquet file per split, images resized once, everything checked on load.
 
-`write_split` and `SplitWriter` write rows, `load_split` reads them for training and evaluation. A row is `id`, `image`
-(PNG or JPEG), `emotion`, `label_space` (labels) and `source`. Images are resized when data is prepared (`resizing`) and
-nowhere else, so that the trainer's processor and vLLM see the same pixels.
+A row is `id`, `image` (PNG or JPEG), `emotion`, `label_space` (labels), `source` and, where people voted, `votes` (the
+share of each label). Images are resized when data is prepared (`resizing`) and nowhere else, so that the trainer's
+processor and vLLM see the same pixels.
 """
 
 import hashlib
 import io
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from emor3_trl.data.resizing import to_pixel_budget
+from emor3_trl.data.resizing import to_pixel_budget, to_upright_rgb
+from emor3_trl.data.split_checks import VOTES, check_images, check_labels, check_votes
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.files import replacing
 from emor3_trl.prompts import PromptStyle, prompt_text
@@ -29,9 +28,7 @@ from emor3_trl.prompts import PromptStyle, prompt_text
 __all__ = ["COLUMNS", "SplitWriter", "content_hash", "count_rows", "load_split", "to_pixel_budget", "write_split"]
 
 COLUMNS = ("id", "image", "emotion", "label_space", "source")
-FULL_CHECK_LIMIT = (
-    5_000  # a split of up to so many images is decoded when it is loaded, of a larger one checksums are read
-)
+FULL_CHECK_LIMIT = 5_000  # up to so many images are decoded when a split is loaded; of more, checksums are read
 
 _STORED = Features(
     {
@@ -42,6 +39,7 @@ _STORED = Features(
         "source": Value("string"),
     }
 )
+_SHARES = List(Value("float64"))
 _PROMPT = List({"role": Value("string"), "content": Value("string")})
 # How much is held in memory when a split is written: so many rows, or so many bytes. More bytes are slower: an image
 # takes 1.6 ms at 32 MiB and 0.5 ms here, where buffers are used again and stay in the cores' caches.
@@ -70,7 +68,8 @@ def load_split(
 
     Returns:
         Columns `id`, `image` (decoded when accessed), `prompt` (a conversation of one user turn; TRL puts the image in
-        front), `emotion`, `label_space` (list of labels) and `source`.
+        front), `emotion`, `label_space` (list of labels), `source` and, where the file has it, `votes` (the share of
+        each label, in the order of `label_space`).
 
     Raises:
         FileNotFoundError: if the folder or the split does not exist.
@@ -89,22 +88,23 @@ def load_split(
                     f"{path} has no column {', '.join(absent)}. Expected {', '.join(COLUMNS)}, as "
                     "emor3_trl.data.write_split writes them; prepare the data again."
                 )
-            texts = _expand_label_spaces(file.read(columns=[name for name in COLUMNS if name != "image"]))
-            _check_labels(texts.to_pylist(), path)
+            names = _list_columns(file.schema_arrow)
+            texts = _expand_label_spaces(file.read(columns=[name for name in names if name != "image"]))
+            check_labels(rows := texts.to_pylist(), path)
+            check_votes(rows, VOTES in names, path)
             chosen = _choose_rows(texts.num_rows, max_samples, seed)
             table = texts.take(chosen).append_column("image", _read_images(file, chosen))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a Parquet file ({error}). Prepare the data again.") from error
-    _check_images(table, chosen, path)
+    check_images(table, chosen, path, decode=len(chosen) <= FULL_CHECK_LIMIT)
 
     prompts = [
         [{"role": "user", "content": prompt_text(prompt_style, labels)}] for labels in table["label_space"].to_pylist()
     ]
-    features = Features({**_STORED, "prompt": _PROMPT})
+    known = {**_STORED, "prompt": _PROMPT, VOTES: _SHARES}
+    features = Features({name: known[name] for name in [*names[:2], "prompt", *names[2:]]})
     table = table.append_column("prompt", pa.array(prompts, features.arrow_schema.field("prompt").type))
-    order = ["id", "image", "prompt", "emotion", "label_space", "source"]
-    features = Features({name: features[name] for name in order})
-    table = table.select(order).replace_schema_metadata(None).cast(features.arrow_schema)
+    table = table.select(list(features)).replace_schema_metadata(None).cast(features.arrow_schema)
     return Dataset(table, info=DatasetInfo(features=features))
 
 
@@ -128,14 +128,16 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[Mapping[str, An
     Args:
         data_dir: folder to write to; it is made if it does not exist. A split of that name is replaced.
         split: name of the split.
-        rows: `id` (unique), `image` (an RGB image that `to_pixel_budget` returned, or the bytes of an image file),
-            `emotion`, `label_space` (labels, or the name of a known space) and `source`.
+        rows: `id` (unique), `image` (an image of the size that `to_pixel_budget` returns, or the bytes of an image
+            file), `emotion`, `label_space` (labels, or the name of a known space), `source` and, in all rows or none,
+            `votes` (the share of each label; they sum to 1). An image is stored as upright RGB.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: if there are no rows, an id comes twice, or a label is unknown.
+        ValueError: if there are no rows, an id comes twice, a label is unknown, votes do not fit, or an image cannot be
+            stored.
     """
     with SplitWriter(data_dir, split) as writer:
         for row in rows:
@@ -159,15 +161,18 @@ class SplitWriter:
         self._seen: dict[str, int] = {}
         self._digest = hashlib.sha256()
         self._file: pq.ParquetWriter | None = None
+        self._schema: pa.Schema = _STORED.arrow_schema
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; its fields are those of `write_split`.
 
         Raises:
-            ValueError: at the latest when the writer is left, if an id comes twice, or a label is unknown.
+            ValueError: at the latest when the writer is left, for the reasons of `write_split`.
         """
+        image = _encode_image(row["image"], row["id"])
         stored = {name: row[name] for name in COLUMNS}
-        image = _encode_png(row["image"])
+        if row.get(VOTES) is not None:
+            stored[VOTES] = list(row[VOTES])
         stored |= {"label_space": _list_labels(row["label_space"]), "image": {"bytes": image, "path": None}}
         self._rows.append(stored)
         self._bytes += len(image)
@@ -190,15 +195,18 @@ class SplitWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        _check_labels(self._rows, self.path, self._seen)
+        check_labels(self._rows, self.path, self._seen)
         for row in self._rows:
             _hash_row(self._digest, row)
         if self._file is None:
             temporary = self._whole.enter_context(replacing(self.path))
             # Images are compressed already
-            writer = pq.ParquetWriter(temporary, _STORED.arrow_schema, compression="none")
+            if VOTES in self._rows[0]:
+                self._schema = Features({**_STORED, VOTES: _SHARES}).arrow_schema
+            writer = pq.ParquetWriter(temporary, self._schema, compression="none")
             self._file = self._whole.enter_context(writer)
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=_STORED.arrow_schema))
+        check_votes(self._rows, VOTES in self._schema.names, self.path)
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._bytes = [], 0
 
 
@@ -206,14 +214,19 @@ def content_hash(data_dir: str | Path, split: str) -> str:
     """Return a SHA-256 of what a split holds, the same however its Parquet file was compressed."""
     digest = hashlib.sha256()
     with pq.ParquetFile(_find_split(Path(data_dir), split)) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(COLUMNS)):
+        for batch in file.iter_batches(batch_size=_ROWS_READ, columns=_list_columns(file.schema_arrow)):
             for row in batch.to_pylist():
                 _hash_row(digest, row)
     return digest.hexdigest()
 
 
+def _list_columns(schema: pa.Schema) -> list[str]:
+    return [*COLUMNS, VOTES] if VOTES in schema.names and pa.types.is_list(schema.field(VOTES).type) else [*COLUMNS]
+
+
 def _hash_row(digest: Any, row: Mapping[str, Any]) -> None:
-    texts = [row["id"], row["emotion"], *row["label_space"], row["source"]]
+    shares = [repr(share) for share in row.get(VOTES) or ()]
+    texts = [row["id"], row["emotion"], *row["label_space"], row["source"], *shares]
     for part in (*((text or "").encode() for text in texts), row["image"]["bytes"]):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
@@ -232,11 +245,14 @@ def _expand_label_spaces(table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("label_space"), "label_space", labels)
 
 
-def _encode_png(image: Image.Image | bytes) -> bytes:
+def _encode_image(image: Image.Image | bytes, name: str) -> bytes:
     if isinstance(image, bytes):
         return image
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
+    try:
+        to_upright_rgb(image).save(buffer, format="PNG")
+    except ValueError as error:
+        raise ValueError(f"The image of row '{name}' cannot be stored: {error}. Convert it to 8 bits.") from error
     return buffer.getvalue()
 
 
@@ -252,37 +268,6 @@ def _find_split(data_dir: Path, split: str) -> Path:
     splits = ", ".join(sorted(file.stem for file in data_dir.glob("*.parquet")))
     allowed = f"Expected one of: {splits}" if splits else "The folder holds no split; prepare the data first"
     raise FileNotFoundError(f"There is no split '{split}' in {data_dir}. {allowed}.")
-
-
-def _check_labels(rows: Sequence[Mapping[str, Any]], path: Path, seen: dict[str, int] | None = None) -> None:
-    """Raise for the first row whose emotion is not in its label space, or whose id came before; add ids to `seen`."""
-    if not rows:
-        raise ValueError(f"{path} has no rows. Prepare the data again; a split needs at least one.")
-    spaces: dict[tuple[str, ...], LabelSpace] = {}
-    seen = {} if seen is None else seen
-    for number, row in enumerate(rows, start=len(seen)):
-        name, labels = row["id"], tuple(row["label_space"] or ())
-        if not isinstance(name, str) or name in seen:
-            first = f" of row {seen[name]}" if name in seen else ""
-            raise ValueError(f"The id {name!r}{first} comes again in row {number} of {path}. Expected unique strings.")
-        seen[name] = number
-        if labels not in spaces:
-            try:
-                spaces[labels] = LabelSpace("of the row", labels)
-            except ValueError as error:
-                raise ValueError(f"Row {number} of {path} has no usable label space. {error}") from error
-        if row["emotion"] not in labels:
-            label = spaces[labels].normalise(row["emotion"])
-            hint = f"Write it as '{label}'" if label else "Map it to one of these, or give the row another label space"
-            outside = Counter(
-                repr(other["emotion"]) for other in rows if other["emotion"] not in (other["label_space"] or ())
-            )
-            counts = ", ".join(f"{emotion} {count}" for emotion, count in outside.most_common(10))
-            raise ValueError(
-                f"Unknown emotion {row['emotion']!r} in row {number} (id '{name}') of column 'emotion' in {path}. "
-                f"Expected one of {', '.join(labels)}. {hint}, and prepare the data again. Outside their label "
-                f"space are {outside.total()} of {len(rows)} rows: {counts}."
-            )
 
 
 def _choose_rows(rows: int, max_samples: int | None, seed: int) -> list[int]:
@@ -302,26 +287,3 @@ def _read_images(file: pq.ParquetFile, chosen: Sequence[int]) -> pa.ChunkedArray
             chunks.append(batch.column(0).take(pa.array([row - first for row in chosen[position:end]])))
         first, position = first + batch.num_rows, end
     return pa.chunked_array(chunks)
-
-
-def _check_images(table: pa.Table, numbers: Sequence[int], path: Path) -> None:
-    """Raise for the first image that Pillow cannot read."""
-    decode = table.num_rows <= FULL_CHECK_LIMIT
-
-    def find_fault(row: int) -> str | None:
-        stored = table["image"][row].as_py() or {}
-        try:
-            with Image.open(io.BytesIO(stored["bytes"])) as image:
-                image.load() if decode else image.verify()
-        except Exception as error:  # Pillow's plug-ins raise almost anything for a broken file
-            return f"{type(error).__name__}: {error}"
-        return None
-
-    # Pillow lets go of the interpreter lock while it decodes
-    with ThreadPoolExecutor() as pool:
-        for row, fault in enumerate(pool.map(find_fault, range(table.num_rows))):
-            if fault:
-                raise ValueError(
-                    f"The picture in row {numbers[row]} (id '{table['id'][row].as_py()}') of {path} cannot be read "
-                    f"({fault}). Replace or remove its file, and prepare the data again."
-                )

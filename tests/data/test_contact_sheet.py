@@ -36,5 +36,7 @@ def test_a_contact_sheet_of_very_many_labels_stays_a_picture(tmp_path):
     root = tmp_path / "in"
     for number in range(120):
         save(root / f"label{number:03d}" / "0.jpg", number)
-    draw(own.list_candidates(root), tmp_path / "out", train=120, test=0)
+    labels = ", ".join(path.name for path in sorted(root.iterdir()))
+    (tmp_path / "space.yaml").write_text(f"labels: [{labels}]\n")
+    draw(own.list_candidates(root, tmp_path / "space.yaml"), tmp_path / "out", train=120, test=0)
     assert Image.open(tmp_path / "out" / "contact_sheet.png").height < 5000

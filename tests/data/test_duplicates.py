@@ -6,7 +6,7 @@ import pytest
 from downloads import photo
 from PIL import Image, ImageDraw
 
-from emor3_trl.data.duplicates import TakenImages, compute_look
+from emor3_trl.data.duplicates import SeveralEmotions, TakenImages, compute_look
 from emor3_trl.data.sources.candidates import Unusable
 
 
@@ -72,3 +72,14 @@ def test_a_file_is_taken_once_and_a_look_within_a_split_may_come_again():
     taken.begin_split("train")
     with pytest.raises(Unusable, match="is the same file as a picture of test"):
         taken.add(b"b", compute_look(photo(3)))
+
+
+def test_a_file_under_another_emotion_is_told_from_a_copy():
+    taken = TakenImages()
+    taken.begin_split("test")
+    taken.add(b"a", compute_look(photo(1)), "joy/1.jpg", "joy")
+    with pytest.raises(SeveralEmotions, match="same file as one under another emotion") as refusal:
+        taken.add(b"a", compute_look(photo(1)), "fear/1.jpg", "fear")
+    assert refusal.value.first == "joy/1.jpg"
+    with pytest.raises(Unusable, match="same file as a picture of test"):
+        taken.add(b"a", compute_look(photo(1)), "joy/2.jpg", "joy")

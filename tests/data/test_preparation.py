@@ -177,3 +177,32 @@ def test_a_split_of_which_no_picture_can_be_used_says_why(tmp_path):
     with pytest.raises(ValueError, match=r"8 x there is no such file. One is 'image/.*jpg'"):
         draw(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_file_that_lies_under_two_emotions_is_taken_under_neither(tmp_path, capsys):
+    for number in range(12):
+        save(tmp_path / "in" / ("joy" if number % 2 else "fear") / f"{number}.jpg", number)
+    for copied in (1, 3):
+        file = tmp_path / "in" / "joy" / f"{copied}.jpg"
+        (tmp_path / "in" / "fear" / f"again{copied}.jpg").write_bytes(file.read_bytes())
+    manifest = draw(own.list_candidates(tmp_path / "in"), tmp_path / "out", train=20, test=4)
+    ids = [row["id"] for split in ("test", "train") for row in load_split(tmp_path / "out", split)]
+    assert len(ids) == 10
+    assert not {"joy/1.jpg", "joy/3.jpg", "fear/again1.jpg", "fear/again3.jpg"} & set(ids)
+    assert sorted(item["id"] for item in manifest["dropped"]["source"]) == [
+        "fear/again1.jpg", "fear/again3.jpg", "joy/1.jpg", "joy/3.jpg",
+    ]  # fmt: skip
+    assert "same file under several emotions (e.g. " in capsys.readouterr().out
+
+
+def test_votes_and_notes_reach_the_split_and_the_manifest(tmp_path):
+    rows = ["image,emotion"]
+    for number in range(8):
+        save(tmp_path / "in" / f"{number}.jpg", number)
+        rows += [f"{number}.jpg,joy", f"{number}.jpg,joy", f"{number}.jpg,fear"]
+    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
+    source = own.list_candidates(tmp_path / "in" / "t.csv")
+    manifest = draw(source, tmp_path / "out", train=4, test=4)
+    assert load_split(tmp_path / "out", "train")["votes"][:] == [[1 / 3, 2 / 3]] * 4
+    assert manifest["notes"] == source.notes
+    assert "8 of the 8 images" in source.notes[0]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import emor3_trl.data.splits
-from emor3_trl.data import content_hash, count_rows, load_split, write_split
+from emor3_trl.data import SplitWriter, content_hash, count_rows, load_split, to_pixel_budget, write_split
 from emor3_trl.emotions import EMOTION6
 from emor3_trl.prompts import prompt_text
 
@@ -162,3 +162,90 @@ def test_the_content_hash_is_that_of_the_rows(tmp_path):
     hashes = {split: content_hash(tmp_path, split) for split in ("one", "same", "other", "pixels")}
     assert hashes["one"] == hashes["same"]
     assert len(set(hashes.values())) == 3
+
+
+def stored(image):
+    """Return an image as a camera stores it that was turned: EXIF says how to see it upright."""
+    exif = image.getexif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif, quality=95)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def test_an_image_that_exif_turns_is_stored_upright_and_once(tmp_path):
+    image = Image.new("RGB", (60, 20), "blue")
+    image.paste("red", (0, 0, 30, 20))  # the left half, which EXIF turns to the top
+    turned = stored(image)
+    write_split(tmp_path, "plain", [row(0, image=turned)])
+    write_split(tmp_path, "resized", [row(0, image=to_pixel_budget(turned, 1, 10_000))])
+    for split in ("plain", "resized"):
+        upright = load_split(tmp_path, split)[0]["image"]
+        assert upright.size == (20, 60)
+        assert upright.getpixel((10, 5))[0] > 200 > 60 > upright.getpixel((10, 55))[0]
+        assert upright.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        pytest.param(Image.new("I;16", (30, 20), 128 * 256), (128, 128, 128), id="16-bit"),
+        pytest.param(Image.new("RGBA", (30, 20), (0, 0, 0, 0)), (255, 255, 255), id="transparent"),
+        pytest.param(Image.new("CMYK", (30, 20), (0, 0, 0, 255)), (0, 0, 0), id="cmyk"),
+        pytest.param(Image.new("L", (30, 20), 77), (77, 77, 77), id="grey"),
+    ],
+)
+def test_an_image_of_any_mode_is_stored_as_it_looks(tmp_path, image, colour):
+    write_split(tmp_path, "train", [row(0, image=image)])
+    assert load_split(tmp_path, "train")[0]["image"].getpixel((9, 9)) == colour
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_an_image_of_32_bits_is_refused_with_its_row(tmp_path, mode):
+    with pytest.raises(ValueError, match=r"image of row 'p1' cannot be stored: it holds 32-bit values.*Convert it"):
+        write_split(tmp_path, "train", [row(0), row(1, image=Image.new(mode, (30, 20), 9))])
+    assert not list(tmp_path.iterdir())
+
+
+def test_votes_are_kept_beside_the_emotion(tmp_path):
+    votes = [[0.25, 0.75, 0.0], [1 / 3, 1 / 3, 1 / 3]]
+    write_split(tmp_path, "train", [row(number, votes=shares) for number, shares in enumerate(votes)])
+    dataset = load_split(tmp_path, "train")
+    assert dataset.column_names == ["id", "image", "prompt", "emotion", "label_space", "source", "votes"]
+    assert dataset["votes"][:] == votes
+    assert load_split(tmp_path, "train", max_samples=1)["votes"][0] in votes
+    with SplitWriter(tmp_path, "again") as writer:
+        for number, shares in enumerate(votes):
+            writer.add(row(number, votes=tuple(shares)))
+    assert writer.content_hash() == content_hash(tmp_path, "again") == content_hash(tmp_path, "train")
+    write_split(tmp_path, "other", [row(0, votes=[0.5, 0.5, 0]), row(1, votes=votes[1])])
+    assert content_hash(tmp_path, "other") != content_hash(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        pytest.param([[0.5, 0.5, 0.0], None], id="missing"),
+        pytest.param([None, [0.5, 0.5, 0.0]], id="late"),
+        pytest.param([[0.5, 0.5, 0.0], [0.5, 0.5]], id="too-few"),
+        pytest.param([[0.5, 0.5, 0.0], [3, 1, 0]], id="counts"),
+        pytest.param([[0.5, 0.5, 0.0], [1.5, -0.5, 0.0]], id="negative"),
+        pytest.param([[0.5, 0.5, 0.0], [float("nan"), 0.5, 0.5]], id="nan"),
+    ],
+)
+def test_votes_that_are_no_shares_are_refused_when_written_and_when_read(tmp_path, votes):
+    rows = [row(number, votes=shares) for number, shares in enumerate(votes)]
+    with pytest.raises(ValueError, match=r"votes of row 'p1' .*one share for each of its 3 labels"):
+        write_split(tmp_path, "train", rows)
+    assert not list(tmp_path.iterdir())
+    table = pa.Table.from_pylist([{**r, "image": {"bytes": png(r["image"]), "path": None}} for r in rows])
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"votes of row 'p\d' .*one share for each of its 3 labels"):
+        load_split(tmp_path, "train")
+
+
+def test_a_column_of_that_name_that_holds_something_else_is_ignored(tmp_path):
+    table = pa.Table.from_pylist([{**row(0), "image": {"bytes": png(row(0)["image"]), "path": None}, "votes": 7}])
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert "votes" not in load_split(tmp_path, "train").column_names
+    assert content_hash(tmp_path, "train")

@@ -1,7 +1,8 @@
-"""Each command that the README shows for a data set prepares a small copy of it, as it is downloaded."""
+"""The recipe prepares each download as the README shows it, and data in the forms in which people have it."""
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from downloads import (
     write_own_tables,
     write_webemo,
 )
+from made_cases import CASES
+from made_cases.judging import SMALL, judge
 from PIL import Image
 
 from emor3_trl.data import load_split
+from emor3_trl.run.command_line import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = re.findall(
@@ -66,3 +70,32 @@ def test_a_command_of_the_readme_prepares_its_data_set(tmp_path, monkeypatch, co
         width, height = rows[0]["image"].size
         assert width % 28 == height % 28 == 0
         assert 262_144 <= width * height <= 1_048_576
+
+
+def run_in_process(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str | None]:
+    """Run the recipe; return what it printed, and the line with which it refused, or None."""
+    recipe = runpy.run_path(str(REPOSITORY / "recipes" / "prepare_data.py"))
+    error = None
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(sys, "argv", ["prepare_data.py", *words])
+        try:
+            recipe["main"]()
+        except UserError as refusal:
+            error = " ".join(str(refusal).split())
+    return capsys.readouterr().out, error
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_data_as_people_have_it_are_taken_rightly_or_refused_with_the_reason(tmp_path, capsys, case):
+    root = tmp_path / "in"
+    root.mkdir()
+    case.write(root)
+    verdicts = {}
+    for number, command in enumerate(case.commands):
+        output = tmp_path / f"out{number}"
+        words = [*shlex.split(command.options.replace("{out}", str(root))), *SMALL, "--output_dir", str(output)]
+        said, error = run_in_process(words, capsys)
+        verdict = judge(command, output, said, error)
+        if verdict != "right":
+            verdicts[command.options] = f"{verdict}: {said}{error or ''}"
+    assert not verdicts

@@ -8,12 +8,13 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from emor3_trl.emotions import LabelSpace, canonical
+from emor3_trl.data.sources.messages import shorten
+from emor3_trl.emotions import LabelSpace
 
 MAX_FILE_BYTES = 200 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -27,11 +28,13 @@ class Candidate:
         id: unique in its source.
         place: where its image is: a path below the source's root, or a row of a split on the Hub.
         emotion: a label of the source's label space.
+        votes: share of each label of the label space, in its order, where people voted.
     """
 
     id: str
     place: str
     emotion: str
+    votes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Source:
         images: reads their images.
         sizes: how many the paper draws for train and test; None takes what is left.
         dropped: rows that offer no image.
+        notes: what was understood of the data where it could be understood otherwise; the run prints them.
+        advise: says what to do if none of the images can be used.
     """
 
     name: str
@@ -72,15 +77,27 @@ class Source:
     images: ImageReader
     sizes: dict[str, int | None]
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    advise: Callable[[], str] = lambda: "Check --source."
 
     def candidates_hash(self) -> str:
-        """Return a SHA-256 of the id, place and emotion of each candidate."""
+        """Return a SHA-256 of the id, place, emotion and votes of each candidate."""
         digest = hashlib.sha256()
         for name, pool in self.pools.items():
             for candidate in pool:
-                line = "\0".join((name, candidate.id, candidate.place, candidate.emotion)) + "\n"
-                digest.update(line.encode("utf-8", "surrogatepass"))
+                parts = [name, candidate.id, candidate.place, candidate.emotion, *map(repr, candidate.votes or ())]
+                digest.update(("\0".join(parts) + "\n").encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+
+def describe_dropped(dropped: list[Dropped], count: int = 5) -> str:
+    """Return how often each reason occurs, with an example, as in "3 x has no label (e.g. t.csv:7)"."""
+    reasons = Counter(item.reason for item in dropped)
+    examples = {item.reason: item.id for item in reversed(dropped)}
+    listed = [
+        f"{number:,} x {reason} (e.g. {shorten(examples[reason])})" for reason, number in reasons.most_common(count)
+    ]
+    return "; ".join(listed) + (f"; and {len(reasons) - count} more reasons" if len(reasons) > count else "")
 
 
 class Unusable(Exception):  # noqa: N818 - data, not a fault of the program
@@ -89,9 +106,17 @@ class Unusable(Exception):  # noqa: N818 - data, not a fault of the program
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images in files below a folder. Nothing outside of it is ever opened, and nothing that is no file."""
+    """Images in files below a folder. Nothing outside of it is ever opened, and nothing that is no file.
+
+    Args:
+        root: the folder. Relative paths start here.
+        others: folders beside it that paths and symbolic links may lead to, because the user named them.
+        embedded: bytes of images that stand in a table itself, by place.
+    """
 
     root: Path
+    others: tuple[Path, ...] = ()
+    embedded: Mapping[str, bytes] = field(default_factory=dict)
 
     def read_image(self, place: str) -> bytes:
         """Return a file's bytes.
@@ -102,13 +127,15 @@ class FolderImages:
         Raises:
             Unusable: if the path or a symbolic link leads out of the folder, or it is not a readable file.
         """
-        root = os.path.realpath(self.root)
+        if place in self.embedded:
+            return self.embedded[place]
+        roots = [os.path.realpath(root) for root in (self.root, *self.others)]
         try:
-            path = os.path.realpath(os.path.join(root, place))
+            path = os.path.realpath(os.path.join(roots[0], place))
         except ValueError:  # a null byte, or half a surrogate pair
             raise Unusable("its path is broken") from None
-        if not _within(path, root):
-            is_link = _within(os.path.normpath(os.path.join(root, place)), root)
+        if not any(lies_within(path, root) for root in roots):
+            is_link = lies_within(os.path.normpath(os.path.join(roots[0], place)), roots[0])
             raise Unusable(f"{'a symbolic link leads' if is_link else 'its path leads'} out of the folder")
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to must not block
@@ -130,57 +157,22 @@ class FolderImages:
             os.close(descriptor)
 
 
-def _within(path: str, root: str) -> bool:
-    return os.path.commonpath([root, path]) == root
+def lies_within(path: str | Path, root: str | Path) -> bool:
+    """Return whether a real path is a folder or lies in it."""
+    return os.path.commonpath([root, path]) == str(root)
 
 
-def label_rows(
-    rows: Sequence[tuple[str, str, str]],
-    space: LabelSpace,
-    where: str,
-    spelled: Mapping[str, str | None] | None = None,
-) -> tuple[list[Candidate], list[Dropped]]:
-    """Return rows of (id, place, written label) as candidates, and those whose label is mapped to None.
+def require_path(path: Path, what: str, advice: str = "") -> Path:
+    """Return `path`.
 
     Args:
-        rows: id, place and written label.
-        space: the labels.
-        where: what the rows are of, for the error.
-        spelled: labels of other spellings, in canonical form, or None for what shall be left out.
-
-    Raises:
-        ValueError: if a label is outside the label space, with the count of each.
-    """
-    candidates, dropped, unknown = [], [], Counter[str]()
-    meant: dict[str, str | None] = {}
-    for name, place, written in rows:
-        if written not in meant:
-            key = canonical(written)
-            meant[written] = spelled[key] if spelled and key in spelled else space.normalise(written)
-        emotion = meant[written]
-        if emotion is not None:
-            candidates.append(Candidate(name, place, emotion))
-        elif spelled and canonical(written) in spelled:
-            dropped.append(Dropped(name, f"'{written}' is mapped to null"))
-        else:
-            unknown[written] += 1
-    if unknown:
-        counts = ", ".join(f"'{label}' {count}" for label, count in unknown.most_common(12))
-        counts += f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        raise ValueError(
-            f"{where} holds labels outside the label space '{space.name}' ({', '.join(space.labels)}): {counts}. "
-            "With --dataset own, --label_space takes a YAML whose `map:` leads from these to labels, or to null to "
-            "drop them."
-        )
-    return candidates, dropped
-
-
-def require_path(path: Path, what: str) -> Path:
-    """Return `path`.
+        path: a file or folder.
+        what: what was expected.
+        advice: what may be meant instead.
 
     Raises:
         FileNotFoundError: if it does not exist.
     """
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}. Expected {what}.")
+        raise FileNotFoundError(f"There is no {shorten(path, 150)}. Expected {what}. {advice}".strip())
     return path

@@ -1,72 +1,108 @@
 """Emotion6 as it is downloaded: `images/<emotion>/N.jpg` and `ground_truth.txt`.
 
 The folder is the label (paper, Sec. 4.1: six classes). `ground_truth.txt` has a header line, then file name, valence,
-arousal and the shares of anger, disgust, fear, joy, sadness, surprise and neutral, separated by tabs; with
-`label_from="votes"` the largest share is the label, and a picture that is mostly neutral, or tied, is left out.
+arousal and the shares of anger, disgust, fear, joy, sadness, surprise and neutral, separated by tabs. With
+`label_from="votes"` the largest share is the label, and an image that is mostly neutral, or tied, is left out; the
+shares of the six labels are kept.
 """
 
 from pathlib import Path
 
 from emor3_trl.data.sources.candidates import SUFFIXES, Candidate, Dropped, FolderImages, Source, require_path
+from emor3_trl.data.sources.folder_names import is_hidden
+from emor3_trl.data.sources.levels import find_holding
+from emor3_trl.data.sources.messages import build_error, quote, shorten
 from emor3_trl.emotions import EMOTION6
 
 SIZES = {"train": None, "test": 594}  # 30% of 1,980, the rest is for training
 VOTES = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
+_EXPECTED = "Emotion6's folder with images/<emotion>/N.jpg as --source"
 
 
-def list_candidates(folder: str | Path, label_from: str = "folder") -> Source:
+def list_candidates(folder: str | Path, label_from: str = "folder", image_folder: Path | None = None) -> Source:
     """List the candidates of Emotion6.
 
     Args:
         folder: the folder that holds `images/` (and `ground_truth.txt`).
         label_from: "folder", or "votes" for the label that most people gave.
+        image_folder: a folder that links may lead to.
 
     Raises:
         FileNotFoundError: if a label's folder or `ground_truth.txt` is missing.
         ValueError: if a line of `ground_truth.txt` cannot be read.
     """
     folder = Path(folder)
-    votes = (
-        _votes(require_path(folder / "ground_truth.txt", "Emotion6's table of votes")) if label_from == "votes" else {}
-    )
+    shares = {}
+    if label_from == "votes":
+        shares = _read_shares(require_path(folder / "ground_truth.txt", "Emotion6's table of votes", _advise(folder)))
     candidates: list[Candidate] = []
     dropped = []
     for label in EMOTION6.labels:
-        images = require_path(folder / "images" / label, "Emotion6's folder with images/<emotion>/N.jpg as --source")
-        names = [name.name for name in images.iterdir() if name.name.lower().endswith(SUFFIXES) and name.name[0] != "."]
-        for name in sorted(names, key=lambda name: (len(name), name)):
-            key = f"{label}/{name}"
-            emotion = label
+        images = require_path(_find_folder(_find_folder(folder, "images"), label), _EXPECTED, _advise(folder))
+        names = [path.name for path in images.iterdir() if path.name.lower().endswith(SUFFIXES)]
+        for name in sorted(filter(lambda name: not is_hidden(name), names), key=lambda name: (len(name), name)):
+            key, place = f"{label}/{name}", images.relative_to(folder).as_posix() + f"/{name}"
             if label_from == "votes":
-                winner = votes.get(key, ())
-                if len(winner) != 1 or winner[0] == "neutral":
-                    reason = "is tied in the votes" if len(winner) > 1 else "was seen as neutral by most"
-                    dropped.append(Dropped(key, reason if winner else "has no line in ground_truth.txt"))
-                    continue
-                emotion = winner[0]
-            candidates.append(Candidate(key, f"images/{key}", emotion))
-    return Source("emotion6", EMOTION6, {"all": candidates}, FolderImages(folder), dict(SIZES), dropped)
+                emotion, reason = _decide(shares.get(key.lower()))
+                if emotion is None:
+                    dropped.append(Dropped(key, reason))
+                else:
+                    candidates.append(Candidate(key, place, emotion, _normalise(shares[key.lower()])))
+            else:
+                candidates.append(Candidate(key, place, label))
+    others = () if image_folder is None else (image_folder,)
+    return Source("emotion6", EMOTION6, {"all": candidates}, FolderImages(folder, others), dict(SIZES), dropped)
 
 
-def _votes(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the label or, where they tie, the labels with the largest share, by `<folder>/<file>`."""
-    votes = {}
+def _advise(folder: Path) -> str:
+    for names in (["images/anger", "images/joy"], ["anger", "joy"]):
+        other = find_holding(folder, names)
+        if other is not None:
+            return f"Did you mean --source {other if '/' in names[0] else other.parent} ?"
+    return ""
+
+
+def _find_folder(folder: Path, name: str) -> Path:
+    """Return a folder by its name, which may be written in capitals."""
+    if not (folder / name).exists() and folder.is_dir():
+        return next((path for path in folder.iterdir() if path.name.lower() == name), folder / name)
+    return folder / name
+
+
+def _decide(shares: tuple[float, ...] | None) -> tuple[str | None, str]:
+    """Return the label with the largest share, or None and why there is none."""
+    if shares is None:
+        return None, "has no line in ground_truth.txt"
+    winners = [label for label, share in zip(VOTES, shares, strict=True) if share == max(shares)]
+    if len(winners) > 1:
+        return None, "is tied in the votes"
+    return (None, "was seen as neutral by most") if winners[0] == "neutral" else (winners[0], "")
+
+
+def _normalise(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the shares of the six labels without neutral."""
+    total = sum(shares[: len(EMOTION6.labels)])
+    return tuple(share / total for share in shares[: len(EMOTION6.labels)])
+
+
+def _read_shares(path: Path) -> dict[str, tuple[float, ...]]:
+    """Return the seven shares of each image by `<folder>/<file>`, in lower case."""
+    shares = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines()):
         fields = [field.strip() for field in line.split("\t")]
         if not line.strip():
             continue
         try:
-            name, shares = fields[0], [float(share) for share in fields[3 : 3 + len(VOTES)]]
-            if len(shares) != len(VOTES) or not all(share >= 0 for share in shares):
+            values = tuple(float(share) for share in fields[3 : 3 + len(VOTES)])
+            if len(values) != len(VOTES) or not all(value >= 0 for value in values):
                 raise ValueError
         except ValueError:
             if number == 0:  # the header
                 continue
-            raise ValueError(
-                f"Line {number + 1} of {path} is {line[:80]!r}. Expected file name, valence, arousal and seven shares "
-                f"({', '.join(VOTES)}), separated by tabs."
+            raise build_error(
+                f"Line {number + 1} of {shorten(path, 100)} is {quote(line, 80)}. Expected file name, valence, arousal "
+                "and seven shares, separated by tabs.",
+                f"The shares are of {', '.join(VOTES)}.",
             ) from None
-        name = "/".join(name.replace("\\", "/").split("/")[-2:])
-        largest = max(shares)
-        votes[name] = tuple(label for label, share in zip(VOTES, shares, strict=True) if share == largest)
-    return votes
+        shares["/".join(fields[0].replace("\\", "/").split("/")[-2:]).lower()] = values
+    return shares

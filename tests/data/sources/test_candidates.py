@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emor3_trl.data.sources import emoset, emotion6, hub, own, webemo
-from emor3_trl.data.sources.candidates import FolderImages, Unusable
+from emor3_trl.data.sources.candidates import Dropped, FolderImages, Unusable, describe_dropped
 from emor3_trl.emotions import EMOSET_8
 
 
@@ -132,3 +132,23 @@ def test_no_path_reads_the_file_outside(tmp_path_factory, parts):
         (base / "root" / "up").symlink_to(base)
     with contextlib.suppress(Unusable):
         assert FolderImages(base / "root").read_image("/".join(parts)) == b"inside"
+
+
+def test_another_folder_that_the_user_named_is_read_and_nothing_beside_it(folder, tmp_path):
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "a.jpg").write_bytes(b"named")
+    (folder.root / "to-named.jpg").symlink_to(tmp_path / "named" / "a.jpg")
+    (tmp_path / "named" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    images = FolderImages(folder.root, (tmp_path / "named",), {"t.csv:1 image": b"embedded"})
+    for place in ("to-named.jpg", str(tmp_path / "named" / "a.jpg"), "../named/a.jpg"):
+        assert images.read_image(place) == b"named"
+    for place in ("../secret.jpg", str(tmp_path / "named" / "out.jpg"), "../named/../secret.jpg", "link-out.jpg"):
+        with pytest.raises(Unusable, match="leads out of the folder"):
+            images.read_image(place)
+    assert images.read_image("t.csv:1 image") == b"embedded"
+
+
+def test_what_was_dropped_is_counted_by_reason_with_an_example():
+    dropped = [Dropped("a", "is tied"), Dropped("b", "is small"), Dropped("c", "is tied")]
+    assert describe_dropped(dropped) == "2 x is tied (e.g. a); 1 x is small (e.g. b)"
+    assert describe_dropped(dropped, 1) == "2 x is tied (e.g. a); and 1 more reasons"

@@ -42,3 +42,11 @@ def test_a_line_of_votes_that_cannot_be_read_is_shown(tmp_path, line):
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"Line 8 of .*seven shares"):
         emotion6.list_candidates(tmp_path, "votes")
+
+
+def test_emotion6_keeps_the_shares_of_its_six_labels(tmp_path):
+    source = emotion6.list_candidates(write_emotion6(tmp_path), label_from="votes")
+    shares = {candidate.id: candidate.votes for candidate in source.pools["all"]}
+    assert shares["anger/4.jpg"] == pytest.approx((0.7 / 0.95, *[0.05 / 0.95] * 5))
+    assert all(sum(votes) == pytest.approx(1) for votes in shares.values())
+    assert all(candidate.votes is None for candidate in emotion6.list_candidates(tmp_path).pools["all"])

@@ -8,6 +8,7 @@ import pytest
 from downloads import save, write_own_folders, write_own_tables
 
 from emor3_trl.data.sources import own
+from emor3_trl.data.sources.split_names import Reading
 
 
 def test_own_pictures_in_a_folder_of_folders(tmp_path):
@@ -36,7 +37,7 @@ def test_own_pictures_in_folders_of_splits(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_own_pictures_in_a_table_with_a_label_space_in_yaml(tmp_path, kind):
     write_own_tables(tmp_path, per_label=2, columns=("file", "mood"))
-    source = own.list_candidates(tmp_path / f"photos.{kind}", tmp_path / "space.yaml", "file", "mood")
+    source = own.list_candidates(tmp_path / f"photos.{kind}", tmp_path / "space.yaml", Reading("file", "mood"))
     taken = [(one.place, one.emotion) for one in source.pools["all"]]
     assert taken[:4] == [
         ("photos/00.jpg", "joy"), ("photos/01.jpg", "joy"), ("photos/10.jpg", "anger"), ("photos/11.jpg", "anger"),
@@ -51,24 +52,6 @@ def test_own_pictures_with_splits_of_their_own(tmp_path):
     source = own.list_candidates(tmp_path / "t.csv", "emotion6")
     assert {name: len(pool) for name, pool in source.pools.items()} == {"test": 1, "train": 1}
     assert [item.reason for item in source.dropped] == ["is of split 'dev'"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("labels: [joy, anger", "is not YAML"),
-        ("joy, anger", "is not a label space"),
-        ("labels: [joy]", "two or more labels"),
-        ("labels: [joy, anger]\nmap: [happy]", "`map` of"),
-        ("labels: [joy, null]", "holds None, which YAML does not read as a word"),
-        ("labels: [joy, anger]\nmap: {no: null}", "holds False, .*Quote it"),
-        ("labels: [joy, anger]\nmap: {happy: glad}", "maps 'happy' to 'glad', which is none of joy, anger"),
-    ],
-)
-def test_a_label_space_that_is_none_is_shown(tmp_path, content, words):
-    (tmp_path / "space.yaml").write_text(content)
-    with pytest.raises(ValueError, match=words):
-        own.read_label_space(tmp_path / "space.yaml")
 
 
 @pytest.mark.parametrize(
