@@ -168,8 +168,9 @@ if __name__ == "__main__":
         deepspeed.init_distributed(dist_backend="gloo")
     if options.pop("fixed", False):
         EmoR3Trainer._generate_single_turn = fixed_completions
+    checkpoint = options.pop("checkpoint", None)
     trainer = tiny_trainer(model_dir, output_dir, **options)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(output_dir))
     if trainer.accelerator.is_main_process:
         history = json.dumps({"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history})

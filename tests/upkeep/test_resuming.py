@@ -1,5 +1,6 @@
 """A run that was stopped and goes on ends as one that was never stopped, to the last bit."""
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import load_fsdp_model, save_fsdp_model
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
-from training import SAVING, cold_start_trainer, tiny_dataset, tiny_trainer
+from training import SAVING, cold_start_trainer, launch_two, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from transformers.trainer import get_fsdp_ckpt_kwargs
 
@@ -207,3 +209,25 @@ def test_a_rollout_finds_empty_caches_whatever_was_evaluated_before(tiny_model_d
     trainer.evaluate()
     assert found == [0] * 8
     assert len(pool.cached_block_hash_to_block) > 0  # the last rollout's
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_processes_resume_under_deepspeed(tiny_model_dir, tmp_path, stage, lora):
+    batch = dict.fromkeys(["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"], "auto")
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    deepspeed = {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False, **batch}
+    options = {"use_vllm": False, "per_device_train_batch_size": 4, "lora": lora, "deepspeed": deepspeed, **SAVING}
+    options |= {"reward_funcs": None, "lambda1": 0.0, "fixed": True}
+    outcomes = []
+    for folder, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
+        (tmp_path / folder).mkdir()
+        launch_two(tiny_model_dir, tmp_path / folder, {**options, "checkpoint": checkpoint})
+        (file,) = (tmp_path / folder).glob("*model.safetensors")
+        outcomes.append(load_file(file))
+    whole, resumed = outcomes
+    assert whole.keys() == resumed.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-6)
