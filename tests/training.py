@@ -97,7 +97,7 @@ def tiny_trainer(
     rows = options.pop("rows", None) or tiny_dataset(options.pop("side", None), options.pop("pictures", "all"))
     eval_rows = options.pop("eval_rows", rows)
     arguments |= options
-    vision = AutoConfig.from_pretrained(model_dir).model_type.endswith("_vl")
+    vision = hasattr(AutoConfig.from_pretrained(model_dir), "vision_config")
     model = arguments.pop("model", None) or (
         AutoModelForImageTextToText if vision else AutoModelForCausalLM
     ).from_pretrained(model_dir, dtype=dtype)

@@ -65,13 +65,18 @@ class QuestionEncoder:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        self._frames: dict[bool, tuple[list[int], list[int]]] = {}
+        self._frames: dict[bool, tuple[str, str]] = {}
         self._trees: dict[tuple[str, ...], ChoiceTree] = {}
 
     def prompt_ids(self, question: Question) -> list[int]:
         """Return the prompt's token ids, with one image token where the image stands."""
+        beginning, rest = self.split_prompt(question)
+        return self._token_ids(beginning) + rest
+
+    def split_prompt(self, question: Question) -> tuple[str, list[int]]:
+        """Return how the prompt begins, as the chat template writes it, and the tokens from the question's text on."""
         before, after = self._frame(question.image is not None)
-        return before + self.data_ids(question.text) + after
+        return before, self.data_ids(question.text) + self._token_ids(after)
 
     def tree(self, choices: tuple[str, ...]) -> ChoiceTree:
         """Return the tree that constrains an answer to `choices`."""
@@ -84,10 +89,10 @@ class QuestionEncoder:
         """The token that ends a turn."""
         return self.tokenizer.eos_token_id
 
-    def _frame(self, with_image: bool) -> tuple[list[int], list[int]]:
+    def _frame(self, with_image: bool) -> tuple[str, str]:
         if with_image not in self._frames:
             before, after = render(self.processor, _TEXT_SLOT, with_image).split(_TEXT_SLOT)
-            self._frames[with_image] = (self._token_ids(before), self._token_ids(after))
+            self._frames[with_image] = (before, after)
         return self._frames[with_image]
 
     def trusted_ids(self, text: str) -> list[int]:

@@ -18,8 +18,10 @@ def image_token_ids(processor: Any) -> list[int]:
     Args:
         processor: a processor; a plain tokenizer has none.
     """
-    names = ("image_token_id", "video_token_id")
-    return [token_id for name in names if (token_id := getattr(processor, name, None)) is not None]
+    token_ids: list[int | None] = []
+    for kind in ("image", "video"):  # Gemma 3 writes an image as one token, which it replaces with others
+        token_ids += [getattr(processor, f"{kind}_token_id", None), *getattr(processor, f"{kind}_token_ids", ())]
+    return [token_id for token_id in dict.fromkeys(token_ids) if token_id is not None]
 
 
 def suppress_image_tokens(model: PreTrainedModel, processor: Any) -> None:

@@ -6,16 +6,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature, GenerationConfig
 
 from emor3_trl.engines.choices import QuestionEncoder
 from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
 from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.prompts import render
 
+# What a processor returns for each token; all else that it returns belongs to the images
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
 
 class TransformersEngine:
-    """Generates, chooses and scores with a model of the Qwen-VL family; with a text model where nothing has an image.
+    """Generates, chooses and scores with a vision-language model; with a text model where nothing has an image.
 
     Args:
         model: the policy, on any device.
@@ -33,14 +37,13 @@ class TransformersEngine:
         self, texts: Sequence[str], images: Sequence[Any], *, n: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
-        prompts = [render(self.processor, text) for text in texts]
-        inputs = self.processor(
-            images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt",
-            add_special_tokens=False,
-        ).to(self.model.device)  # fmt: skip
-        options: dict[str, Any] = {"do_sample": False, "num_return_sequences": n}
+        # Rows are repeated here: `generate` would repeat the tiles of an image one by one, out of order
+        prompts = [render(self.processor, text) for text in texts for _ in range(n)]
+        images = [image for image in images for _ in range(n)]
+        inputs = padded_inputs(self.processor, prompts, [()] * len(prompts), images).to(self.model.device)
+        options: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
-            options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with _evaluating(self.model), plain_generation(self.model), torch.random.fork_rng():
             torch.manual_seed(seed)
             output = self.model.generate(
@@ -74,13 +77,13 @@ class TransformersEngine:
         return [answers[row] for row in range(len(questions))], cost
 
     def _choose_batch(self, questions: Sequence[Question], cost: ChoiceCost) -> list[str]:
-        prompts = [self.encoder.prompt_ids(question) for question in questions]
-        inputs = padded_inputs(self.processor, prompts, [question.image for question in questions])
+        beginnings, rests = zip(*map(self.encoder.split_prompt, questions), strict=True)
+        inputs = padded_inputs(self.processor, beginnings, rests, [question.image for question in questions])
         length = inputs["input_ids"].shape[1]
         trees = [self.encoder.tree(question.choices) for question in questions]
-        with plain_generation(self.model):
+        with _evaluating(self.model), plain_generation(self.model):
             output = self.model.generate(
-                **{name: value.to(self.model.device) for name, value in inputs.items()},
+                **inputs.to(self.model.device),
                 do_sample=False,
                 max_new_tokens=max(tree.depth for tree in trees),
                 eos_token_id=self.encoder.end_token_id,
@@ -102,10 +105,10 @@ class TransformersEngine:
         with _evaluating(self.model):
             for first in range(0, len(continuations), self.batch_size):
                 batch = continuations[first : first + self.batch_size]
-                prompts = [[*self.encoder.trusted_ids(row.text), *row.prefix] for row in batch]
-                inputs = padded_inputs(self.processor, prompts, [row.image for row in batch])
-                inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-                logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # (B, vocabulary)
+                prompts = [render(self.processor, row.text) for row in batch]
+                prefixes, images = [row.prefix for row in batch], [row.image for row in batch]
+                inputs = padded_inputs(self.processor, prompts, prefixes, images)
+                logits = self.model(**inputs.to(self.model.device), logits_to_keep=1).logits[:, -1]  # (B, vocabulary)
                 scores = logits.float().log_softmax(dim=-1)
                 log_probs += [
                     row_scores[list(row.candidates)].tolist() for row_scores, row in zip(scores, batch, strict=True)
@@ -114,33 +117,38 @@ class TransformersEngine:
 
 
 def padded_inputs(
-    processor: Any, prompts: Sequence[Sequence[int]], images: Sequence[Any | None]
-) -> dict[str, torch.Tensor]:
-    """Return what a model of the Qwen-VL family is called with, padded on the left.
+    processor: Any, beginnings: Sequence[str], rests: Sequence[Sequence[int]], images: Sequence[Any | None]
+) -> BatchFeature:
+    """Return what a model is called with, padded on the left.
 
     Args:
         processor: the policy's processor, or its tokenizer for a text model.
-        prompts: token ids of B prompts; one image token stands where an image does.
+        beginnings: how B prompts begin, as the chat template writes it; an image's placeholder stands in this part.
+        rests: token ids that follow.
         images: their images, or None for all of them.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (B, L), image tokens expanded, and what belongs to the images.
+        `input_ids` and `attention_mask` of shape (B, L), image tokens expanded, and whatever the processor returns for
+        the images.
     """
-    inputs: dict[str, torch.Tensor] = {}
-    if images[0] is not None:
-        pixels = processor.image_processor(images=list(images), return_tensors="pt")
-        inputs = {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
-        counts = (pixels["image_grid_thw"].prod(dim=-1) // processor.image_processor.merge_size**2).tolist()
-        prompts = [
-            [token for t in ids for token in [t] * (count if t == processor.image_token_id else 1)]
-            for ids, count in zip(prompts, counts, strict=True)
-        ]
-    length = max(map(len, prompts))
+    given = {} if images[0] is None else {"images": [[image] for image in images]}
+    inputs = processor(
+        text=list(beginnings), **given, padding=True, padding_side="left", return_tensors="pt",
+        add_special_tokens=False,
+    )  # fmt: skip
+    kept = inputs["attention_mask"].bool()
     pad = getattr(processor, "tokenizer", processor).pad_token_id
-    inputs["input_ids"] = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts])
-    inputs["attention_mask"] = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
-    if images[0] is not None:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).long()
+    for name in PER_TOKEN:
+        if name not in inputs:
+            continue
+        of_text = {"input_ids": rests, "attention_mask": [[1] * len(ids) for ids in rests]}
+        further = of_text.get(name, [[0] * len(ids) for ids in rests])  # text is of type 0
+        rows = [
+            torch.cat([row[mask], row.new_tensor(more)])
+            for row, mask, more in zip(inputs[name], kept, further, strict=True)
+        ]
+        padding = pad if name == "input_ids" else 0
+        inputs[name] = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
     return inputs
 
 

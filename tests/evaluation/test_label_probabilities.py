@@ -77,11 +77,10 @@ def test_probabilities_are_those_of_the_model_at_the_tokens_that_tell_labels_apa
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": texts[row]}]}],
             tokenize=False, add_generation_prompt=True,
         )  # fmt: skip
-        prompt = processor.tokenizer(start, add_special_tokens=False)["input_ids"]
         spelled = [encoder.data_ids(text) for text in spell_answers(completions[row], LABELS)]
         expected = []
         for path in spelled:
-            inputs = padded_inputs(processor, [[*prompt, *path]], [images[row]])
+            inputs = padded_inputs(processor, [start], [path], [images[row]])
             logs = model(**inputs).logits[0].log_softmax(-1)[-len(path) - 1 : -1]
             share = 1.0
             for position, token in enumerate(path):
