@@ -24,6 +24,7 @@ from emor3_trl.engines.policy import settle_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
+from emor3_trl.groups.checks import check_model_settings
 from emor3_trl.prompts import answer_text, prompt_text
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
@@ -167,6 +168,7 @@ def build_cold_start_trainer(
         ValueError: if the data set has fewer rows than `args.num_samples`, or an adapter cannot be right.
     """
     check_adapter(kwargs.get("peft_config"), args, model)
+    check_model_settings(model, args, kwargs.get("peft_config"))
     examples = make_examples(draw_balanced_sample(train_dataset, args.num_samples, args.seed))
     trainer = ColdStartTrainer(
         model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs

@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 from emor3_trl.engines.adapters import check_adapted_ends
 from emor3_trl.groups.batching import check_batch
+from emor3_trl.groups.checks import check_choices
 from emor3_trl.launch import world_size
 from emor3_trl.rewards import reward_functions
 
@@ -31,15 +32,6 @@ RESTRICTING: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("sequence_bias", "min_length", "min_new_tokens", "typical_p", "epsilon_cutoff"), (None,)),
     **dict.fromkeys(("eta_cutoff", "top_h", "forced_eos_token_id", "encoder_repetition_penalty"), (None,)),
     **dict.fromkeys(("exponential_decay_length_penalty", "guidance_scale", "penalty_alpha"), (None,)),
-}
-
-# What TRL checks at the first loss, after a model has loaded and a rollout has been made
-CHOICES: dict[str, tuple[str, ...]] = {
-    "loss_type": ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
-    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "scale_rewards": ("group", "batch", "none"),
-    "importance_sampling_level": ("token", "sequence"),
-    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
 # Numbers that nothing else looks at before a model has loaded
@@ -143,9 +135,7 @@ class EmoR3Config(GRPOConfig):
         check_evaluation(self)
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}. Expected one of {', '.join(choices)}.")
+        check_choices(self)
         _check_engine(self)
         _check_sampling(self)
         _check_without_effect(self)

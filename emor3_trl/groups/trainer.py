@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from emor3_trl.engines.colocated import colocated_engine
@@ -32,6 +32,7 @@ from emor3_trl.engines.policy import suppress_image_tokens
 from emor3_trl.engines.transformers import plain_generation
 from emor3_trl.groups import attention, packing
 from emor3_trl.groups.batching import explain_split, number_groups, permute_groups
+from emor3_trl.groups.checks import check_choices, check_model_settings
 from emor3_trl.groups.images import (
     ImageCounts,
     count_images,
@@ -42,6 +43,7 @@ from emor3_trl.groups.images import (
     split_pixels_by_row,
 )
 from emor3_trl.upkeep.finite import FiniteTrainer
+from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Rollout:
     groups: list[int] = field(default_factory=list)
 
 
-class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
+class GroupTrainer(FiniteTrainer, ResumableTrainer, PrintingTrainer):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
     The arguments are those of `GRPOTrainer`, in its order. The configuration may have two more fields, as `EmoR3Config`
@@ -94,6 +96,9 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, GRPOTrainer):
         for padded in (processing_class, getattr(processing_class, "tokenizer", None)):
             if padded is not None and hasattr(padded, "padding_side"):
                 padded.padding_side = "left"
+        if args is not None:
+            check_choices(args)
+            check_model_settings(model, args, kwargs.get("peft_config"))
         colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
         self.engine_options: dict[str, Any] = {}
         if colocated:

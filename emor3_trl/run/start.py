@@ -5,13 +5,14 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoProcessor, ProcessorMixin
+from trl import get_peft_config
 
 from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows, load_split
+from emor3_trl.groups.checks import check_model_settings
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import Parsed, build_model_options
 from emor3_trl.run.folder import RunFolder, digest_sources
-from emor3_trl.run.model_checks import check_model_settings
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ def open_run(parsed: Parsed) -> OpenRun | None:
     if folder.is_finished:
         folder.say_nothing_to_do()
         return None
-    check_model_settings(model, args)
+    args.model_init_kwargs = build_model_options(model, args.model_init_kwargs)
+    check_model_settings(path, args, get_peft_config(model))
     train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
     # TRL's multimodal token types need padding on the left. Images have their final size since the data was prepared,
     # so this processor and vLLM's have nothing left to resize.
     source = {"revision": model.model_revision, "trust_remote_code": getattr(args, "trust_remote_code", False)}
     processor = AutoProcessor.from_pretrained(path, padding_side="left", **source)
-    args.model_init_kwargs = build_model_options(model, args.model_init_kwargs)
     return OpenRun(folder, train, processor)
 
 
