@@ -12,7 +12,8 @@ A prompt that leaves no room for its completion is refused before a model loads 
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -24,6 +25,7 @@ from emor3_trl import rewards
 from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics import diagnose, zero_spreads
+from emor3_trl.engines.engine import Engine
 from emor3_trl.engines.parity import ParityCanary
 from emor3_trl.engines.policy import settle_vision_tower, suppress_image_tokens
 from emor3_trl.engines.transformers import TransformersEngine
@@ -111,6 +113,30 @@ class EmoR3Trainer(GroupTrainer):
         self.parity = ParityCanary.for_dtype(dtype, args.parity_warn, args.parity_stop, args.parity_patience)
         self._unscored = 0.0  # share of sampled tokens whose log-probability vLLM does not know
 
+    @contextmanager
+    def open_engine(self) -> Iterator[Engine]:
+        """Give the policy with its present weights as an engine; all processes open it together.
+
+        vLLM sleeps again afterwards, where it sleeps between rollouts.
+        """
+        if self.use_vllm:
+            if self.state.global_step != self._last_loaded_step:
+                self.vllm_generation.sync_weights()
+                self._last_loaded_step = self.state.global_step
+            self.vllm_generation.wake_up()
+            ranks = getattr(self.vllm_generation, "tp_group", None)  # with tensor parallelism
+            yield VLLMEngine(self.vllm_generation.llm, self.processing_class, ranks)
+            self.vllm_generation.sleep()
+            return
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            generation_kwargs=self.generation_kwargs,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            yield TransformersEngine(model, self.processing_class)
+
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
         output = super()._generate(prompts)
@@ -127,20 +153,9 @@ class EmoR3Trainer(GroupTrainer):
     def _reflect(self, texts: list[str]) -> list[Reflection]:
         rows = self.rollout.rows
         images, spaces = [row.get("image") for row in rows], [row["label_space"] for row in rows]
-        if self.use_vllm:
-            ranks = getattr(self.vllm_generation, "tp_group", None)  # with tensor parallelism
-            reflector = Reflector(VLLMEngine(self.vllm_generation.llm, self.processing_class, ranks))
+        with self.open_engine() as engine:
+            reflector = Reflector(engine)
             reflections = reflector.reflect(images, texts, spaces)
-        else:
-            with unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                generation_kwargs=self.generation_kwargs,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model:
-                reflector = Reflector(TransformersEngine(model, self.processing_class))
-                reflections = reflector.reflect(images, texts, spaces)
         for name, value in vars(reflector.last_cost).items():
             self._log_metric(f"reflection/{name}", float(value))
         return reflections

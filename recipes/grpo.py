@@ -20,14 +20,15 @@ from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo
 from emor3_trl.engines.adapters import save_merged
+from emor3_trl.evaluation.validation import Validation, check_validation
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, weights_sharded, world_size
-from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.arguments import GRPOArguments
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.help import GRPO_OPTIONS
 from emor3_trl.run.plan import describe_run
 from emor3_trl.run.progress import show_compactly
-from emor3_trl.run.start import count_samples, open_run
+from emor3_trl.run.start import count_samples, load_validation, open_run
 from emor3_trl.run.stopping import train_until_stopped
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Parse, load, build, train, save."""
-    classes = (RunArguments, ModelConfig, EmoR3Config)
+    classes = (GRPOArguments, ModelConfig, EmoR3Config)
     parsed = parse_arguments(classes, default_config(__file__), about=__doc__, groups=GRPO_OPTIONS)
     run, model, args = parsed.arguments
     with user_errors():
@@ -50,7 +51,10 @@ def main() -> None:
             return
         count_batches(parsed.values, len(opened.train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
-        check_context(opened.train, opened.processor, args, model.model_name_or_path)
+        held_out = load_validation(run, args.seed)
+        if held_out:
+            check_validation(args)
+        check_context({"train": opened.train, **held_out}, opened.processor, args, model.model_name_or_path)
         adapter = get_peft_config(model)
         check_adapter(adapter, args, model.model_name_or_path)
 
@@ -67,10 +71,14 @@ def main() -> None:
         peft_config=adapter,
     )
     show_compactly(trainer)
+    validation = None
+    if held_out:
+        validation = Validation(trainer, held_out, run.validation_steps, run.prompt_style, run.validation_patience)
+        trainer.add_callback(validation)
     result = train_until_stopped(trainer, opened.folder.checkpoint)
     save_model(trainer, opened.processor, model.use_peft)
     rewards = reward_quarters(trainer.state.log_history)
-    opened.folder.write_metrics({**result.metrics, **rewards})
+    opened.folder.write_metrics({**result.metrics, **rewards, **(validation.find_best() if validation else {})})
     if rewards and trainer.accelerator.is_main_process:
         first, last = rewards.values()
         print(

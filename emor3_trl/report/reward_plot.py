@@ -1,5 +1,9 @@
-"""The reward curves of training runs as a picture: the overall reward and its parts over the steps."""
+"""The reward curves of training runs as a picture: the overall reward and its parts over the steps.
 
+Beside the accuracy of rollouts stands that of held-out images, where it was measured (paper, Fig. 3).
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +31,23 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
     for axis, (title, keys) in zip(axes, panels.items(), strict=True):
         for name, history in runs.items():
             points = [(entry["step"], entry[key]) for entry in history for key in keys if {key, "step"} <= entry.keys()]
-            axis.plot([step for step, _ in points], [value for _, value in points], label=name, linewidth=1.5)
+            (line,) = axis.plot([step for step, _ in points], [value for _, value in points], label=name, linewidth=1.5)
+            for key in _list_validated(history) if title == "accuracy" else ():
+                validations = [(entry["step"], entry[key]) for entry in history if key in entry]
+                label = f"{name} on {key.split('/')[1]}"
+                axis.plot(*zip(*validations, strict=True), "o--", label=label, color=line.get_color(), markersize=3)
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.set_ylim(-0.03, 1.03 * max(1.0, top))  # the reference's rewards go up to 1 + lambda1
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean reward")
-    axes[0].legend(loc="lower right")
+    for axis in axes if any(map(_list_validated, runs.values())) else axes[:1]:
+        if axis.get_title() in ("overall", "accuracy"):
+            axis.legend(loc="lower right", fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def _list_validated(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the accuracies that were measured on held-out images while training (see `evaluation.validation`)."""
+    return list(dict.fromkeys(key for entry in history for key in entry if re.fullmatch("eval/[^/]+/accuracy", key)))

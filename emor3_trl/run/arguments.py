@@ -15,7 +15,7 @@ class RunArguments:
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
     prompt_style: Literal["set", "think", "direct"] = field(
         default="set",
-        metadata={"help": "'set': Structured Emotional Thinking; 'think': plain thinking; 'direct': the answer only."},
+        metadata={"help": "'set': Structured Emotional Thinking; 'think': plain; 'direct': answers only."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
     processes: int | None = field(
@@ -27,3 +27,26 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         check_numbers(self, dict.fromkeys(("max_samples", "processes"), "1 or more"))
+
+
+@dataclass
+class GRPOArguments(RunArguments):
+    """`RunArguments` with validation while training."""
+
+    validation_splits: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Splits of data, or <folder>/<split>, to measure while training. The first one's accuracy decides "
+            "which checkpoint is the best."
+        },
+    )
+    validation_steps: int = field(default=10, metadata={"help": "Optimiser steps between two validations."})
+    validation_samples: int | None = field(default=None, metadata={"help": "At most this many images of each split."})
+    validation_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many validations without a higher accuracy."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = ("validation_steps", "validation_samples", "validation_patience")
+        check_numbers(self, dict.fromkeys(numbers, "1 or more"))

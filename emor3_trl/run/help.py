@@ -23,9 +23,10 @@ _MODEL = [
     "freeze_vision_tower",
 ]
 _BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"]
+_VALIDATION = ["validation_splits", "validation_steps", "validation_samples", "validation_patience"]
 _OUTPUT = ["output_dir", "save_steps", "report_to", "plan", "overwrite"]
 GRPO_OPTIONS: OptionGroups = {
-    "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples"],
+    "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
     "Reward": ["reward_variant", "lambda1", "lambda2"],
     "Batches": ["processes", "num_generations", *_BATCHES, "steps_per_generation", "shared_prefix"],

@@ -10,7 +10,7 @@ from trl import get_peft_config
 from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows, load_split
 from emor3_trl.groups.checks import check_model_settings
-from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.arguments import GRPOArguments, RunArguments
 from emor3_trl.run.command_line import Parsed, build_model_options
 from emor3_trl.run.folder import RunFolder, digest_sources
 
@@ -68,3 +68,23 @@ def count_samples(run: RunArguments) -> int:
         return run.max_samples
     rows = count_rows(run.data, run.train_split)
     return min(rows, run.max_samples or rows)
+
+
+def load_validation(run: GRPOArguments, seed: int) -> dict[str, Dataset]:
+    """Return the rows of each split of `validation_splits` by its name, that of another folder as <folder>_<split>.
+
+    Args:
+        run: what the recipe was told.
+        seed: of the draw, where there are more rows than `validation_samples`.
+
+    Raises:
+        FileNotFoundError: if there is no such split.
+        ValueError: if it cannot be read.
+    """
+    datasets = {}
+    for place in map(Path, run.validation_splits or ()):
+        folder, split = place.parent, place.name
+        name = f"{folder.name}_{split}" if folder.name else split
+        data = folder if folder.name else run.data
+        datasets[name] = load_split(data, split, run.prompt_style, run.validation_samples, seed)
+    return datasets

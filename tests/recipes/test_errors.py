@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +114,23 @@ def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(tmp_pa
     assert result.returncode == 2, result.stdout
     assert "3 samples do not fill one rollout of 4 prompts" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_held_out_images_are_asked_about_while_training(tmp_path: Path, tiny_model_dir: Path) -> None:
+    arguments = [*training_arguments(tmp_path, tiny_model_dir), "--validation_steps", "2"]
+    missing = grpo(tmp_path, *arguments, "--validation_splits", "train", "elsewhere/test")
+    assert missing.returncode == 2, missing.stdout
+    assert "There is no data folder elsewhere" in missing.stderr
+    assert not (tmp_path / "run").exists()
+    shutil.copy(tmp_path / "data" / "train.parquet", tmp_path / "data" / "test.parquet")
+    splits = ["train", "data/test"]
+    result = grpo(tmp_path, *arguments, "--validation_splits", *splits, "--validation_samples", "3")
+    assert result.returncode == 0, result.stderr
+    for step in (0, 2, 4):
+        assert re.search(rf"Step {step}: train accuracy 0\.\d+, .*, data_test accuracy", result.stdout)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["best/step"] in (0, 2, 4)
+    assert f"Best on validation: {metrics['best/accuracy']:.3f}" in result.stdout
 
 
 def test_a_second_run_in_one_folder_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:

@@ -22,3 +22,19 @@ def test_a_plot_holds_the_highest_reward_and_either_format(tmp_path, monkeypatch
     overall, *_, form = figures[0].axes
     assert overall.get_ylim()[1] > 1.1  # what the reference's rewards reach
     assert form.lines[0].get_ydata().tolist() == [0.5] * 3
+
+
+def test_the_accuracy_of_held_out_images_stands_beside_that_of_rollouts(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **_: figures.append(figure) or path.touch()
+    )
+    log = [{"step": step, "reward": 0.5, "rewards/accuracy_reward/mean": 0.4} for step in (1, 2, 3)]
+    log += [{"step": step, "eval/validation/accuracy": 0.1 * step, "eval/validation/format_rate": 1} for step in (0, 2)]
+    plot_rewards({"GRPO": log}, tmp_path / "rewards.png")
+    _, accuracy, *others = figures[0].axes
+    rollouts, held_out = accuracy.lines
+    assert rollouts.get_ydata().tolist() == [0.4] * 3
+    assert (held_out.get_label(), held_out.get_xdata().tolist()) == ("GRPO on validation", [0, 2])
+    assert held_out.get_ydata().tolist() == [0.0, 0.2]
+    assert all(len(axis.lines) == 1 for axis in others)

@@ -10,11 +10,11 @@ from trl import ModelConfig
 
 from emor3_trl.config import EmoR3Config
 from emor3_trl.run import checks
-from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.arguments import GRPOArguments
 from emor3_trl.run.command_line import UserError, parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import RunFolder
 
-CLASSES = (RunArguments, ModelConfig, EmoR3Config)
+CLASSES = (GRPOArguments, ModelConfig, EmoR3Config)
 CPU = {"data": "d", "output_dir": "o", "bf16": False, "use_cpu": True, "use_vllm": False}
 
 

@@ -11,13 +11,13 @@ from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from emor3_trl.cold_start import ColdStartConfig
 from emor3_trl.config import EmoR3Config
-from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.arguments import GRPOArguments, RunArguments
 from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.help import COLD_START_OPTIONS, GRPO_OPTIONS, OptionGroups, describe_options, show_default
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = ["grpo", "cold_start", "evaluate", "prepare_data", "report"]
-GRPO = (RunArguments, ModelConfig, EmoR3Config)
+GRPO = (GRPOArguments, ModelConfig, EmoR3Config)
 COLD_START = (RunArguments, ModelConfig, ColdStartConfig)
 SCREENS = [pytest.param(GRPO, GRPO_OPTIONS, id="grpo"), pytest.param(COLD_START, COLD_START_OPTIONS, id="cold_start")]
 
@@ -94,7 +94,7 @@ def test_defaults_read_as_in_a_yaml(option: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("added", "stock", "groups"),
     [
-        pytest.param(RunArguments, None, GRPO_OPTIONS, id="of a run"),
+        pytest.param(GRPOArguments, None, GRPO_OPTIONS, id="of a run"),
         pytest.param(EmoR3Config, GRPOConfig, GRPO_OPTIONS, id="of EMO-R3"),
         pytest.param(RunArguments, None, COLD_START_OPTIONS, id="of a run, cold start"),
         pytest.param(ColdStartConfig, SFTConfig, COLD_START_OPTIONS, id="of a cold start"),
