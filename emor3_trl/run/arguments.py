@@ -15,7 +15,7 @@ class RunArguments:
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
     prompt_style: Literal["set", "think", "direct"] = field(
         default="set",
-        metadata={"help": "'set': Structured Emotional Thinking; 'think': plain; 'direct': answers only."},
+        metadata={"help": "'set' (structured), 'think' (plain) or 'direct' answers."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
     processes: int | None = field(
@@ -36,7 +36,7 @@ class GRPOArguments(RunArguments):
     validation_splits: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Splits of data, or <folder>/<split>, to measure while training. The first one's accuracy decides "
+            "help": "Splits of data, or <folder>/<split>, to validate on. The first one's accuracy decides "
             "which checkpoint is the best."
         },
     )
