@@ -1,7 +1,6 @@
 """A checkpoint: whether it is there and whole, what identifies its weights, and a LoRA adapter merged into its base."""
 
 import hashlib
-import json
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from emor3_trl.damage import find_file_damage
+from emor3_trl.files import read_mapping
 
 _BLOCK, _BLOCKS = 1 << 16, 256
 _MERGED = "emor3-merged-"
@@ -41,12 +41,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
                 f"The model folder '{model}' lacks {', '.join(missing)}. Expected a checkpoint with its processor, as "
                 "the recipes save it. Was its run stopped before the end?"
             )
-        for file in folder.glob("*.safetensors"):
-            damage = find_file_damage(file)
-            if damage:
-                raise ValueError(
-                    f"'{file}' is not whole ({damage}). Was it copied, or its run stopped, half-way? Save it again."
-                )
+        _check_whole(folder)
         if adapter:
             base = find_base(model, base_model)
             try:
@@ -61,12 +56,25 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
         )
 
 
+def _check_whole(folder: Path) -> None:
+    for file in sorted(folder.glob("*.safetensors")):
+        damage = find_file_damage(file)
+        if damage:
+            raise ValueError(
+                f"'{file}' is not whole ({damage}). Was it copied, or its run stopped, half-way? Save it again."
+            )
+
+
 def find_base(model: str | Path, base_model: str | None = None) -> str:
     """Return the model itself, or the one under it if it is a LoRA adapter: `base_model`, else what it recorded."""
     recorded = Path(model) / "adapter_config.json"
     if not recorded.is_file():
         return str(model)
-    return base_model or str(json.loads(recorded.read_text()).get("base_model_name_or_path"))
+    content = read_mapping(recorded, "Copy it again from where the adapter was trained.")
+    base = base_model or content.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"'{recorded}' names no base_model_name_or_path. Set --base_model, or copy it again.")
+    return str(base)
 
 
 def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, int]:
@@ -244,7 +252,7 @@ def check_model_path(path: str | None) -> None:
 
     Raises:
         FileNotFoundError: if the folder, or its config.json, does not exist.
-        ValueError: if no model is set.
+        ValueError: if no model is set, or a file of weights is not whole.
     """
     if not path:
         raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
@@ -262,6 +270,7 @@ def check_model_path(path: str | None) -> None:
             f"Model folder '{path}' holds no *.safetensors. Was its run stopped before the end? Weights in other "
             "formats are not loaded: save them with save_pretrained(…, safe_serialization=True)."
         )
+    _check_whole(folder)
 
 
 def _looks_like_hub_name(model: str) -> bool:

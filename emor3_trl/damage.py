@@ -5,6 +5,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 
 # What a run goes on from, each with the files that hold it: in one process, under FSDP, under DeepSpeed
 PARTS = {
@@ -33,7 +34,15 @@ def find_damage(checkpoint: str | Path) -> str | None:
         if damage:
             return f"{file.relative_to(folder)} is not whole ({damage})"
     index = folder / "model.safetensors.index.json"
-    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    try:
+        state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
+    except (TypeError, LookupError, AttributeError) as error:
+        return f"trainer_state.json or {index.name} is not whole ({error})"
+    if not isinstance(state.log_history, list):
+        return "trainer_state.json is not whole (its log_history is no list)"
+    if folder.name.startswith("checkpoint-") and folder.name != f"checkpoint-{state.global_step}":
+        return f"trainer_state.json is of step {state.global_step}"
     missing = [name for name in sorted(shards) if not (folder / name).is_file()]
     parts = {part: any(any(folder.glob(pattern)) for pattern in patterns) for part, patterns in PARTS.items()}
     missing += [f"the {part}" for part, present in parts.items() if not present and any(parts.values())]
@@ -65,10 +74,11 @@ def find_file_damage(file: Path) -> str | None:
             with safe_open(file, framework="pt"):
                 pass
         elif file.suffix == ".json":
-            json.loads(file.read_bytes())
+            if not isinstance(json.loads(file.read_bytes()), dict):
+                return "it does not hold keys with values"
         elif file.suffix in (".pt", ".pth", ".bin"):
             with ZipFile(file):  # torch writes archives, whose list of contents comes last
                 pass
-    except (SafetensorError, BadZipFile, ValueError) as error:
+    except (SafetensorError, BadZipFile, ValueError, RecursionError) as error:
         return str(error)
     return None

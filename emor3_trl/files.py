@@ -1,5 +1,6 @@
-"""A file appears whole or not at all, and only where the disk has room for it."""
+"""A file appears whole or not at all, and only where the disk has room for it; a damaged one is named."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+# What a full disk is called by the system, and by torch's and safetensors' writers, whose errors have no number
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_TEXTS = (*map(os.strerror, sorted(FULL)), "PytorchStreamWriter failed writing")
 
 
 @contextmanager
@@ -23,12 +30,63 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # else a crash can leave the new name with nothing in it
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())  # else a crash can leave the new name with nothing in it
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name a file or a folder in the error of a full disk in the block: most libraries do not."""
+    try:
+        yield
+    except Exception as error:
+        full = find_full_disk(error)
+        if full is None:
+            raise
+        raise OSError(full.errno, full.strerror, str(path)) from error
+
+
+def find_full_disk(error: BaseException | None) -> OSError | None:
+    """Return the full disk that an error, or one of its causes, tells of; None if they tell of something else.
+
+    Returns:
+        An error of the system, with the file's name where one of them has it.
+    """
+    names, full = [], None
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(text in str(error) for text in FULL_TEXTS):
+            full = number if number in FULL else full or errno.ENOSPC
+            names += [name] if (name := getattr(error, "filename", None)) else []
+        error = error.__cause__ or error.__context__
+    return OSError(full, os.strerror(full), names[0] if names else None) if full else None
+
+
+def read_mapping(path: str | Path, cure: str) -> dict[str, Any]:
+    """Read a JSON or YAML file that holds keys with values.
+
+    Args:
+        path: the file, which exists; its suffix tells the format.
+        cure: what to do about a damaged file, for the message.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read or holds something else.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if not isinstance(content, dict):
+            raise ValueError("expected keys with values")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        fault = "is no JSON" if path.suffix == ".json" else "cannot be read"
+        raise ValueError(f"'{path}' {fault} ({error}). {cure}") from error
+    return content
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -79,6 +137,10 @@ def check_room(folder: str | Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise OSError(
-            f"The disk of '{folder}' has {free / 1e9:,.1f} GB free, but {what} can take {needed / 1e9:,.1f} GB. "
+            f"The disk of '{folder}' has {_format_size(free)} free, but {what} can take {_format_size(needed)}. "
             "Free some space, or write to another disk."
         )
+
+
+def _format_size(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

@@ -29,12 +29,12 @@ from emor3_trl.evaluation.arguments import (
     select_in_domain,
 )
 from emor3_trl.evaluation.comparison import compare_with_first
+from emor3_trl.evaluation.journal import check_journals, draw_rows
 from emor3_trl.evaluation.metrics import average_accuracies, summarise_predictions
 from emor3_trl.evaluation.plots import save_confusions
 from emor3_trl.evaluation.prediction import (
     Prediction,
     PredictionOptions,
-    check_journals,
     load_predictions,
     predict_emotions,
     save_predictions,
@@ -71,7 +71,8 @@ def main() -> None:
         check_room(args.output_dir, room, "the evaluation")
         for name in waiting:
             folders[name].lock()
-            check_journals(folders[name].path / "unfinished", datasets)
+            journals = folders[name].path / "unfinished"
+            check_journals(journals, datasets, args.sampled, args.sampled_pictures, args.seed)
     for name, folder in folders.items():
         if folder.is_finished:
             folder.say_nothing_to_do()
@@ -80,7 +81,8 @@ def main() -> None:
         folder.begin()
         evaluate(name, models[name], args, datasets, longest[name], folder)
     if len(models) > 1:
-        rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
+        with user_errors():
+            rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
         write_json(Path(args.output_dir) / "comparisons.json", compare_with_first(rows))
 
 
@@ -121,10 +123,8 @@ def evaluate(
         for split, dataset in datasets.items():
             greedy[split] = predict_emotions(engine, dataset, split, options, journal=journals / f"{split}.jsonl")
             if args.sampled:
-                count = min(args.sampled_pictures or len(dataset), len(dataset))
-                drawn_rows = dataset.shuffle(seed=args.seed).select(range(count))
-                journal = journals / f"{split}.sampled.jsonl"
-                sampled[split] = predict_emotions(engine, drawn_rows, split, drawing, journal=journal)
+                rows, journal = draw_rows(dataset, args.sampled_pictures, args.seed), f"{split}.sampled.jsonl"
+                sampled[split] = predict_emotions(engine, rows, split, drawing, journal=journals / journal)
     metrics: dict[str, float] = {}
     for split in datasets:
         metrics |= summarise_predictions(greedy[split], sampled.get(split, ()))

@@ -19,7 +19,7 @@ from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_mode
 from emor3_trl.report.examples import choose_examples, format_example, save_example_images
 from emor3_trl.report.page import gather_content, write_page
 from emor3_trl.report.reward_plot import plot_rewards
-from emor3_trl.report.terminal import Summary, format_table, summarise_run
+from emor3_trl.report.terminal import Summary, check_summary, format_table, summarise_run
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 
@@ -33,6 +33,8 @@ def main() -> None:
             zip((row.run for row in evaluations), choose_in_domain(evaluations, args.in_domain), strict=True)
         )
         summaries = {run: summarise_run(run / "evaluation", in_domain[run][0]) for run in runs}
+        for run, summary in summaries.items():
+            check_summary(summary, [row for row in evaluations if row.run == run], in_domain[run][0])
         page = gather_content(
             evaluations,
             title=", ".join(map(str, runs)),

@@ -5,12 +5,10 @@ writes Structured Emotional Thinking, answers both reflection questions, and hol
 faces (`texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
 """
 
-import json
 import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -25,7 +23,7 @@ from emor3_trl.demo.untrained import build_untrained_model
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
-from emor3_trl.files import write_json
+from emor3_trl.files import naming, read_mapping, write_json
 
 # Where prepare_data.py puts both
 DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
@@ -65,7 +63,7 @@ def build_demo_model(
     settings = {"seed": seed, "training": asdict(training)}
     record_path = output_dir / "base_training.json"
     if record_path.exists():
-        record: dict[str, Any] = json.loads(record_path.read_text())
+        record = read_mapping(record_path, f"Delete the folder '{output_dir}' and prepare it again.")
         if settings.items() <= record.items():
             print(f"Reusing the base model in {output_dir} (seed {seed}): {_format_rates(record['validation'])}.")
             return dict(record["validation"])
@@ -83,8 +81,9 @@ def build_demo_model(
     # A folder of that name is a finished model, whatever interrupts
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
+    with naming(temporary):
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
     write_json(temporary / record_path.name, {**settings, "validation": validation})
     temporary.rename(output_dir)
     print(f"Base model in {output_dir}: {_format_rates(validation)}.")

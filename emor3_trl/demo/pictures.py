@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from emor3_trl.data import write_split
-from emor3_trl.files import write_json
+from emor3_trl.files import read_mapping, write_json
 
 EMOTIONS = ("amusement", "anger", "awe", "contentment", "excitement", "fear")
 IMAGE_SIZE = 84  # 6 x 6 patches of 14 pixels, merged 2 x 2: nine image tokens
@@ -165,7 +165,7 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: dict[str, int]
     settings = {"seed": seed, "sizes": sizes, "packages": _list_versions()}
     manifest_path = output_dir / "manifest.json"
     if manifest_path.exists():
-        manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+        manifest = read_mapping(manifest_path, f"Delete the folder '{output_dir}' and prepare it again.")
         differing = [key for key, value in settings.items() if manifest.get(key) != value]
         if not differing:
             print(f"Reusing the demo data in {output_dir} (seed {seed}).")

@@ -144,7 +144,7 @@ def check_folders(output_dir: str | Path, models: Mapping[str, str]) -> None:
     for name in models:
         folder = Path(output_dir) / name
         config = folder / "config.yaml"
-        replaceable = not config.is_file() or "model_fingerprint" in config.read_text(encoding="utf-8")
+        replaceable = not config.is_file() or b"model_fingerprint" in config.read_bytes()
         models_within = [
             path
             for path in models.values()

@@ -4,9 +4,7 @@
 one is a wrong prediction, never an error.
 """
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from tqdm.auto import tqdm
 
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
+from emor3_trl.evaluation.journal import append_to_journal, read_journal
 from emor3_trl.evaluation.label_probabilities import score_labels
 from emor3_trl.files import replacing
 from emor3_trl.printing import escape_controls
@@ -71,6 +70,13 @@ class Prediction:
     label_probabilities: list[float] | None = None
 
 
+# Of predictions.parquet; what is not listed is text
+_TYPES = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
+_TYPES |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
+_TYPES |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
+SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in fields(Prediction)])
+
+
 @dataclass(frozen=True)
 class PredictionOptions:
     """How a model is asked for emotions.
@@ -120,7 +126,8 @@ def predict_emotions(
         One prediction per completion, in the order of the rows.
     """
     options = options or PredictionOptions()
-    predictions = read_journal(journal, dataset["id"], options.num_completions) if journal else []
+    stored = read_journal(journal, dataset["id"], options.num_completions) if journal else []
+    predictions = [Prediction(**row) for row in stored]
     rows_done = len(predictions) // options.num_completions
     bar = tqdm(total=len(dataset), initial=rows_done, desc=escape_controls(name), unit="picture", disable=not progress)
     if predictions:
@@ -129,7 +136,7 @@ def predict_emotions(
         rows = [dataset[index] for index in range(start, min(start + options.batch_size, len(dataset)))]
         batch = _predict_batch(engine, rows, name, options, seed=options.seed * SEED_STRIDE + start)
         if journal:
-            _append_to_journal(journal, batch)
+            append_to_journal(journal, batch)
         predictions += batch
         bar.update(len(rows))
         bar.set_postfix(_summarise_progress(predictions))
@@ -183,61 +190,6 @@ def _summarise_progress(predictions: Sequence[Prediction]) -> dict[str, str]:
     }
 
 
-def _append_to_journal(journal: Path, batch: Sequence[Prediction]) -> None:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(json.dumps([asdict(prediction) for prediction in batch]) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_journal(journal: Path, ids: Sequence[str], num_completions: int = 1) -> list[Prediction]:
-    """Return the predictions of a journal's whole batches, and cut off what a stop left of the next one.
-
-    Args:
-        journal: the file, which need not exist.
-        ids: those of the data set's rows, in their order.
-        num_completions: completions per image.
-
-    Raises:
-        ValueError: if the journal cannot be read, or its rows are not the first ones of the data set.
-    """
-    if not journal.is_file():
-        return []
-    whole, _, torn = journal.read_bytes().rpartition(b"\n")
-    if torn:
-        with journal.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-    fault = f"holds more than the {len(ids) * num_completions} predictions of its data set"
-    try:
-        predictions = [Prediction(**row) for line in whole.splitlines() for row in json.loads(line)]
-    except (ValueError, TypeError) as error:
-        predictions, fault = [], f"cannot be read ({error})"
-    else:
-        expected = [(row_id, sample) for row_id in ids for sample in range(num_completions)]
-        recorded = [(prediction.id, prediction.sample) for prediction in predictions]
-        differing = [place for place, pair in enumerate(zip(recorded, expected, strict=False)) if pair[0] != pair[1]]
-        if differing:
-            (recorded_id, _), (expected_id, _) = recorded[differing[0]], expected[differing[0]]
-            fault = f"has row '{recorded_id}' as prediction {differing[0]}, where the data set has '{expected_id}'"
-        elif len(recorded) <= len(expected):
-            return predictions
-    raise ValueError(
-        f"'{journal}' {fault}, so the evaluation cannot go on from it. Delete the file and start again: its rows are "
-        "predicted anew."
-    )
-
-
-def check_journals(folder: Path, datasets: Mapping[str, Dataset]) -> None:
-    """Check, before a model loads, that each data set's greedy journal in a folder is of its rows.
-
-    Raises:
-        ValueError: as `read_journal` does.
-    """
-    for name, dataset in datasets.items():
-        read_journal(folder / f"{name}.jsonl", dataset["id"])
-
-
 def read_completion(
     row: dict[str, Any],
     dataset: str,
@@ -280,13 +232,9 @@ def read_completion(
 
 def save_predictions(predictions: Sequence[Prediction], path: str | Path) -> None:
     """Write predictions as Parquet, all or nothing."""
-    types = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
-    types |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
-    types |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
-    schema = pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(Prediction)])
-    table = pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=schema)
+    table = pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=SCHEMA)
     with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def load_predictions(path: str | Path) -> list[Prediction]:
@@ -294,10 +242,19 @@ def load_predictions(path: str | Path) -> list[Prediction]:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or holds something else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There are no predictions at '{path}'. Run recipes/evaluate.py first.")
-    return [Prediction(**row) for row in pq.read_table(path).to_pylist()]
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))
+        return [Prediction(**row) for row in table.to_pylist()]
+    except (pa.ArrowException, TypeError, ValueError, LookupError, OSError, MemoryError) as error:
+        raise ValueError(
+            f"'{path}' cannot be read as predictions ({error}). Delete the folder '{Path(path).parent}' and evaluate "
+            "the model again."
+        ) from error
 
 
 def split_by_dataset(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:

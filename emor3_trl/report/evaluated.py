@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pyarrow import ArrowException
-
 from emor3_trl.evaluation.arguments import name_splits, select_in_domain
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, split_by_dataset
+from emor3_trl.files import read_mapping
 
 # Folders of a comparison, in the order of its table, and what they are called there. EMO-R3# is the paper's name for
 # EMO-R3 after Cold-Start-Emo (Sec. 4.2).
@@ -79,14 +77,14 @@ def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
 
 def _load_evaluation(run: Path, name: str, title: str) -> Evaluation:
     folder = run / "evaluation" / name
-    config = _read_yaml(folder / "config.yaml")
+    config = _read_record(folder / "config.yaml")
     training_folders = _list_training_folders(run / name, config)
     return Evaluation(
         name=name,
         title=title,
         run=run,
         config=config,
-        environment=_read_yaml(folder / "environment.json"),
+        environment=_read_record(folder / "environment.json"),
         predictions=_read_predictions(folder / "predictions.parquet"),
         log=_read_log(training_folders),
         training=_read_training(training_folders),
@@ -111,16 +109,30 @@ def load_log_history(run: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if the run has neither.
+        ValueError: if a file cannot be read.
     """
     run = Path(run)
-    if (run / "log_history.json").is_file():
-        return json.loads((run / "log_history.json").read_text())
     states = [run / "trainer_state.json", *run.glob("checkpoint-*/trainer_state.json")]
-    states = [path for path in states if path.is_file()]
-    if not states:
-        raise FileNotFoundError(f"'{run}' has no log_history.json and no trainer_state.json. Did its training start?")
-    histories = [json.loads(path.read_text())["log_history"] for path in states]
-    return max(histories, key=len)
+    for files in ([run / "log_history.json"], states):
+        histories = [_read_log_file(path) for path in files if path.is_file()]
+        if histories:
+            return max(histories, key=len)
+    raise FileNotFoundError(f"'{run}' has no log_history.json and no trainer_state.json. Did its training start?")
+
+
+def _read_log_file(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+        log = content["log_history"] if path.name == "trainer_state.json" else content
+        for entry in log:
+            for value in (value for key, value in entry.items() if key == "step" or key.startswith("reward")):
+                float(value)
+        return list(log)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"'{path}' cannot be read as a log of training ({error!r}). Copy it again from the run, or remove it: the "
+            "report then shows no training."
+        ) from error
 
 
 def choose_model(evaluations: Sequence[Evaluation], name: str | None, usual: str, otherwise: int) -> int:
@@ -164,14 +176,7 @@ def _check_folder(run: str | Path) -> Path:
 
 
 def _read_predictions(path: Path) -> dict[str, list[Prediction]]:
-    try:
-        rows = load_predictions(path)
-    except (ArrowException, TypeError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(
-            f"'{path}' cannot be read as predictions ({error}). Evaluate the model again with --overwrite."
-        ) from error
+    rows = load_predictions(path)
     if not rows:
         raise ValueError(f"'{path}' holds no predictions. Evaluate the model again with --overwrite.")
     return split_by_dataset(rows)
@@ -191,19 +196,18 @@ def _list_training_folders(folder: Path, config: dict[str, Any]) -> list[Path]:
 def _read_training(folders: Sequence[Path]) -> dict[str, Any]:
     """Return the first configuration of a training with rewards."""
     cure = "Copy it again from the run, or remove it: the page then shows the paper's rewards."
-    configs = (_read_yaml(folder / "config.yaml", cure) for folder in folders)
+    configs = (_read_record(folder / "config.yaml", cure) for folder in folders)
     return next((config for config in configs if "reward_variant" in config), {})
 
 
-def _read_yaml(path: Path, cure: str = "Evaluate the model again with --overwrite.") -> dict[str, Any]:
+def _read_record(path: Path, cure: str = "Delete its folder and evaluate the model again.") -> dict[str, Any]:
     """Return the content of a YAML or JSON file, which may be missing."""
-    if not path.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read ({error}). {cure}") from error
-    return content if isinstance(content, dict) else {}
+    record = read_mapping(path, cure) if path.is_file() else {}
+    for key in ("data", "splits", "in_domain"):  # of an evaluation's configuration
+        names = record.get(key)
+        if not (names is None or isinstance(names, str) or all(isinstance(name, str) for name in names)):
+            raise ValueError(f"'{path}' cannot be read ({key} is {names!r}). {cure}")
+    return record
 
 
 def _read_log(folders: Sequence[Path]) -> list[dict[str, Any]]:

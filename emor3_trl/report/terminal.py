@@ -1,15 +1,20 @@
 """The table of a run folder in the terminal: models by data sets, from their metrics."""
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from emor3_trl.report.evaluated import MODELS, list_evaluated_models
+from emor3_trl.evaluation.metrics import summarise_predictions
+from emor3_trl.files import read_mapping
+from emor3_trl.report.evaluated import MODELS, Evaluation, list_evaluated_models
 
 # What metrics.json calls the fields of summary.json, and those that stand there only where they were measured
 _FIELDS = {"n": "n", "accuracy": "accuracy", "low": "accuracy_low", "high": "accuracy_high",
            "format_rate": "format_rate"}  # fmt: skip
 _OPTIONAL = ("sampled_format_rate", "sampled_accuracy", "agreement", "consistency", "names_valence")
+
+CURE = "Delete its folder and evaluate the model again."
 
 Summary = dict[str, dict[str, dict[str, float]]]
 
@@ -32,21 +37,46 @@ def summarise_run(evaluation: str | Path, in_domain: str = "test") -> Summary:
 
 
 def _summarise_model(path: Path, in_domain: str) -> dict[str, dict[str, float]]:
-    try:
-        metrics = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON ({error}). Evaluate the model again with --overwrite.") from error
+    metrics = read_mapping(path, CURE)
     datasets = [key.split("/")[1] for key in metrics if key.startswith("eval/") and key.endswith("/n")]
     if not datasets:
-        raise ValueError(f"'{path}' holds no eval/<dataset>/n. Evaluate the model again with --overwrite.")
+        raise ValueError(f"'{path}' holds no eval/<dataset>/n. {CURE}")
     if in_domain in datasets:
         datasets.sort(key=lambda name: name != in_domain)
-    summary = {}
+    summary: dict[str, dict[str, float]] = {}
     for dataset in datasets:
-        values = {name: metrics[f"eval/{dataset}/{key}"] for name, key in _FIELDS.items()}
+        values: dict[str, Any] = {name: metrics.get(f"eval/{dataset}/{key}") for name, key in _FIELDS.items()}
         values |= {name: metrics[f"eval/{dataset}/{name}"] for name in _OPTIONAL if f"eval/{dataset}/{name}" in metrics}
+        faults = [name for name, value in values.items() if type(value) not in (int, float)]
+        if faults:
+            raise ValueError(f"'{path}' holds no number as {faults[0]} of {dataset}. {CURE}")
         summary["in_domain" if dataset == in_domain else dataset] = values
     return summary
+
+
+def check_summary(summary: Summary, evaluations: Sequence[Evaluation], in_domain: str = "test") -> None:
+    """Make sure that a summary says what the predictions say: a damaged metrics.json may still be JSON.
+
+    Args:
+        summary: see `summarise_run`.
+        evaluations: those of the same folder of runs.
+        in_domain: as for `summarise_run`.
+
+    Raises:
+        ValueError: naming the metrics.json that differs.
+    """
+    for model in evaluations:
+        path = model.run / "evaluation" / model.name / "metrics.json"
+        shown = {in_domain if name == "in_domain" else name: values for name, values in summary[model.name].items()}
+        if shown.keys() != model.predictions.keys():
+            raise ValueError(f"'{path}' is of {', '.join(shown)}, and the predictions beside it are not. {CURE}")
+        for dataset, values in shown.items():
+            metrics = summarise_predictions(model.predictions[dataset])
+            for name, value in values.items():
+                # Drawn completions are in another file
+                expected = metrics.get(f"eval/{dataset}/{_FIELDS.get(name, name)}", value)
+                if not math.isclose(value, expected, abs_tol=1e-9):
+                    raise ValueError(f"'{path}' says {name} {value} on {dataset}; its predictions {expected}. {CURE}")
 
 
 def format_table(summary: Summary) -> str:

@@ -23,6 +23,7 @@ from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.launch import world_size
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.checks import check_arguments, check_values
+from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.reporting import check_hub, prepare_reporting
 from emor3_trl.upkeep.finite import NotFiniteError
@@ -154,8 +155,10 @@ def run_recipe(main: Callable[[], None]) -> None:
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
     try:
         main()
-    except (UserError, OffPolicyError, NotFiniteError) as error:
-        if os.environ.get("EMOR3_DEBUG"):
+    except Exception as failure:
+        full = explain_full_disk(failure)
+        error = UserError(full) if full else failure
+        if os.environ.get("EMOR3_DEBUG") or not isinstance(error, (UserError, OffPolicyError, NotFiniteError)):
             raise
         rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
         prefix = f"[rank {rank}] " if wrong and rank != "0" else ""

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -18,7 +17,7 @@ from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
 from emor3_trl.damage import check_launch, find_damage
-from emor3_trl.files import write_json, write_text
+from emor3_trl.files import read_mapping, write_json, write_text
 from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
@@ -53,7 +52,7 @@ class RunFolder:
         FileExistsError: if the folder holds another run's results, or files that no run wrote, or another run is
             writing to it.
         PermissionError: if it cannot be written.
-        ValueError: if its checkpoint was saved by another number of processes.
+        ValueError: if its checkpoint was saved by another number of processes, or its records cannot be read.
     """
 
     def __init__(
@@ -158,7 +157,12 @@ class RunFolder:
         return {path for pattern in RESULTS for path in self.path.glob(pattern)}
 
     def _has_metrics(self) -> bool:
-        return (self.path / METRICS).is_file()
+        return self._read_record(METRICS) is not None
+
+    def _read_record(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        cure = "Delete it and run the same command again, or replace the run with --overwrite."
+        return read_mapping(file, cure) if file.is_file() else None
 
     def _list_differences(self) -> list[str]:
         """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
@@ -167,8 +171,8 @@ class RunFolder:
         except (yaml.YAMLError, ValueError, TypeError) as error:
             return [f"its {CONFIG} cannot be read ({error})"]
         keys = [key for key in (*self.values, *(set(recorded) - set(self.values))) if key not in self.not_compared]
-        file = self.path / ENVIRONMENT
-        sources = json.loads(file.read_text()).get("sources", {}) if file.is_file() else {}
+        sources = (self._read_record(ENVIRONMENT) or {}).get("sources")
+        sources = sources if isinstance(sources, dict) else {}
         changed = [f"the {key} changed" for key, value in self.sources.items() if sources.get(key, value) != value]
         return changed + [
             f"{key} was {recorded.get(key)!r}, now {self.values.get(key)!r}"

@@ -43,6 +43,11 @@ def unlock_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def list_locked_folders() -> list[Path]:
+    """Return the folders that this process has locked, which are those that its run writes to."""
+    return list(_held)
+
+
 def check_unlocked(folder: Path) -> None:
     """Check that no other process has locked a folder.
 

@@ -1,6 +1,5 @@
 """What a configuration would run: batches, steps, tokens, memory by part, files. No model is loaded for it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from emor3_trl.files import read_mapping
 from emor3_trl.groups.batching import count_batches, count_prompts_at_once, divide_rollout
 
 GIB = 2**30
@@ -163,8 +163,8 @@ def count_prompt_tokens(values: dict[str, Any]) -> int:
     if values.get("vllm_max_model_length"):
         longest.append(values["vllm_max_model_length"] - values["max_completion_length"])
     manifest = Path(values["data"]) / "manifest.json"
-    pixels = json.loads(manifest.read_text()).get("max_pixels") if manifest.is_file() else None
-    if pixels:
+    pixels = read_mapping(manifest, "Prepare the data again.").get("max_pixels") if manifest.is_file() else None
+    if isinstance(pixels, int) and pixels > 0:
         longest.append(-(-pixels // PIXELS_PER_TOKEN) + TEXT_TOKENS)
     return min(longest)
 

@@ -1,19 +1,17 @@
 """Predictions: what is read from completions, what is asked about them, and their files."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from tiny_model import gold_completion
 
 from emor3_trl.engines.engine import ChoiceCost, Completion, Question
+from emor3_trl.evaluation.journal import append_to_journal, read_journal
 from emor3_trl.evaluation.prediction import (
     PredictionOptions,
     load_predictions,
     predict_emotions,
     read_completion,
-    read_journal,
     save_predictions,
 )
 
@@ -141,9 +139,11 @@ def test_a_stopped_prediction_goes_on_where_it_was(tmp_path, training_rows, torn
 )
 def test_a_journal_of_other_rows_is_refused(tmp_path: Path, line: str, message: str) -> None:
     rows = [{"id": row_id, "emotion": "awe", "label_space": LABELS} for row_id in ("0", "1")]
-    predictions = [asdict(read_completion(row, "test", "no steps")) for row in rows]
-    lines = {"twice": [predictions[:1], predictions[:1]], "too many": [predictions]}
-    text = "\n".join(map(json.dumps, lines[line])) if line in lines else line
-    (tmp_path / "test.jsonl").write_text(text + "\n")
+    predictions = [read_completion(row, "test", "no steps") for row in rows]
+    batches = {"twice": [predictions[:1], predictions[:1]], "too many": [predictions]}
+    for batch in batches.get(line, []):
+        append_to_journal(tmp_path / "test.jsonl", batch)
+    if line not in batches:
+        (tmp_path / "test.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
         read_journal(tmp_path / "test.jsonl", ["0"] if line == "too many" else ["0", "1"])

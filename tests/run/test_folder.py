@@ -1,5 +1,6 @@
 """A run's folder: another run is refused, a finished one is left alone, a stopped one goes on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ import yaml
 from emor3_trl.run.folder import RunFolder, find_last_checkpoint
 
 
-def save_checkpoint(run: Path, step: int = 1, state: str = "{}") -> None:
+def save_checkpoint(run: Path, step: int = 1, cut: int | None = None) -> None:
     (run / f"checkpoint-{step}").mkdir()
-    (run / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    state = json.dumps({"global_step": step, "log_history": []})
+    (run / f"checkpoint-{step}" / "trainer_state.json").write_text(state[:cut])
 
 
 class TestRunFolder:
@@ -83,8 +85,8 @@ class TestRunFolder:
 
     def test_resumes_from_the_last_complete_checkpoint(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
-        for step, state in ((9, "{}"), (10, "{}"), (20, '{"cut off')):
-            save_checkpoint(tmp_path / "run", step, state)
+        for step, cut in ((9, None), (10, None), (20, 9)):
+            save_checkpoint(tmp_path / "run", step, cut)
         (tmp_path / "run" / "checkpoint-30").mkdir()
         assert find_last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-10")
         assert RunFolder(tmp_path / "run", self.values).checkpoint == str(tmp_path / "run" / "checkpoint-10")
