@@ -62,9 +62,9 @@ def find_full_disk(error: BaseException | None) -> OSError | None:
         number = error.errno if isinstance(error, OSError) else None
         if number in FULL or any(text in str(error) for text in FULL_TEXTS):
             full = number if number in FULL else full or errno.ENOSPC
-            names += [name] if (name := getattr(error, "filename", None)) else []
+            names += [getattr(error, "filename2", None) or getattr(error, "filename", None)]  # of a copy, the new one
         error = error.__cause__ or error.__context__
-    return OSError(full, os.strerror(full), names[0] if names else None) if full else None
+    return OSError(full, os.strerror(full), next(filter(None, names), None)) if full else None
 
 
 def read_mapping(path: str | Path, cure: str) -> dict[str, Any]:

@@ -6,18 +6,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
 from emor3_trl.files import naming
 
-if TYPE_CHECKING:
-    from emor3_trl.evaluation.prediction import Prediction
 
-
-def append_to_journal(journal: Path, batch: Sequence["Prediction"]) -> None:
-    """Add a finished batch to a journal, as one line: the checksum of its predictions and they, as JSON."""
+def append_to_journal(journal: Path, batch: Sequence[Any]) -> None:
+    """Add a finished batch to a journal, as one line: a checksum, and its `Prediction`s as JSON."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(prediction) for prediction in batch])
     with naming(journal), journal.open("a", encoding="utf-8") as file:
@@ -55,11 +52,10 @@ def read_journal(journal: Path, ids: Sequence[str], num_completions: int = 1) ->
         rows = [row for line in whole.splitlines() for row in _read_batch(line)]
         if len(rows) > len(expected):
             raise ValueError(f"it holds more than the {len(expected)} predictions of its data set")
-        for place, (row, wanted) in enumerate(zip(rows, expected, strict=False)):
-            if (row["id"], row["sample"]) != wanted:
-                raise ValueError(
-                    f"it has row '{row['id']}' as prediction {place}, where the data set has '{wanted[0]}'"
-                )
+        for place, row in enumerate(rows):
+            row_id, sample = expected[place]
+            if (row["id"], row["sample"]) != (row_id, sample):
+                raise ValueError(f"it has row '{row['id']}' as prediction {place}, where the data set has '{row_id}'")
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
             f"'{journal}' cannot be read ({error}), so the evaluation cannot go on from it. Delete the file and start "

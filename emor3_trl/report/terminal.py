@@ -72,9 +72,8 @@ def check_summary(summary: Summary, evaluations: Sequence[Evaluation], in_domain
             raise ValueError(f"'{path}' is of {', '.join(shown)}, and the predictions beside it are not. {CURE}")
         for dataset, values in shown.items():
             metrics = summarise_predictions(model.predictions[dataset])
-            for name, value in values.items():
-                # Drawn completions are in another file
-                expected = metrics.get(f"eval/{dataset}/{_FIELDS.get(name, name)}", value)
+            for name, key in _FIELDS.items():
+                value, expected = values[name], metrics[f"eval/{dataset}/{key}"]
                 if not math.isclose(value, expected, abs_tol=1e-9):
                     raise ValueError(f"'{path}' says {name} {value} on {dataset}; its predictions {expected}. {CURE}")
 

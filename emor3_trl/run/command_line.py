@@ -153,6 +153,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     # vLLM warns before it reads its own setting, so its logger is told as well.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    logging.raiseExceptions = False  # a log that finds no room on the disk would print a traceback for each line
     try:
         main()
     except Exception as failure:

@@ -167,9 +167,9 @@ class RunFolder:
     def _list_differences(self) -> list[str]:
         """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
         try:
-            recorded = dict(yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")) or {})
-        except (yaml.YAMLError, ValueError, TypeError) as error:
-            return [f"its {CONFIG} cannot be read ({error})"]
+            recorded = self._read_record(CONFIG) or {}
+        except ValueError as error:
+            return [str(error).split(" Delete ")[0].rstrip(".")]
         keys = [key for key in (*self.values, *(set(recorded) - set(self.values))) if key not in self.not_compared]
         sources = (self._read_record(ENVIRONMENT) or {}).get("sources")
         sources = sources if isinstance(sources, dict) else {}

@@ -1,0 +1,50 @@
+"""Commands of the training recipes on the tiny model, as a user starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_model import tiny_pictures
+
+from emor3_trl.data import write_split
+
+ROOT = Path(__file__).parents[1]
+LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in LAUNCHED}
+ENVIRONMENT |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+COMMON = {"learning_rate": 0.001, "save_steps": 4, "save_total_limit": 2, "report_to": "none", "disable_tqdm": "true"}
+GRPO = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 12, "max_steps": 24}
+COLD_START = {"per_device_train_batch_size": 2, "num_samples": 6, "max_steps": 60, "save_strategy": "steps"}
+COLD_START |= {"probe_samples": 2, "probe_max_tokens": 4, "eval_split": "train"}
+RECIPES = {
+    "grpo": ("grpo.py", "emo_r3.yaml", COMMON | GRPO),
+    "cold-start": ("cold_start.py", "cold_start.yaml", COMMON | COLD_START),
+}
+
+
+def command(folder: Path, run: str, model: Path, output: str, processes: int = 1) -> list[str]:
+    """Write the data where it is not, and return the command of a recipe."""
+    if not (folder / "data").exists():
+        labels = ["awe", "fear"]
+        write_split(folder / "data", "train", [
+            {"id": str(i), "image": picture, "emotion": labels[i % 2], "label_space": labels, "source": "test"}
+            for i, picture in enumerate(tiny_pictures(8))
+        ])  # fmt: skip
+    recipe, config, settings = RECIPES[run]
+    settings |= {"data": folder / "data", "model_name_or_path": model, "output_dir": folder / output}
+    settings |= {"processes": processes}
+    launcher = (
+        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    )
+    return [
+        sys.executable, *launcher, str(ROOT / "recipes" / recipe),
+        "--config", str(ROOT / "recipes" / "configs" / "demo" / config),
+        *(part for key, value in settings.items() for part in (f"--{key}", str(value))),
+    ]  # fmt: skip
+
+
+def finish(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=500, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
