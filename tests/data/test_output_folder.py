@@ -238,7 +238,7 @@ def test_a_disk_without_room_is_told_before_any_picture_is_opened(tmp_path, monk
     source = emoset.list_candidates(write_emoset(tmp_path / "in"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 2**20, 2**20))
     monkeypatch.setattr(type(source.images), "read_image", None)
-    with pytest.raises(OSError, match=r"has 0\.0 GB free, but 64 pictures of up to 1,048,576 pixels"):
+    with pytest.raises(OSError, match=r"has 1\.05 MB free, but 64 pictures of up to 1,048,576 pixels"):
         prepare(source, tmp_path / "out", Sampling(1000, 1000), progress=False)  # there are but 32 of each
     assert not (tmp_path / "out").exists()
 

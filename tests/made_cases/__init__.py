@@ -6,6 +6,7 @@ and emotions of each split that are expected, or is refused with the expected wo
 
 from made_cases.basics import Case, Command
 from made_cases.data_sets import DATASETS, HOSTILE, IMAGE_FOLDERS, PAPER_SETS, PHOTOS, SPELLINGS, SPLITS
+from made_cases.more_forms import COLUMNS, DISKS, FORMS
 from made_cases.no_emotions import LEVELS, NO_EMOTIONS, NUMBERS
 from made_cases.places import ELSEWHERE, LINKS, WEBEMO
 from made_cases.tables import EMBEDDED, JSON_FORMS, SPREADSHEETS
@@ -28,5 +29,6 @@ CASES = (
         SAME_FILE,
         SPREADSHEETS,
     ),
+    *(FORMS, COLUMNS, DISKS),
     *(JSON_FORMS, EMBEDDED, IMAGE_FOLDERS, DATASETS, SPLITS, PHOTOS, SPELLINGS, HOSTILE, PAPER_SETS),
 )

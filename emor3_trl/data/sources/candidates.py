@@ -118,6 +118,18 @@ class FolderImages:
     others: tuple[Path, ...] = ()
     embedded: Mapping[str, bytes] = field(default_factory=dict)
 
+    def list_roots(self) -> list[str]:
+        """Return the real folders that images may lie in: the root, those that were named, and the root's own blobs.
+
+        `hf download` writes snapshots/<revision>/… as links into blobs/ of one folder.
+        """
+        roots = [os.path.realpath(root) for root in (self.root, *self.others)]
+        for parent in Path(os.path.abspath(self.root), "_").parents:
+            blobs = parent.parent / "blobs"
+            if parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+                roots.append(os.path.realpath(blobs))
+        return roots
+
     def read_image(self, place: str) -> bytes:
         """Return a file's bytes.
 
@@ -129,7 +141,7 @@ class FolderImages:
         """
         if place in self.embedded:
             return self.embedded[place]
-        roots = [os.path.realpath(root) for root in (self.root, *self.others)]
+        roots = self.list_roots()
         try:
             path = os.path.realpath(os.path.join(roots[0], place))
         except ValueError:  # a null byte, or half a surrogate pair

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from emor3_trl.data.sources.folder_names import is_image_name
 from emor3_trl.data.sources.labels import is_missing
 from emor3_trl.data.sources.messages import shorten
 
 NO_CELL = "has no image or no emotion"
+MAX_PATH = 200  # characters; what is longer may be the image itself
+_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # how JPEG, PNG, GIF and WEBP begin
 _PATH_KEYS = ("path", "image", "url", "file_name", "filename", "file")
 
 
@@ -56,12 +59,34 @@ def read_image_cell(value: Any) -> str | bytes:
         return bytes(value)
     text = str(value)
     if text.startswith("data:image/"):
-        return _decode_data_url(text)
+        return _decode_base64(text.partition(",")[2])
+    if len(text) > MAX_PATH and text.startswith(_BASE64):
+        return _decode_base64(text)
     if text.lower().startswith(("http://", "https://")):
         raise OddCell("names an image on the Internet, and nothing is downloaded")
-    if len(text) > 500 and text[:200].replace(" ", "").isdecimal():
+    if len(text) > MAX_PATH and text[:200].replace(" ", "").isdecimal():
         return _draw_pixels(text)
     return text.removeprefix("file://")
+
+
+def is_encoded(text: str) -> bool:
+    """Return whether a long text is an image: base64, or numbers."""
+    return text.startswith(("data:image/", *_BASE64)) or text[:200].replace(" ", "").isdecimal()
+
+
+def holds_images(cells: Sequence[Any]) -> bool:
+    """Return whether the first cells of a column are images: bytes, or names of files or of pages on the Internet."""
+    kinds = {_is_image(cell) for cell in cells[:20] if not is_blank(cell)}
+    return True in kinds and False not in kinds
+
+
+def _is_image(value: Any) -> bool | None:
+    """Return whether a cell is an image; None for a list of none or of several."""
+    try:
+        image = read_image_cell(value)
+    except OddCell:
+        return is_image_name(value.split("?")[0]) if isinstance(value, str) else None
+    return isinstance(image, bytes) or is_image_name(image.strip().strip("'\""))
 
 
 def _read_literal(text: str) -> Any:
@@ -72,11 +97,11 @@ def _read_literal(text: str) -> Any:
         return text
 
 
-def _decode_data_url(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text.partition(",")[2], validate=True)
-    except binascii.Error:
-        raise OddCell("holds a data URL that is broken") from None
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise OddCell("holds base64 that is broken") from None
 
 
 def _draw_pixels(text: str) -> bytes:

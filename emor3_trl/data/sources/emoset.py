@@ -74,7 +74,8 @@ def _advise(folder: Path) -> str:
     other = find_holding(folder, ["train.json", "test.json"])
     if other is not None:
         return f"Did you mean --source {other} ?"
-    images = next((path for path in (folder / "image", folder) if (path / "amusement").is_dir()), None)
+    near = (folder / "image", folder, find_holding(folder, EMOSET_8.labels))
+    images = next((path for path in near if path is not None and (path / "amusement").is_dir()), None)
     if images is None:
         return ""
     return f"For the images without the lists: --dataset own --source {images} --label_space emoset_8"

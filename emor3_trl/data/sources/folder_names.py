@@ -20,6 +20,11 @@ def is_thumbnails(name: str) -> bool:
     return _THUMBNAILS.fullmatch(name) is not None
 
 
+def is_smaller(name: str) -> bool:
+    """Return whether a folder is called after smaller copies, as small/ or 150px/."""
+    return re.fullmatch(r"(?:small|preview|resized)s?|\d{2,4}(?:px|x\d{2,4})", name.lower()) is not None
+
+
 def is_thumbnail_of(name: str, names: set[str]) -> bool:
     """Return whether an image is called after the thumbnail of another one, as photo-150x150.jpg beside photo.jpg.
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from emor3_trl.data.sources.candidates import SUFFIXES as IMAGE_SUFFIXES
 from emor3_trl.data.sources.candidates import Dropped, FolderImages, lies_within
 from emor3_trl.data.sources.emotion_words import names_emotion, names_structure
-from emor3_trl.data.sources.folder_names import is_hidden, is_image_name, is_thumbnail_of, is_thumbnails
+from emor3_trl.data.sources.folder_names import is_hidden, is_image_name, is_smaller, is_thumbnail_of, is_thumbnails
 from emor3_trl.data.sources.labels import LabelReader, is_number
 from emor3_trl.data.sources.levels import advise_level, find_levels
 from emor3_trl.data.sources.listing import Listing, Row
 from emor3_trl.data.sources.messages import build_error, join_counts, join_examples, quote, shorten
-from emor3_trl.data.sources.split_names import Reading, find_kind
+from emor3_trl.data.sources.split_names import Reading, find_kind, find_kind_within
 from emor3_trl.data.sources.tables import ARCHIVES, TABLE_SUFFIXES
 
 _NOT_AN_IMAGE = f"is not named like a picture ({', '.join(IMAGE_SUFFIXES)})"
@@ -53,8 +53,10 @@ def find_tables(root: Path) -> list[tuple[Path, str | None]]:
         )
     if metadata:
         return [(metadata[0], None)]
-    if tables and all(find_kind(path.stem) for path in tables) and not any(map(is_image_folder, _list_folders(root))):
-        return [(path, path.stem) for path in tables] if len(tables) > 1 else []
+    kinds = [find_kind_within(path.stem) for path in tables]
+    if tables and all(kinds) and not any(map(is_image_folder, _list_folders(root))):
+        splits = [path.stem if find_kind(path.stem) else kind for path, kind in zip(tables, kinds, strict=True)]
+        return list(zip(tables, splits, strict=True)) if len(tables) > 1 else []
     found: list[tuple[Path, str | None]] = []
     for folder in (folder for folder in _list_folders(root) if find_kind(folder.name)):
         inside = [path for path in _list_files(folder) if path.suffix.lower() in TABLE_SUFFIXES]
@@ -83,9 +85,9 @@ def list_folder(root: Path, reading: Reading, reader: LabelReader | None) -> Lis
     Raises:
         ValueError: if its folders are no emotions, with the folder that is meant if one is found.
     """
-    others = _allow_links(root, reading.image_folder)
-    listing = Listing(shorten(root, 100), [], FolderImages(root, others), what="folders")
-    scan = _Scan(root, others, listing)
+    images = FolderImages(root, () if reading.image_folder is None else (reading.image_folder,))
+    listing = Listing(shorten(root, 100), [], images, what="folders")
+    scan = _Scan(root, images.list_roots(), listing)
     folders = scan.list_folders(root)
     has_splits = any(find_kind(folder.name) for folder in folders)
     for folder in folders:
@@ -104,29 +106,12 @@ def list_folder(root: Path, reading: Reading, reader: LabelReader | None) -> Lis
     return listing
 
 
-def _allow_links(root: Path, image_folder: Path | None) -> tuple[Path, ...]:
-    """Return the folders that links may lead to: what the user named, and the files of the same download.
-
-    `hf download` writes snapshots/<revision>/… as links into blobs/ of one folder.
-    """
-    allowed = [] if image_folder is None else [image_folder]
-    for parent in Path(os.path.abspath(root)).parents:
-        if (
-            parent.name == "snapshots"
-            and (parent.parent / "blobs").is_dir()
-            and not (parent.parent / "blobs").is_symlink()
-        ):
-            allowed.append(parent.parent / "blobs")
-    return tuple(allowed)
-
-
 class _Scan:
     """Walks a folder, and records what is left out."""
 
-    def __init__(self, root: Path, others: tuple[Path, ...], listing: Listing) -> None:
-        self.root, self.listing = root, listing
+    def __init__(self, root: Path, real_roots: list[str], listing: Listing) -> None:
+        self.root, self.listing, self._real_roots = root, listing, real_roots
         self.links: dict[str, str] = {}  # those that lead out, with where they lead
-        self._real_roots = [os.path.realpath(folder) for folder in (root, *others)]
 
     def leave_out(self, path: Path | str, reason: str) -> None:
         """Record a file or folder that is not taken."""
@@ -144,6 +129,8 @@ class _Scan:
                 self.leave_out(item, "lies in no emotion's folder" if is_image_name(item.name) else _NOT_AN_IMAGE)
             elif is_thumbnails(item.name):
                 self.leave_out(item, "is a folder of thumbnails")
+            elif item.is_symlink() and lies_within(os.path.realpath(folder), os.path.realpath(item)):
+                self.leave_out(item, "is a symbolic link to a folder around it")
             else:
                 found.append(item)
         return found
@@ -204,6 +191,9 @@ class _Scan:
                     self.leave_out(Path(place, name), "is a folder of thumbnails")
                 elif os.path.islink(os.path.join(place, name)):
                     self.leave_out(Path(place, name), "is a symbolic link to a folder, which is not followed")
+                elif is_smaller(name) and set(os.listdir(os.path.join(place, name))) <= set(names):
+                    folders.remove(name)
+                    self.leave_out(Path(place, name), "is a folder of smaller copies, by its name, of images beside it")
             yield from (Path(place, name) for name in names if not is_hidden(name))
 
 
@@ -220,7 +210,7 @@ def _check_folders(root: Path, listing: Listing, knows: Callable[[str], bool]) -
     """Raise if a table beside the folders, or a folder below, says what the images are; or if there are no folders."""
     counts = Counter(row.label for row in listing.rows)
     known = [name for name in counts if knows(name)]
-    tables = [path for path in _list_files(root) if path.suffix.lower() in (*TABLE_SUFFIXES, ".xlsx", ".parquet")]
+    tables = _list_label_tables(root)
     structure = [name for name in counts if names_structure(name) and name not in known and not is_number(name)]
     looks_right = 2 * len(known) >= len(counts) > 1 and not structure
     if counts and looks_right:
@@ -229,9 +219,9 @@ def _check_folders(root: Path, listing: Listing, knows: Callable[[str], bool]) -
     if levels:
         raise build_error(_describe_folders(listing, counts), advise_level(root, levels))
     if tables:
+        names = join_examples((os.path.relpath(path, root) for path in tables), 3)
         raise build_error(
-            _describe_folders(listing, counts) + f" {join_examples((path.name for path in tables), 3)} beside them may "
-            "say which emotion an image has.",
+            _describe_folders(listing, counts) + f" {names} beside them may say which emotion an image has.",
             f"Give it: --source {tables[0]} If the folders are the emotions, say so with a --label_space.",
         )
     loose = [item.id for item in listing.dropped if item.reason == "lies in no emotion's folder"]
@@ -250,6 +240,22 @@ def _check_folders(root: Path, listing: Listing, knows: Callable[[str], bool]) -
         )
     if structure and len(structure) == len(counts):
         raise build_error(_describe_folders(listing, counts) + " No table of labels was found.", _WRITE_ONE)
+
+
+def _list_label_tables(root: Path) -> list[Path]:
+    """Return the tables in a folder, or in the folders below it where it holds none."""
+    suffixes = (*TABLE_SUFFIXES, ".xlsx", ".parquet")
+    tables = [path for path in _list_files(root) if path.suffix.lower() in suffixes and not _describes(path)]
+    return tables or sorted(
+        Path(path)
+        for path in _walk(root, 3)
+        if path.lower().endswith(suffixes) and not _describes(Path(path)) and not is_hidden(os.path.basename(path))
+    )
+
+
+def _describes(path: Path) -> bool:
+    """Return whether a file describes a data set and holds no rows."""
+    return path.name.lower() in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "info.json")
 
 
 def _describe_folders(listing: Listing, counts: Counter[str]) -> str:

@@ -15,16 +15,15 @@ from datasets.utils.logging import CRITICAL, get_verbosity, set_verbosity
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from emor3_trl.data.sources.candidates import FolderImages, Source, Unusable
-from emor3_trl.data.sources.cells import NO_CELL, OddCell
+from emor3_trl.data.sources.cells import MAX_PATH, NO_CELL, OddCell, holds_images
 from emor3_trl.data.sources.columns import choose_columns
 from emor3_trl.data.sources.conversations import add_conversation
-from emor3_trl.data.sources.folder_names import is_image_name
 from emor3_trl.data.sources.labels import LabelReader
 from emor3_trl.data.sources.listing import Listing, build_source
 from emor3_trl.data.sources.messages import build_error, join_examples, quote, shorten
 from emor3_trl.data.sources.split_names import Reading
 from emor3_trl.data.sources.table_rows import add_rows, read_rows, start_listing
-from emor3_trl.data.sources.tables import Table
+from emor3_trl.data.sources.tables import Table, add_inner_columns
 from emor3_trl.emotions import LabelSpace
 
 _POOLS = {"validation": "val"}
@@ -180,17 +179,13 @@ def _read_columns(rows: Dataset, split: str, where: str) -> Table:
             # -1 stands for the labels of a test set that are kept back
             cells = [None if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
         table.columns[name] = cells
-        if isinstance(feature, dict):  # WebDataset keeps a JSON file of each image in one column
-            for key in feature:
-                inner = f"{name}.{key}" if key in rows.features else key
-                table.columns[inner] = [None if cell is None else cell.get(key) for cell in cells]
-    return table
+    return add_inner_columns(table)  # WebDataset keeps a JSON file of each image in one column
 
 
 def _holds_images(feature: Any) -> bool:
-    if getattr(feature, "dtype", "") in ("binary", "large_binary"):
-        return True
     inner = feature.feature if isinstance(feature, List | LargeList) else feature
+    if getattr(inner, "dtype", "") in ("binary", "large_binary"):
+        return True
     if isinstance(inner, dict):
         return set(inner) == {"bytes", "path"}
     return isinstance(inner, ImageFeature)
@@ -199,8 +194,8 @@ def _holds_images(feature: Any) -> bool:
 def _check_paths(cells: Sequence[Any], is_local: bool, column: str, where: str) -> None:
     """Raise if a column that holds no images does not name files either."""
     sample = [cell for cell in cells[:100] if cell is not None]
-    names = [str(cell[0] if isinstance(cell, list) and cell else cell) for cell in sample]
-    if not is_local or not any(map(is_image_name, names)):
+    images = [str(cell) for cell in sample if holds_images([cell])]
+    if not images or not (is_local or len(images[0]) > MAX_PATH):
         raise build_error(
             f"Column '{column}' of {where} holds no pictures but {join_examples(sample)}.",
             "Name another --image_column.",

@@ -184,6 +184,11 @@ def _list_labels(text: str) -> list[str]:
     return [text if inner is None else inner]
 
 
+def _list_emotions(label: str) -> set[str]:
+    """Return the words of a label that are emotions by themselves."""
+    return {word for word in re.split(r"[\W\d_]+", label) if word in EMOTION_WORDS}
+
+
 def _check_found(found: Counter[str], written: Mapping[str, int], where: str, what: str) -> None:
     """Raise if labels are numbers, files, sentences, or mostly words that name no emotion."""
     listed = f"{join_counts(written)}"
@@ -198,6 +203,12 @@ def _check_found(found: Counter[str], written: Mapping[str, int], where: str, wh
     if sentences:
         raise build_error(
             f"The {what} of {where} are sentences: {join_examples(sentences)} (of {len(found):,}).", _COLUMN_HINT
+        )
+    several = [label for label in found if len(_list_emotions(label)) > 1]
+    if len(several) > 1:
+        raise build_error(
+            f"Some {what} of {where} name several emotions: {join_examples(several, 3)} (of {len(found):,}).",
+            "Emotions between commas are votes. If each label is one emotion, list them: " + MAP_HINT,
         )
     if any(count > 1 for count in digits.values()):
         raise build_error(f"The {what} of {where} differ in their numbers only: {listed}.", MAP_HINT)

@@ -38,7 +38,7 @@ def advise_level(root: Path, levels: Sequence[Path]) -> str:
     advice = f"Did you mean --source {levels[0]} ? It holds {inside}."
     if len(levels) > 1:
         also = ", ".join(quote(os.path.relpath(level, root), 40) for level in levels[1:3])
-        advice += f" Such folders lie in {also}, too."
+        advice += f" Such folders lie in {also}, too; a CSV with the header image,emotion,split can list them all."
     lists = [name for name in _list_names(root) if "split" in name.lower()]
     return advice + (f" {quote(lists[0])} may hold the split." if lists else "")
 

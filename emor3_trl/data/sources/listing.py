@@ -102,6 +102,12 @@ def build_source(
             reason = "is of no split, and others are" if row.split is None else f"is of split '{row.split}'"
             dropped.append(Dropped(row.id, reason))
     notes += split_notes
+    if splits.get(None) == "all" and {"train", "test"} & set(splits.values()):
+        missing = "test" if "train" in splits.values() else "train"
+        count = sum(row.split == "all" for row in rows)
+        notes.append(
+            f"{count:,} rows of {listing.where} are of no split, and others are: {missing} is drawn from them."
+        )
     if space is None:
         space, label_notes = collect_label_space(_count_labels(rows), listing.where, listing.what)
         notes += label_notes

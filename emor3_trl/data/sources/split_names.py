@@ -16,6 +16,8 @@ _KINDS = {
     },
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
+_AROUND = {"image", "images", "img", "imgs", "photos", "pictures", "pics", "faces", "data", "set", "dataset", "split"}
+_AROUND |= {"label", "labels", "annotation", "annotations", "list"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,20 @@ def find_kind(name: str) -> str | None:
 
     >>> find_kind("Training"), find_kind("PrivateTest"), find_kind("dev "), find_kind("joy")
     ('train', 'test', 'val', None)
+    >>> find_kind("images_train"), find_kind("test_masks"), find_kind("train and test")
+    ('train', None, None)
     """
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
+    kinds = [_KIND_OF[word] for word in words if word in _KIND_OF]
+    if len(kinds) == 1 and len(words) > 1 and set(words) <= _AROUND | set(_KIND_OF):
+        return kinds[0]
     return _KIND_OF.get(re.sub(r"[\s_.-]+", "", name.lower()))
+
+
+def find_kind_within(name: str) -> str | None:
+    """Return "train", "test" or "val" for the name of a table that holds one of these words, as "my_train_list"."""
+    kinds = {_KIND_OF.get(word) for word in re.split(r"[\W\d_]+", name.lower())} - {None}
+    return find_kind(name) or (kinds.pop() if len(kinds) == 1 else None)
 
 
 def assign_splits(

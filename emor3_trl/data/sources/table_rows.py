@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from emor3_trl.data.sources.candidates import Dropped, FolderImages
 from emor3_trl.data.sources.cells import OddCell, read_image_cell, read_label_cell
-from emor3_trl.data.sources.columns import Columns, choose_columns, read_votes
+from emor3_trl.data.sources.columns import Columns, choose_columns
 from emor3_trl.data.sources.conversations import add_conversation
 from emor3_trl.data.sources.emotion_words import names_emotion
 from emor3_trl.data.sources.folder_names import is_image_name
@@ -16,7 +16,8 @@ from emor3_trl.data.sources.listing import Listing, Row
 from emor3_trl.data.sources.messages import build_error, join_counts, shorten
 from emor3_trl.data.sources.paths import ImagePaths
 from emor3_trl.data.sources.split_names import Reading, find_kind
-from emor3_trl.data.sources.tables import Table, read_table
+from emor3_trl.data.sources.tables import Table, add_inner_columns, read_table
+from emor3_trl.data.sources.votes import read_votes
 
 
 def list_tables(
@@ -36,7 +37,7 @@ def list_tables(
     where = shorten(tables[0][0] if len(tables) == 1 else root, 100)
     listing = start_listing(where, root, reading)
     for path, split in tables:
-        table = add_conversation(read_table(path, path.relative_to(root).as_posix()))
+        table = add_conversation(add_inner_columns(read_table(path, path.relative_to(root).as_posix())))
         add_rows(listing, table, path.parent, reading, reader, split)
     if reading.split_column is None:
         _split_by_folder(listing)
@@ -71,8 +72,8 @@ def add_rows(
     root, embedded = listing.images.root, cast(dict[str, bytes], listing.images.embedded)
     columns = choose_columns(table.columns, reading, reader, table.where)
     rows, dropped = read_rows(table, columns, embedded, reader)
-    finder = ImagePaths(folder, reading.image_folder, table.where)
     paths = [row.place for row in rows if row.place not in embedded]
+    finder = ImagePaths(_choose_folder(folder, split, paths), reading.image_folder, table.where)
     resolved = dict(zip(paths, finder.find_all(paths), strict=True))
     for row in rows:
         if row.place in resolved:
@@ -84,6 +85,15 @@ def add_rows(
     if paths:
         first_row = {name: str(cells[0]) for name, cells in table.columns.items()}
         listing.advise = lambda: finder.advise(paths, first_row)
+
+
+def _choose_folder(folder: Path, split: str | None, places: Sequence[str]) -> Path:
+    """Return the folder of a split's images: the table's own, or the one in it that is called after the split."""
+    if split is None or any(os.path.isfile(os.path.join(folder, place)) for place in places[:8]):
+        return folder
+    called = [path for path in folder.iterdir() if path.is_dir() and find_kind(path.name) == find_kind(split)]
+    holding = [path for path in called if any(os.path.isfile(os.path.join(path, place)) for place in places[:8])]
+    return holding[0] if len(holding) == 1 else folder
 
 
 def _join_place(place: str, folder: Path, root: Path) -> str:
