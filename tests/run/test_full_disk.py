@@ -20,6 +20,11 @@ from emor3_trl.run.lock import lock_folder, unlock_folder
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.fixture(autouse=True)
+def no_folders_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emor3_trl.run.lock._held", {})
+
+
 def fail(error: Exception) -> None:
     raise error
 
