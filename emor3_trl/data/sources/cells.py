@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from emor3_trl.data.sources.folder_names import is_image_name
-from emor3_trl.data.sources.labels import is_missing
 from emor3_trl.data.sources.messages import shorten
 
 NO_CELL = "has no image or no emotion"
@@ -142,8 +141,3 @@ def read_label_cell(value: Any) -> tuple[str, dict[str, float] | None]:
     text = str(value)
     whole = text.strip().removesuffix(".0")
     return (whole if whole.isdecimal() else text), None
-
-
-def join_missing(value: Any) -> str:
-    """Return the reason for a label that programs write where there is none, or an empty text."""
-    return f"has no emotion ('{str(value).strip()}')" if is_missing(str(value)) else ""
