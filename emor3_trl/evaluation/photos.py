@@ -1,0 +1,181 @@
+"""Images of one's own, without labels: which there are, how large the model sees them, and from what it chooses."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from tqdm.auto import tqdm
+
+from emor3_trl.data import load_split
+from emor3_trl.data.pictures import Budget, prepare_image
+from emor3_trl.data.sources.candidates import FolderImages, Unusable
+from emor3_trl.data.sources.folder_names import is_image_name
+from emor3_trl.data.sources.label_space import read_label_space
+from emor3_trl.data.sources.paths import walk_files
+from emor3_trl.emotions import LabelSpace
+from emor3_trl.files import read_mapping
+from emor3_trl.prompts import PromptStyle, prompt_text
+
+SIZES_READ = 32  # training images whose sizes are looked at
+
+
+@dataclass
+class PhotoArguments:
+    """Which images, which model, and how it is asked."""
+
+    images: list[str] = field(metadata={"help": "Images, or folders of them; they may stand before all options."})
+    model: str = field(metadata={"help": "A checkpoint, a LoRA adapter or a Hub name."})
+    label_space: str | None = field(
+        default=None,
+        metadata={
+            "help": "The emotions to choose from: emoset_8, emotion6, webemo_7, a YAML file with labels, or the labels "
+            "themselves: joy,anger,awe (default: those that the model was trained on, where its data are there)."
+        },
+    )
+    output_dir: str = field(default="runs/predictions", metadata={"help": "Where predictions are written."})
+    base_model: str | None = field(
+        default=None, metadata={"help": "The model under a LoRA adapter, if it is not where training found it."}
+    )
+    prompt_style: Literal["set", "think", "direct"] = field(
+        default="set",
+        metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+    )
+    engine: Literal["auto", "vllm", "transformers"] = field(
+        default="auto", metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers."}
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Compute type. 'auto': bfloat16 on a GPU, float32 on a CPU."}
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Longest completion in tokens (default: what fits, at most 2,048)."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images per call of the engine."})
+    reflect: bool = field(default=True, metadata={"help": "Ask the model about its own steps."})
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "Smallest image (default: as in the model's training, else 262,144)."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Largest image (default: as in the model's training, else 1,048,576)."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Predict again what is finished."})
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "batch_size", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}. Expected 1 or more.")
+
+
+def list_images(places: Sequence[str]) -> list[str]:
+    """Return the image files that are named, and those below the folders that are named, each once.
+
+    Raises:
+        FileNotFoundError: if one is not there.
+        ValueError: if a folder holds no image.
+    """
+    missing = [place for place in places if not Path(place).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"There is no {', '.join(map(repr, missing[:3]))}. Expected images, or folders of them."
+        )
+    files: dict[str, None] = {}
+    for place in places:
+        if Path(place).is_dir():
+            found = [str(Path(place, name)) for name in walk_files(Path(place)) if is_image_name(name)]
+            if not found:
+                raise ValueError(f"The folder '{place}' holds no image. Expected .jpg, .png and the like in it.")
+            files |= dict.fromkeys(found)
+        else:
+            files[place] = None
+    return list(files)
+
+
+def find_training_data(model: str) -> Dataset | None:
+    """Return a few rows that a model was trained on, if its run's configuration and the data are there."""
+    for folder in (Path(model), Path(model).parent):
+        if (folder / "config.yaml").is_file():
+            config = read_mapping(folder / "config.yaml", "Name the emotions with --label_space.")
+            try:
+                return load_split(config["data"], config.get("train_split", "train"), max_samples=SIZES_READ)
+            except (KeyError, TypeError, OSError, ValueError, yaml.YAMLError):
+                return None
+    return None
+
+
+def choose_label_space(args: PhotoArguments, training: Dataset | None) -> LabelSpace:
+    """Return the emotions that the model chooses from.
+
+    Raises:
+        ValueError: if the user names none and the training data does not tell.
+    """
+    if args.label_space is None:
+        if training is None:
+            raise ValueError(
+                f"label_space is not set, and the data that '{args.model}' was trained on is not here. Set "
+                "--label_space to emoset_8, emotion6, webemo_7, a YAML file, or the labels, as in joy,anger,awe."
+            )
+        return LabelSpace.of(training[0]["label_space"])
+    if "," in args.label_space:
+        return LabelSpace("named", tuple(label.strip() for label in args.label_space.split(",")))
+    return read_label_space(args.label_space)[0]
+
+
+def choose_budget(args: PhotoArguments, training: Dataset | None) -> Budget:
+    """Return how large images are shown: as large as those of the training, unless the user says otherwise.
+
+    Raises:
+        ValueError: if the bounds exclude each other.
+    """
+    areas = [image.width * image.height for image in training["image"]] if training is not None else []
+    low = args.min_pixels or min(areas, default=min(Budget.min_pixels, args.max_pixels or Budget.min_pixels))
+    high = args.max_pixels or max(areas, default=max(Budget.max_pixels, low))
+    if not 28 * 28 <= low <= high:
+        raise ValueError(f"min_pixels is {low} and max_pixels {high}. Expected 784 <= min_pixels <= max_pixels.")
+    return Budget(low, high)
+
+
+def read_photos(
+    files: Sequence[str], space: LabelSpace, budget: Budget, prompt_style: PromptStyle
+) -> tuple[Dataset, dict[str, str]]:
+    """Read images as preparation does; all of them are held in memory, a quarter of a megabyte each.
+
+    Args:
+        files: the images.
+        space: the emotions to choose from.
+        budget: how large the images are shown.
+        prompt_style: how the model is asked.
+
+    Returns:
+        Rows as `predict_emotions` takes them, without a true emotion; and why the other images cannot be used, by file.
+    """
+
+    def read_photo(file: str) -> bytes | Unusable:
+        try:
+            content = FolderImages(Path(file).resolve().parent).read_image(str(Path(file).resolve()))
+            return prepare_image(content, budget).data
+        except Unusable as reason:
+            return reason
+
+    with ThreadPoolExecutor() as threads:
+        bar = tqdm(threads.map(read_photo, files), total=len(files), desc="reading", unit="picture", leave=False)
+        contents = dict(zip(files, bar, strict=True))
+    prompt = [{"role": "user", "content": prompt_text(prompt_style, space.labels)}]
+    rows = [
+        {"id": file, "image": {"bytes": content, "path": None}, "emotion": "", "label_space": list(space.labels)}
+        for file, content in contents.items()
+        if isinstance(content, bytes)
+    ]
+    faults = {file: str(content) for file, content in contents.items() if isinstance(content, Unusable)}
+    photos = Dataset.from_list([{**row, "prompt": prompt} for row in rows])
+    return (photos.cast_column("image", ImageFeature()) if rows else photos), faults
+
+
+def count_answers(answers: Sequence[str | None]) -> str:
+    """Return how often each answer occurs, the most frequent first, as in "awe 3, joy 1, none 1"."""
+    return ", ".join(f"{answer or 'none'} {count}" for answer, count in Counter(answers).most_common())
