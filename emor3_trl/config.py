@@ -11,6 +11,7 @@ from emor3_trl.engines.adapters import check_adapted_ends
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.groups.checks import check_choices
 from emor3_trl.launch import world_size
+from emor3_trl.named_rewards import check_named_rewards
 from emor3_trl.rewards import reward_functions
 
 # Options of a sampler that change its distribution, which the trainer does not know of: each with what leaves it alone
@@ -98,6 +99,13 @@ class EmoR3Config(GRPOConfig):
     )
     lambda1: float = field(default=0.1, metadata={"help": "Weight of the reflective reward, Eq. 6 (paper: 0.1)."})
     lambda2: float = field(default=0.1, metadata={"help": "Weight of the format reward, Eq. 6 (paper: 0.1)."})
+    rewards: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names or <file>.py:<function>, with reward_weights. In place of reward_variant: accuracy, "
+            "consistency, coherence, format, think_format, and functions of your own, whose file is run."
+        },
+    )
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
     )
@@ -135,6 +143,7 @@ class EmoR3Config(GRPOConfig):
         check_evaluation(self)
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
+        check_named_rewards(self)
         check_choices(self)
         _check_engine(self)
         _check_sampling(self)

@@ -20,6 +20,7 @@ SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
 RewardFunction = Callable[..., list[float]]
 
 REWARD_VARIANTS = ("paper", "reference", "plain")
+ANSWERS = ("consistency_answer", "coherence_answer")  # columns that the reflection adds
 
 
 def completion_text(completion: object) -> str:

@@ -33,13 +33,12 @@ from emor3_trl.engines.vllm import VLLMEngine
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.groups.trainer import GroupTrainer
 from emor3_trl.launch import check_reference, weights_sharded, world_size
+from emor3_trl.named_rewards import list_reward_columns, use_named_rewards
 from emor3_trl.reflection import Reflection, Reflector
-from emor3_trl.rewards import completion_text, reward_functions
+from emor3_trl.rewards import ANSWERS, completion_text, reward_functions
 from emor3_trl.thinking import parse
 
 logger = logging.getLogger(__name__)
-
-ANSWERS = ("consistency_answer", "coherence_answer")
 
 
 class EmoR3Trainer(GroupTrainer):
@@ -47,7 +46,8 @@ class EmoR3Trainer(GroupTrainer):
 
     Args:
         model: the policy, a checkpoint path or a loaded vision-language model.
-        reward_funcs: reward functions; by default those of `args.reward_variant`, weighted by lambda1 and lambda2.
+        reward_funcs: reward functions; by default those of `args.rewards`, or of `args.reward_variant`, weighted by
+            lambda1 and lambda2.
         args: the configuration.
         train_dataset: rows with `prompt`, `image`, `emotion` and `label_space` (see `emor3_trl.data`). Rows need the
             last three only where reflection or a reward of this project reads them.
@@ -76,8 +76,10 @@ class EmoR3Trainer(GroupTrainer):
             raise ValueError("reward_funcs is a configuration. Name it, args=…: arguments stand in TRL's order.")
         name = model if isinstance(model, str) else model.config._name_or_path
         args = EmoR3Config(f"{name.rstrip('/').split('/')[-1]}-EMO-R3") if args is None else args
+        if args.rewards is not None:
+            reward_funcs = use_named_rewards(args, reward_funcs)
         # Not with lambda1=0 (paper, Table 3, SET only), unless a reward of the user's asks for an answer
-        self.reflects = args.lambda1 > 0 and args.reward_variant != "plain"
+        self.reflects = args.rewards is None and args.lambda1 > 0 and args.reward_variant != "plain"
         if reward_funcs is not None:
             self.reflects |= bool(_parameters(reward_funcs).keys() & set(ANSWERS))
         elif kwargs.get("environment_factory") is None:
@@ -95,6 +97,8 @@ class EmoR3Trainer(GroupTrainer):
         if isinstance(train_dataset, Dataset):
             count_batches(vars(args), len(train_dataset), world_size())  # refuses rows that fill no rollout
         self._needed_columns = _needed_columns(self.reflects, reward_funcs)
+        if kwargs.get("rollout_func") is None:  # it adds columns of its own
+            self._needed_columns += [name for name in list_reward_columns(args) if name not in self._needed_columns]
         datasets = {"train": train_dataset, "eval": eval_dataset}
         for part, dataset in datasets.items():
             _check_columns(f"{part}_dataset", dataset, self._needed_columns)
@@ -197,7 +201,7 @@ def _use_variant(args: EmoR3Config) -> list[Callable]:
     if args.reward_weights not in (None, weights):  # an earlier trainer may have set them
         raise ValueError(
             f"reward_weights is {args.reward_weights}, but the rewards of reward_variant '{args.reward_variant}' are "
-            "weighted by lambda1 and lambda2. Set those, or pass reward_funcs."
+            "weighted by lambda1 and lambda2. Set those, name rewards, or pass reward_funcs."
         )
     args.reward_weights = weights
     return functions

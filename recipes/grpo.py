@@ -23,6 +23,7 @@ from emor3_trl.engines.adapters import save_merged
 from emor3_trl.evaluation.validation import Validation, check_validation
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, weights_sharded, world_size
+from emor3_trl.named_rewards import check_reward_columns
 from emor3_trl.run.arguments import GRPOArguments
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.help import GRPO_OPTIONS
@@ -51,6 +52,7 @@ def main() -> None:
             return
         count_batches(parsed.values, len(opened.train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
+        check_reward_columns(args, {"training": opened.train, "evaluation": evaluation})
         held_out = load_validation(run, args.seed)
         if held_out:
             check_validation(args)

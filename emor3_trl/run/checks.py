@@ -17,6 +17,7 @@ from trl import ModelConfig, get_peft_config
 from emor3_trl.config import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
+from emor3_trl.named_rewards import STYLES
 
 NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
     "bf16": lambda value: value is not False,  # TRL turns it on when it is not set
@@ -116,24 +117,40 @@ def check_combinations(values: dict[str, Any]) -> None:
         )
     if "num_generations" not in values:
         return
-    if values.get("reward_weights"):
+    if values.get("reward_weights") and values.get("rewards") is None:
         raise ValueError(
-            f"reward_weights is {values['reward_weights']}, but the recipe's rewards are weighted by lambda1 and "
-            "lambda2 (paper, Eq. 6): set those. reward_weights is for an EmoR3Trainer with your own reward_funcs."
+            f"reward_weights is {values['reward_weights']}, but the rewards of reward_variant are weighted by lambda1 "
+            "and lambda2 (paper, Eq. 6): set those, or name the rewards that it weighs: --rewards accuracy format."
         )
-    style, variant = values.get("prompt_style"), values.get("reward_variant")
-    wanted = "think" if variant == "plain" else "set"
-    earned = [values.get("lambda2") or 0, 0 if variant == "plain" else values.get("lambda1") or 0]
-    if style not in (None, wanted) and any(earned):
-        raise ValueError(
-            f"prompt_style is '{style}', but reward_variant '{variant}' rewards the form that '{wanted}' asks for, so "
-            f"nothing could earn it. Set --prompt_style {wanted}, or --lambda1 0 --lambda2 0 for accuracy alone."
-        )
+    check_prompt_style(values)
     strategy = str(values.get("eval_strategy", "no")).split(".")[-1].lower()
     if (strategy != "no") != bool(values.get("eval_split")):
         raise ValueError(
             f"eval_strategy is '{strategy}' and eval_split is {values.get('eval_split')!r}. To evaluate while training "
             "set both, as in --eval_strategy steps --eval_split validation; else leave both unset."
+        )
+
+
+def check_prompt_style(values: dict[str, Any]) -> None:
+    """Check that the prompt asks for the form that a reward pays.
+
+    Raises:
+        ValueError: naming both, and what to set instead.
+    """
+    style, variant = values.get("prompt_style"), values.get("reward_variant")
+    for reward in values.get("rewards") or ():
+        wanted = STYLES.get(reward, style) if isinstance(reward, str) else style
+        if style not in (None, wanted):
+            raise ValueError(
+                f"prompt_style is '{style}', but rewards names '{reward}', which pays the form that '{wanted}' asks "
+                f"for, so nothing could earn it. Set --prompt_style {wanted}, or leave {reward} out."
+            )
+    wanted = "think" if variant == "plain" else "set"
+    earned = [values.get("lambda2") or 0, 0 if variant == "plain" else values.get("lambda1") or 0]
+    if values.get("rewards") is None and style not in (None, wanted) and any(earned):
+        raise ValueError(
+            f"prompt_style is '{style}', but reward_variant '{variant}' rewards the form that '{wanted}' asks for, so "
+            f"nothing could earn it. Set --prompt_style {wanted}, or --lambda1 0 --lambda2 0 for accuracy alone."
         )
 
 

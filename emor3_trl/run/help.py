@@ -28,8 +28,8 @@ _OUTPUT = ["output_dir", "save_steps", "report_to", "plan", "overwrite"]
 GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
-    "Reward": ["reward_variant", "lambda1", "lambda2"],
-    "Batches": ["processes", "num_generations", *_BATCHES, "steps_per_generation", "shared_prefix"],
+    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards"],
+    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix"],
     "Optimisation": ["learning_rate", "beta", "gradient_checkpointing", "seed"],
     "Generation": [
         "temperature",
@@ -65,7 +65,6 @@ LIBRARY_OPTIONS = {
     "gradient_accumulation_steps": "Forwards of one optimiser step, of each process",
     "num_train_epochs": "Passes over the samples",
     "max_steps": "Optimiser steps; more than 0 wins over the epochs",
-    "steps_per_generation": "Forwards of one rollout; none: those of one optimiser step",
     "gradient_checkpointing": "Save memory for a fifth more time",
     "temperature": "Temperature of rollouts",
     "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",

@@ -9,11 +9,14 @@ import torch
 
 from emor3_trl.files import read_mapping
 from emor3_trl.groups.batching import count_batches, count_prompts_at_once, divide_rollout
+from emor3_trl.named_rewards import NAMED_REWARDS, asks_reflection, describe_rewards, load_rewards
+from emor3_trl.rewards import reward_functions
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL: 14-pixel patches, merged 2 x 2
 PROMPT_LIMIT = 2048  # tokens, as in the reference implementation
+_REWARDS = {"reward_variant": "paper", "lambda1": 0.1, "lambda2": 0.1}
 TEXT_TOKENS = 200  # the structured prompt and its chat template, rounded up
 
 
@@ -135,7 +138,8 @@ def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Ite
         f"tokens       prompt <= {prompt:,}, completion <= {completion:,}: <= "
         f"{count.completions * (prompt + completion):,} per rollout"
     )
-    asks = values.get("lambda1") and values.get("reward_variant") != "plain"
+    rewards, asks = _describe_rewards(values)
+    yield f"rewards      {rewards}"
     questions = f"{2 * count.completions:,} questions per rollout, one engine call" if asks else "none"
     yield f"reflection   {questions}"
     yield ""
@@ -151,6 +155,17 @@ def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Ite
     yield ""
     yield "files"
     yield from (f"  {name}" for name in list_files(values, count.updates))
+
+
+def _describe_rewards(values: dict[str, Any]) -> tuple[str, bool]:
+    """Return the weighted sum of the rewards in words, and whether one of them asks for the reflection."""
+    if values.get("rewards") is not None:
+        functions, weights = load_rewards(values["rewards"], values.get("reward_weights"))
+        files = dict.fromkeys(name for name in values["rewards"] if name not in NAMED_REWARDS)
+        return describe_rewards(functions, weights) + f" ({', '.join(files)})" * bool(files), asks_reflection(functions)
+    variant, lambda1, lambda2 = (values.get(name, default) for name, default in _REWARDS.items())
+    functions, weights = reward_functions(variant, lambda1, lambda2)
+    return f"{describe_rewards(functions, weights)} ({variant})", lambda1 > 0 and variant != "plain"
 
 
 def _format_row(part: str, alone: float, zero2: float, zero3: float) -> str:

@@ -10,6 +10,7 @@ from trl import get_peft_config
 from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows, load_split
 from emor3_trl.groups.checks import check_model_settings
+from emor3_trl.named_rewards import digest_rewards
 from emor3_trl.run.arguments import GRPOArguments, RunArguments
 from emor3_trl.run.command_line import Parsed, build_model_options
 from emor3_trl.run.folder import RunFolder, digest_sources
@@ -48,7 +49,8 @@ def open_run(parsed: Parsed) -> OpenRun | None:
     run, model, args = parsed.arguments
     path = model.model_name_or_path
     check_model_path(path)
-    folder = RunFolder(args.output_dir, parsed.values, run.overwrite, digest_sources(path, run.data, run.train_split))
+    sources = digest_sources(path, run.data, run.train_split) | digest_rewards(getattr(args, "rewards", None))
+    folder = RunFolder(args.output_dir, parsed.values, run.overwrite, sources)
     if folder.is_finished:
         folder.say_nothing_to_do()
         return None
