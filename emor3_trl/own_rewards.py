@@ -90,7 +90,7 @@ def _run_file(path: Path, name: str) -> ModuleType:
 def _check_signature(function: Any, name: str, attribute: str) -> None:
     """Check that TRL can call a reward: everything that it passes, it passes by name, columns included."""
     if not callable(function) or isinstance(function, type | torch.nn.Module):  # TRL takes a module for a reward model
-        kind = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
+        kind = "a class" if isinstance(function, type) else f"of type {type(function).__name__}"
         raise ValueError(
             f"rewards names '{name}', which is {kind}. Expected a function: 'def {attribute}(completions, **columns)'."
         )

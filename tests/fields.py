@@ -52,6 +52,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "vespo_lambda_neg": 2.5, "temperature": 0.9, "log_completions": True, "log_multimodal": False,
         "num_completions_to_print": 1, "log_unique_prompts": True, "generation_kwargs": {"do_sample": True},
         "cache_implementation": "static", "chat_template_kwargs": {"enable_thinking": False},
+        "rewards": ["accuracy", "coherence", "format"], "reward_weights": [0.8, 0.1, 0.1],
         "trust_remote_code": True, "model_init_kwargs": {"attn_implementation": "sdpa"},
     },
     "LoRA": {

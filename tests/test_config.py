@@ -12,6 +12,7 @@ from trl import ModelConfig
 from emor3_trl import EmoR3Trainer, config
 from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
 from emor3_trl.config import EmoR3Config, check_adapter
+from emor3_trl.rewards import accuracy_reward
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import UserError, parse_arguments
 
@@ -97,6 +98,65 @@ def test_what_grpo_cannot_do_is_refused(tmp_path: Path, changes: dict, message: 
     in_python = refuse_in_python(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
     assert message in in_python
     assert in_python in refuse_on_the_command_line(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+
+
+OWN = "def brief(completions, **columns):\n    return [1.0] * len(completions)\n\ndef two(texts): ...\n"
+REWARDS = [
+    pytest.param({"rewards": ["acuracy"]}, "rewards names 'acuracy'. Did you mean 'accuracy'?", id="misspelt"),
+    pytest.param({"rewards": []}, "rewards is []. Expected accuracy, consistency, coherence, format,", id="none"),
+    pytest.param({"rewards": ["own.py:breif"]}, "'own.py' has no function 'breif'. It has: brief, two.", id="function"),
+    pytest.param({"rewards": ["own.py:two"]}, "'own.py:two', which takes (texts). TRL passes", id="signature"),
+    pytest.param({"rewards": ["torn.py:brief"]}, "'torn.py', line 2 cannot be run: NameError: name 'x'", id="import"),
+    pytest.param({"rewards": ["accuracy", "own.py:brief", "own.py:brief"]}, "'brief' 2 times", id="two of one name"),
+    pytest.param(
+        {"rewards": ["accuracy", "own.py:brief"], "reward_weights": [0.5]},
+        "reward_weights is [0.5] for the 2 rewards accuracy, own.py:brief. Expected a number for each",
+        id="weights",
+    ),
+    *(
+        pytest.param({"rewards": ["accuracy"], name: value}, f"and {name} {value} chooses or weighs other", id=name)
+        for name, value in (("reward_variant", "reference"), ("lambda1", 0.2), ("lambda2", 0.0))
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REWARDS)
+def test_rewards_that_cannot_be_used_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    Path("torn.py").write_text("\nx\n" + OWN)
+    in_python = refuse_in_python(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+    assert message in in_python
+    assert in_python in refuse_on_the_command_line(EmoR3Config, tmp_path, {**NO_ENGINE, **changes})
+
+
+def test_a_file_of_rewards_that_is_not_there_is_named_with_the_folder_that_was_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        EmoR3Config(output_dir=str(tmp_path), rewards=["no.py:brief"], **NO_ENGINE)
+    assert str(error.value) == f"rewards names 'no.py:brief', but there is no file 'no.py' in '{tmp_path}'."
+    assert str(error.value) in refuse_on_the_command_line(
+        EmoR3Config, tmp_path, {**NO_ENGINE, "rewards": ["no.py:brief"]}
+    )
+
+
+def test_rewards_are_named_once_for_a_trainer(tmp_path: Path) -> None:
+    args = EmoR3Config(output_dir=str(tmp_path), rewards=["accuracy"], **NO_ENGINE)
+    with pytest.raises(ValueError, match=r"args.rewards is \['accuracy'\], and reward_funcs is given as well"):
+        EmoR3Trainer("no/model", accuracy_reward, args, tiny_dataset())
+
+
+def test_a_trainer_needs_the_columns_of_an_own_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded for it: the path holds none."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def tinted(completions, colour, emotion, **columns): ...")
+    args = EmoR3Config(output_dir=str(tmp_path), rewards=["accuracy", "own.py:tinted"], **NO_ENGINE)
+    with pytest.raises(ValueError, match="; colour missing"):
+        EmoR3Trainer("no/model", args=args, train_dataset=tiny_dataset())
 
 
 def test_tensor_parallelism_divides_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

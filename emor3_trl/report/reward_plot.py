@@ -3,6 +3,7 @@
 Beside the accuracy of rollouts stands that of held-out images, where it was measured (paper, Fig. 3).
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,14 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
     panels: dict[str, tuple[str, ...]] = {"overall": ("reward",)}
     panels |= {name: (f"rewards/{name}_reward/mean",) for name in REWARDS}
     panels["format"] += ("rewards/think_format_reward/mean",)  # of the plain GRPO baseline
-    top = max((entry["reward"] for history in runs.values() for entry in history if "reward" in entry), default=1.0)
+    entries = [entry for history in runs.values() for entry in history]
+    known = {key for keys in panels.values() for key in keys}
+    for key in dict.fromkeys(key for entry in entries for key in entry if key not in known):
+        if own := re.fullmatch("rewards/(.+)/mean", key):  # a reward of the user's
+            title = own[1].removesuffix("_reward")
+            panels[title] = (*panels.get(title, ()), key)
+    shown = {key for keys in panels.values() for key in keys}
+    values = [value for entry in entries for key, value in entry.items() if key in shown and math.isfinite(value)]
     figure = Figure(figsize=(3 * len(panels), 3.2), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True)
     for axis, (title, keys) in zip(axes, panels.items(), strict=True):
@@ -38,7 +46,8 @@ def plot_rewards(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pa
                 axis.plot(*zip(*validations, strict=True), "o--", label=label, color=line.get_color(), markersize=3)
         axis.set_title(title)
         axis.set_xlabel("step")
-        axis.set_ylim(-0.03, 1.03 * max(1.0, top))  # the reference's rewards go up to 1 + lambda1
+        # The reference's rewards go up to 1 + lambda1, a user's anywhere
+        axis.set_ylim(min([0.0, *values]) - 0.03, 1.03 * max([1.0, *values]))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean reward")
     for axis in axes if any(map(_list_validated, runs.values())) else axes[:1]:

@@ -38,3 +38,15 @@ def test_the_accuracy_of_held_out_images_stands_beside_that_of_rollouts(tmp_path
     assert (held_out.get_label(), held_out.get_xdata().tolist()) == ("GRPO on validation", [0, 2])
     assert held_out.get_ydata().tolist() == [0.0, 0.2]
     assert all(len(axis.lines) == 1 for axis in others)
+
+
+def test_a_reward_of_the_users_stands_after_the_papers_at_its_own_height(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **_: figures.append(figure) or path.touch()
+    )
+    log = [{"step": step, "reward": 0.5, "rewards/brief_reward/mean": -2.0 * step} for step in (0, 1)]
+    plot_rewards({"mine": log}, tmp_path / "rewards.png")
+    assert [axis.get_title() for axis in figures[0].axes][-2:] == ["format", "brief"]
+    assert figures[0].axes[-1].lines[0].get_ydata().tolist() == [0, -2]
+    assert figures[0].axes[-1].get_ylim()[0] < -2

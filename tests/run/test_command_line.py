@@ -90,6 +90,18 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         ),
         pytest.param({"prompt_style": "think"}, [], ["'think'", "--prompt_style set"], id="prompt of another reward"),
         pytest.param({"reward_variant": "plain"}, [], ["'set'", "--prompt_style think"], id="reward of another prompt"),
+        pytest.param(
+            {"rewards": ["accuracy", "think_format"]}, [], ["--prompt_style think", "leave"], id="think_format"
+        ),
+        pytest.param(
+            {"prompt_style": "direct", "rewards": ["accuracy", "coherence"]},
+            [],
+            ["prompt_style is 'direct', but rewards names 'coherence'", "--prompt_style set"],
+            id="reflection without steps",
+        ),
+        pytest.param({"rewards": "accuracy"}, [], ["rewards is 'accuracy'", "a list"], id="a reward for a list"),
+        pytest.param({"rewards": [{"a.py": "b"}]}, [], ["rewards holds {'a.py': 'b'}"], id="a space after the colon"),
+        pytest.param({}, ["--rewards", "accuracy", "no.py:f"], ["there is no file 'no.py'"], id="rewards as a flag"),
         pytest.param({"eval_split": "validation"}, [], ["--eval_strategy steps"], id="split that nothing evaluates"),
         pytest.param({"eval_strategy": "steps"}, [], ["eval_split is None"], id="evaluation without a split"),
         pytest.param(

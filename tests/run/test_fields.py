@@ -25,7 +25,7 @@ from emor3_trl.run.start import open_run
 ROOT = Path(__file__).parents[2]
 CLASSES = (RunArguments, ModelConfig, EmoR3Config)
 # In more than one list: a field whose value of one kind works and of another is refused, or that every loss has
-SHARED = {"loss_type", "eval_split"}
+SHARED = {"loss_type", "eval_split", "reward_weights"}
 FURTHER = {"optim_target_modules": {"optim": "galore_adamw"}, "vllm_tensor_parallel_size": {"use_vllm": True}}
 
 

@@ -81,6 +81,34 @@ def test_plan_counts_no_questions_where_none_are_asked(changes: dict) -> None:
     assert "reflection   none" in describe_run({**VALUES, **changes}, 2000, 8)
 
 
+@pytest.mark.parametrize(
+    ("changes", "rewards", "reflection"),
+    [
+        pytest.param({}, "0.8 accuracy + 0.05 consistency + 0.05 coherence + 0.1 format (paper)", "8,192 questions"),
+        pytest.param({"reward_variant": "plain"}, "0.9 accuracy + 0.1 think_format (plain)", "none"),
+        pytest.param({"rewards": ["accuracy", "format"]}, "1 accuracy + 1 format", "none"),
+        pytest.param(
+            {"rewards": ["accuracy", "coherence", "own.py:brief"], "reward_weights": [0.8, 0.1, 0.1]},
+            "0.8 accuracy + 0.1 coherence + 0.1 brief (own.py:brief)",
+            "8,192 questions",
+        ),
+        pytest.param({"rewards": ["own.py:sure"], "reward_weights": [2]}, "2 sure (own.py:sure)", "8,192 questions"),
+    ],
+)
+def test_plan_names_the_rewards_and_what_they_weigh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, rewards: str, reflection: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "def brief(completions, **columns): ...\ndef sure(completions, consistency_answer, **columns): ..."
+    )
+    lines = dict(
+        line.split(maxsplit=1) for line in describe_run({**VALUES, **changes}, 2000, 8).splitlines()[:10] if line
+    )
+    assert lines["rewards"] == rewards
+    assert lines["reflection"].startswith(reflection)
+
+
 def test_plan_names_what_would_run() -> None:
     text = describe_run(VALUES, 2000, 8)
     for part in ("512 prompts x 8 completions", "120 steps", "8,192 questions", "checkpoint-N every 10 steps (2 kept)"):

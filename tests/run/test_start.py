@@ -66,6 +66,26 @@ def test_new_data_under_the_old_name_is_another_run(place: Path, tiny_model_dir:
         open_run(parse_run(place, tiny_model_dir))
 
 
+def test_a_changed_reward_is_another_run(
+    place: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(place)
+    text = "def brief(completions, **columns):\n    return [float(len(text) < 9) for text in completions]\n"
+    Path("own.py").write_text(text)
+    flags = ["--rewards", "accuracy", "own.py:brief", "--reward_weights", "0.9", "0.1"]
+    first = open_run(parse_run(place, tiny_model_dir, *flags))
+    assert first is not None
+    first.folder.begin()
+    (place / "run" / "checkpoint-1").mkdir()
+    assert open_run(parse_run(place, tiny_model_dir, *flags)) is not None
+    Path("own.py").write_text(text.replace("9", "8"))
+    with pytest.raises(FileExistsError, match=r"different: the reward file own\.py changed\. Choose another --output"):
+        open_run(parse_run(place, tiny_model_dir, *flags))
+    Path("own.py").write_text(text)
+    with pytest.raises(FileExistsError, match=r"reward_weights was \[0\.9, 0\.1\], now \[0\.8, 0\.2\]"):
+        open_run(parse_run(place, tiny_model_dir, *flags[:-2], "0.8", "0.2"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

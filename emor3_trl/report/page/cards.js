@@ -61,7 +61,7 @@ function completion(one, model, words) {
 function rewards(own, parts) {
   return h('dl', { class: 'rewards' },
     parts.map((part, index) => h('div', { class: own.rewards[index] ? 'earned' : null }, h('dt', {}, part.name),
-      h('dd', {}, own.rewards[index] === null ? 'not asked' : String(own.rewards[index])))));
+      h('dd', {}, own.rewards[index] === null ? (part.own ? 'not computed' : 'not asked') : String(own.rewards[index])))));
 }
 
 function overall(own, { rewards: parts, about }) {

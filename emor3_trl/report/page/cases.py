@@ -1,13 +1,14 @@
 """Cases: an image, its emotion, and what each model wrote about it with the rewards that it would have earned."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.named_rewards import NAMED_REWARDS, STYLES
 from emor3_trl.report.evaluated import Evaluation
-from emor3_trl.rewards import RewardFunction, accuracy_reward, reward_functions
+from emor3_trl.rewards import accuracy_reward, reward_functions
 from emor3_trl.thinking import says_something
 
 MAX_CHARACTERS = 4_000  # of one text; a model that rambles to its token limit writes about twice as many
@@ -22,11 +23,11 @@ class Rewards:
 
     Args:
         functions: the reward functions.
-        parts: the name and the weight of each.
+        parts: the name and the weight of each, and `own` for one of the user's, which the report does not compute.
         origin: where they come from, in words.
     """
 
-    functions: list[RewardFunction]
+    functions: Sequence[Callable[..., Sequence[float | None]]]
     parts: list[dict[str, Any]]
     origin: str
 
@@ -35,12 +36,15 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
     """Return the rewards that the model was trained with, if they fit how it was asked, else the paper's.
 
     Plain thinking is rewarded by the GRPO baseline's variant, the other variants reward the three steps. A model that
-    was asked for its answer only has accuracy.
+    was asked for its answer only has accuracy. A reward of a file of the user's is named and unknown: the report runs
+    no code that a run names.
     """
     style, training = evaluation.config.get("prompt_style", "set"), evaluation.training
     if style == "direct":
         functions, weights, origin = [accuracy_reward], [1.0], "accuracy alone: only the answer was asked for"
-    elif training and (training["reward_variant"] == "plain") == (style == "think"):
+    elif training.get("rewards") and all(STYLES.get(name, style) == style for name in training["rewards"]):
+        return _name_rewards(training["rewards"], training.get("reward_weights"))
+    elif training and not training.get("rewards") and (training["reward_variant"] == "plain") == (style == "think"):
         variant, lambda1, lambda2 = (training[name] for name in ("reward_variant", "lambda1", "lambda2"))
         functions, weights = reward_functions(variant, lambda1, lambda2)
         origin = f"as in its training: {variant}, " + f"λ₁ = {lambda1}, " * (variant != "plain") + f"λ₂ = {lambda2}"
@@ -50,6 +54,25 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
     names = [function.__name__.removesuffix("_reward").removeprefix("think_") for function in functions]
     parts = [{"name": name, "weight": round(weight, 4)} for name, weight in zip(names, weights, strict=True)]
     return Rewards(functions, parts, origin)
+
+
+def _name_rewards(names: Sequence[str], weights: Sequence[float] | None) -> Rewards:
+    """Return the rewards that a training named; those of the user's give None."""
+    functions = [NAMED_REWARDS.get(name, _leave_unknown) for name in names]
+    parts: list[dict[str, Any]] = []
+    for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
+        own = name not in NAMED_REWARDS
+        title = name.rpartition(":")[2].removesuffix("_reward").removeprefix("think_")
+        parts.append({"name": title, "weight": round(weight, 4)} | ({"own": True} if own else {}))
+    origin = "as in its training: " + " + ".join(f"{part['weight']:g} {part['name']}" for part in parts)
+    unknown = [name for name in names if name not in NAMED_REWARDS]
+    if unknown:
+        origin += f"; not computed again, because a report runs no file of a run: {', '.join(unknown)}"
+    return Rewards(functions, parts, origin)
+
+
+def _leave_unknown(completions: Sequence[str], **_columns: Any) -> list[float | None]:
+    return [None] * len(completions)
 
 
 def make_cases(

@@ -1,6 +1,7 @@
 """What the page shows, as JSON values: results, comparisons, curves, confusion and cases."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -192,9 +193,16 @@ def _with_interval(values: Mapping[str, float] | None, name: str) -> list[float]
 
 
 def gather_curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Return the panels of the training curves with a line for each model whose training logged the value."""
+    """Return the panels of the training curves with a line for each model whose training logged the value.
+
+    Rewards of the user's follow the paper's.
+    """
     panels = []
-    for title, keys, unit in PANELS:
+    known = {key for _, keys, _ in PANELS for key in keys}
+    logged = dict.fromkeys(key for evaluation in evaluations for entry in evaluation.log for key in entry)
+    own = [re.fullmatch("rewards/(.+)/mean", key) for key in logged if key not in known]
+    further = [(f"Reward {match[1].removesuffix('_reward')}", (match[0],), "mean reward") for match in own if match]
+    for title, keys, unit in (*PANELS, *further):
         lines = []
         for index, evaluation in enumerate(evaluations):
             points = [

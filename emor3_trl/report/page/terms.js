@@ -25,15 +25,20 @@ const TERMS = {
   Format: 'Format reward: 1 if the completion has exactly the form that is asked for, else 0.',
 };
 
+/** What a word means; what is not in the list is a reward that a user wrote. */
+function meaningOf(name) {
+  return TERMS[name] ?? `${name}: what this function, which is not one of the paper’s rewards, gave the completions.`;
+}
+
 /** A word with its meaning in a tooltip, reachable with the keyboard. */
 function term(name, text) {
-  return h('span', { class: 'term', tabindex: 0, 'data-tip': TERMS[name] }, text);
+  return h('span', { class: 'term', tabindex: 0, 'data-tip': meaningOf(name) }, text);
 }
 
 /** The same meanings as a list that opens, for touch and for paper. */
 function glossary(names) {
   const entries = names.map((name) => {
-    const [word, ...meaning] = TERMS[name].split(': ');
+    const [word, ...meaning] = meaningOf(name).split(': ');
     return [h('dt', {}, word), h('dd', {}, meaning.join(': '))];
   });
   return h('details', { class: 'glossary' }, h('summary', {}, 'What the words mean'), h('dl', {}, entries));

@@ -143,6 +143,51 @@ def test_rewards_of_training_count_where_they_fit_how_the_model_was_asked(own_ru
     assert (weights(model), model["about"]["rewards"]) == expected
 
 
+NAMED = {"rewards": ["accuracy", "coherence", "no/such/own.py:brief"], "reward_weights": [0.7, 0.2, 0.1]}
+
+
+def test_named_rewards_are_weighed_and_those_of_the_user_are_named_but_not_run(own_run):
+    config = {"reward_variant": "paper", "lambda1": 0.1, "lambda2": 0.1} | NAMED
+    write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(config))
+    page = gather_content(load_evaluations([own_run]), title="runs")
+    index, model = next((place, one) for place, one in enumerate(page["models"]) if one["name"] == "emo_r3")
+    assert model["rewards"] == [
+        {"name": "accuracy", "weight": 0.7},
+        {"name": "coherence", "weight": 0.2},
+        {"name": "brief", "weight": 0.1, "own": True},
+    ]
+    assert model["about"]["rewards"] == (
+        "as in its training: 0.7 accuracy + 0.2 coherence + 0.1 brief; not computed again, because a report runs no "
+        "file of a run: no/such/own.py:brief"
+    )
+    for case in page["cases"]:
+        accuracy, _, brief = case["models"][index]["rewards"]
+        assert accuracy == case["models"][index]["correct"]
+        assert brief is case["models"][index]["overall"] is None  # unknown, not 0
+
+
+@pytest.mark.parametrize(
+    ("style", "names", "expected"),
+    [
+        pytest.param("set", ["accuracy", "consistency"], {"accuracy": 1, "consistency": 1}, id="each counts 1"),
+        pytest.param("think", ["accuracy", "think_format"], {"accuracy": 1, "format": 1}, id="think"),
+        pytest.param("think", ["accuracy"], {"accuracy": 1}, id="accuracy fits any"),
+        pytest.param("think", ["accuracy", "format"], {"accuracy": 0.9, "format": 0.1}, id="trained otherwise"),
+        pytest.param("set", ["accuracy", "think_format"], PAPER, id="asked otherwise"),
+    ],
+)
+def test_named_rewards_count_where_they_fit_how_the_model_was_asked(own_run, style, names, expected):
+    write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(TRAINED | {"rewards": names}))
+    write_text(own_run / "evaluation" / "emo_r3" / "config.yaml", f"prompt_style: {style}\n")
+    page = gather_content(load_evaluations([own_run]), title="runs")
+    index, model = next((place, one) for place, one in enumerate(page["models"]) if one["name"] == "emo_r3")
+    assert weights(model) == expected
+    assert model["about"]["rewards"].startswith("as in its training: 1 acc") is (1 in expected.values())
+    for own in (case["models"][index] for case in page["cases"]):
+        if None not in own["rewards"]:
+            assert own["overall"] == pytest.approx(sum(map(operator.mul, own["rewards"], expected.values())))
+
+
 def test_a_reward_of_no_weight_need_not_be_known(own_run):
     write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(TRAINED | {"lambda1": 0.0}))
     row = {"id": "test-x", "emotion": "awe", "label_space": ["awe", "fear"]}

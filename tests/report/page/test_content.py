@@ -111,3 +111,12 @@ def test_models_of_two_folders_stand_side_by_side(run, own_run):
 def test_choices_that_are_not_there_are_named(run, options, message):
     with pytest.raises(ValueError, match=message):
         gather_content(load_evaluations([run]), title="runs", **options)
+
+
+def test_a_reward_of_the_users_has_a_curve(own_run):
+    log = [{"step": step, "reward": 1.0, "rewards/brief_reward/mean": 0.25 * step} for step in (1, 2)]
+    write_json(own_run / "emo_r3" / "log_history.json", log)
+    panels = {panel["title"]: panel["lines"] for panel in gather_curves(load_evaluations([own_run]))}
+    assert [title for title in panels if title not in {title for title, *_ in PANELS}] == ["Reward brief"]
+    (line,) = panels["Reward brief"]
+    assert (line["steps"], line["values"]) == ((1, 2), (0.25, 0.5))
