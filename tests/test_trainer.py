@@ -105,6 +105,76 @@ def test_a_reward_that_names_an_answer_gets_it_whatever_lambda1_says(tiny_model_
     assert not tiny_trainer(tiny_model_dir, tmp_path, reward_funcs=accuracy_reward, **options).reflects
 
 
+@pytest.mark.parametrize(
+    ("names", "reflects"),
+    [
+        pytest.param(["accuracy", "consistency", "format"], True, id="consistency alone"),
+        pytest.param(["accuracy", "coherence", "format"], True, id="coherence alone"),
+        pytest.param(["accuracy", "format"], False, id="no reflection"),
+        pytest.param(["accuracy", "own.py:brief"], False, id="own"),
+        pytest.param(["own.py:sure"], True, id="own that reads an answer"),
+    ],
+)
+def test_rewards_of_the_configuration_are_asked_for_what_they_need(
+    tiny_model_dir, tmp_path, monkeypatch, names, reflects
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    options = {"reward_funcs": None, "rewards": names, "reward_weights": [0.5] * len(names), "use_vllm": False}
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, **options)
+    assert trainer.reflects is reflects
+    titles = [name if ".py:" not in name else name.split(":")[1] for name in names]
+    assert [name.removesuffix("_reward") for name in trainer.reward_func_names] == titles
+
+
+OWN = """
+def brief(completions, **columns):
+    return [len(completion[0]["content"]) % 5 / 4 for completion in completions]
+
+async def sure(completions, consistency_answer, **columns):
+    return [{"Yes": 1.0, "No": 0.25}[answer] for answer in consistency_answer]
+"""
+
+
+def test_named_rewards_are_summed_with_their_weights(tiny_model_dir, tmp_path, monkeypatch):
+    """The reward of each logged step is the weighted sum by hand, and so are the advantages of a group."""
+    seen, advantages = [], []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    stock, score = EmoR3Trainer._calculate_rewards, EmoR3Trainer._generate_and_score_completions
+
+    def calculate(self, inputs, prompts, completions, ids):
+        answers = [row["consistency_answer"] for row in inputs]
+        seen.append(([completion[0]["content"] for completion in completions], answers))
+        return stock(self, inputs, prompts, completions, ids)
+
+    def keep(self, inputs):
+        output = score(self, inputs)
+        advantages.append(output["advantages"].clone())
+        return output
+
+    monkeypatch.setattr(EmoR3Trainer, "_calculate_rewards", calculate)
+    monkeypatch.setattr(EmoR3Trainer, "_generate_and_score_completions", keep)
+    names = ["own.py:brief", "format", "own.py:sure"]
+    options = {"reward_funcs": None, "rewards": names, "reward_weights": [2.0, 0.5, -1.0], "max_steps": 2}
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False, **options)
+    write_gold(trainer, monkeypatch)
+    trainer.train()
+    for step, (texts, answers) in enumerate(seen):
+        brief = torch.tensor([len(text) % 5 / 4 for text in texts])
+        sure = torch.tensor([{"Yes": 1.0, "No": 0.25}[answer] for answer in answers])
+        total = 2.0 * brief + 0.5 * 1.0 - 1.0 * sure  # gold completions are well formed
+        entry = trainer.state.log_history[step]
+        assert entry["rewards/brief/mean"] == pytest.approx(brief.mean().item())
+        assert entry["rewards/sure/mean"] == pytest.approx(sure.mean().item())
+        assert entry["reward"] == pytest.approx(total.mean().item())
+        groups = total.view(-1, 4)
+        expected = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+        ranked = sorted(advantages[step].tolist())  # rows are shuffled by then
+        assert ranked == pytest.approx(sorted(expected.flatten().tolist()), abs=1e-4)
+    assert len(seen) == 2
+
+
 def test_reflection_without_vllm_is_refused_where_ranks_must_call_the_model_together(tmp_path, monkeypatch):
     args = EmoR3Config(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
