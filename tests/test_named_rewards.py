@@ -1,14 +1,18 @@
 """Rewards by name: which there are, what they weigh, which prompt and columns they need."""
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from datasets import Dataset
 from tiny_model import gold_completion
+from trl import ModelConfig
 
 from emor3_trl import rewards
+from emor3_trl.config import EmoR3Config
 from emor3_trl.named_rewards import (
     NAMED_REWARDS,
     STYLES,
@@ -19,6 +23,8 @@ from emor3_trl.named_rewards import (
     load_rewards,
 )
 from emor3_trl.rewards import reward_functions
+from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.command_line import parse_arguments
 
 OWN = """
 def brief(completions, **columns):
@@ -138,3 +144,52 @@ def test_a_column_that_no_data_has_is_named_before_a_rollout() -> None:
 def test_the_files_of_rewards_are_digested_and_names_are_not() -> None:
     assert list(digest_rewards(["accuracy", "mine.py:brief", "mine.py:tinted"])) == ["reward file mine.py"]
     assert digest_rewards(None) == digest_rewards(["accuracy"]) == {}
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "REWARDS.md"
+
+
+@pytest.mark.parametrize("page", [DOCS.parents[1] / "README.md", DOCS], ids=["README", "REWARDS"])
+def test_the_worked_example_is_a_file_and_a_configuration_that_load(page: Path) -> None:
+    text = page.read_text()
+    (code,) = (block.split("```")[0] for block in text.split("```python\n")[1:] if "def brief" in block)
+    Path("my_rewards.py").write_text(code)
+    settings = yaml.safe_load("\n".join(re.findall(r"^    (reward.*)$", text, re.M)[:2]))
+    functions, weights = load_rewards(settings["rewards"], settings["reward_weights"])
+    assert describe_rewards(functions, weights) == "0.8 accuracy + 0.1 coherence + 0.1 brief"
+    assert functions[-1](["x" * 599, "x" * 600]) == [1.0, 0.0]
+    for name in re.findall(r"^def (\w+)", code, re.M):
+        load_rewards([f"my_rewards.py:{name}"])
+
+
+def test_the_table_has_every_name() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.M) == list(NAMED_REWARDS)
+
+
+def test_the_papers_ablations_are_flags_on_a_configuration(tmp_path: Path) -> None:
+    lines = [line.split("#")[0].split() for line in re.findall(r"^    (--.*)$", DOCS.read_text(), re.M)]
+    settings = {
+        "data": "d",
+        "output_dir": "run",
+        "bf16": False,
+        "use_cpu": True,
+        "use_vllm": False,
+        "report_to": "none",
+    }
+    Path("run.yaml").write_text(yaml.safe_dump(settings | {"report_to": "none", "reward_variant": "paper"}))
+    sums = []
+    for flags in lines:
+        parsed = parse_arguments((RunArguments, ModelConfig, EmoR3Config), argv=["--config", "run.yaml", *flags])
+        args = parsed.arguments[2]
+        variant = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+        rewards_of_run = load_rewards(args.rewards, args.reward_weights) if args.rewards else variant
+        sums.append(describe_rewards(*rewards_of_run))
+    assert sums == [
+        "0.9 accuracy + 0.1 think_format",
+        "0.9 accuracy + 0 consistency + 0 coherence + 0.1 format",
+        "0.8 accuracy + 0.05 consistency + 0.05 coherence + 0.1 format",
+        "0.8 accuracy + 0.1 consistency + 0.1 format",
+        "0.8 accuracy + 0.1 coherence + 0.1 format",
+        "0.9 accuracy + 0.05 consistency + 0.05 coherence",
+        "1 accuracy",
+    ]
