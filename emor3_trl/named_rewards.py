@@ -175,12 +175,8 @@ def digest_rewards(names: Sequence[str] | None) -> dict[str, str]:
 def _check_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
     if weights is None:
         return
-    numbers = isinstance(weights, Sequence) and [
-        weight
-        for weight in weights
-        if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
-    ]
-    if numbers is False or len(numbers) != len(weights) or len(weights) != len(names):
+    fits = isinstance(weights, list | tuple) and len(weights) == len(names)
+    if not fits or not all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights):
         raise ValueError(
             f"reward_weights is {weights!r} for the {len(names)} rewards {', '.join(map(str, names))}. Expected a "
             "number for each, or leave it unset: then each counts 1."

@@ -203,7 +203,7 @@ def _read_training(folders: Sequence[Path]) -> dict[str, Any]:
 def _read_record(path: Path, cure: str = "Delete its folder and evaluate the model again.") -> dict[str, Any]:
     """Return the content of a YAML or JSON file, which may be missing."""
     record = read_mapping(path, cure) if path.is_file() else {}
-    for key in ("data", "splits", "in_domain"):  # of an evaluation's configuration
+    for key in ("data", "splits", "in_domain", "rewards"):  # the last of a training, the others of an evaluation
         names = record.get(key)
         if not (names is None or isinstance(names, str) or all(isinstance(name, str) for name in names)):
             raise ValueError(f"'{path}' cannot be read ({key} is {names!r}). {cure}")

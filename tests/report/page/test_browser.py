@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from browser import SET_FILTER, find_browser, open_browser, open_page
 from fabricated_run import fabricate
 
 from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
+from emor3_trl.files import write_json, write_text
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import gather_content, write_page
 
@@ -417,3 +419,17 @@ def test_a_cards_reward_names_its_weights_and_where_they_come_from(view):
     tip = view().locator(".card .overall").first.get_attribute("data-tip")
     assert tip.startswith("Overall reward: 0.8 × accuracy + 0.05 × consistency + 0.05 × coherence + 0.1 × format (the ")
     assert tip.endswith("(the paper's defaults: no training with such rewards is known)")
+
+
+def test_a_reward_of_the_users_has_its_curve_and_is_shown_as_not_computed(view, tmp_path):
+    run = fabricate(tmp_path, {"test": 6})
+    names = {"reward_variant": "paper", "rewards": ["accuracy", "own.py:brief"], "reward_weights": [0.9, 0.1]}
+    write_text(run / "emo_r3" / "config.yaml", yaml.safe_dump(names))
+    log = [{"step": step, "reward": 1.0, "rewards/brief/mean": 0.5 * step} for step in (1, 2)]
+    write_json(run / "emo_r3" / "log_history.json", log)
+    page = view(path=write_page(gather_content(load_evaluations([run]), title="mine"), tmp_path / "mine.html"))
+    assert "Reward brief" in page.locator("#training h3").all_inner_texts()
+    trained = page.locator(".card .completion", has=page.get_by_text("not computed")).first
+    assert trained.locator("dl.rewards").inner_text().split("\n") == ["accuracy", "1", "brief", "not computed"]
+    assert trained.locator(".overall").count() == 0
+    assert "0.9 accuracy + 0.1 brief; not computed again, because" in page.locator("#about").inner_text()
