@@ -1,0 +1,91 @@
+"""Export a trained model: merged weights, processor, how it is decoded, and a model card of the run's own facts.
+
+    python recipes/export.py --model runs/mine --output_dir exports/mine --evaluation runs/evaluation/mine
+
+The folder is loaded by transformers and served by `vllm serve`. Nothing leaves this machine without --push_to_hub.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoProcessor, GenerationConfig
+
+from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, whole_checkpoint
+from emor3_trl.data import load_split
+from emor3_trl.engines.policy import image_token_ids
+from emor3_trl.files import check_room
+from emor3_trl.report.model_card import gather_facts, write_model_card
+from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
+
+
+@dataclass
+class ExportArguments:
+    """Which run, to where."""
+
+    model: str = field(metadata={"help": "The folder of a finished run."})
+    output_dir: str = field(metadata={"help": "Where the model is written; a new folder."})
+    evaluation: str | None = field(
+        default=None, metadata={"help": "The folder of this model's evaluation, whose metrics the card shows."}
+    )
+    base_model: str | None = field(
+        default=None, metadata={"help": "The model under a LoRA adapter, if it is not where training found it."}
+    )
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "Also upload it to this private repository, e.g. me/emo-r3."}
+    )
+
+
+def main() -> None:
+    """Parse, look at everything, merge, write, and upload if that is asked for."""
+    (args,) = parse_arguments([ExportArguments], about=__doc__).arguments
+    output, run = Path(args.output_dir), Path(args.model)
+    with user_errors():
+        if output.exists():
+            raise FileExistsError(f"output_dir '{output}' exists. Choose a new folder, or delete it.")
+        if not (run / "metrics.json").is_file():
+            raise FileNotFoundError(f"'{run}' holds no finished run (no metrics.json). Export a finished one.")
+        check_checkpoint(args.model, args.base_model)
+        check_fit(args.model, args.base_model)
+        config = gather_facts(run, (), args.evaluation).config
+        rows = load_split(config["data"], config.get("train_split", "train"), max_samples=1)
+        facts = gather_facts(run, tuple(rows[0]["label_space"]), args.evaluation)
+        check_room(output, 2 * estimate_room([args.model], args.base_model or args.model, 0, 0), "the model")
+    unfinished = output.with_name(output.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    with whole_checkpoint(args.model, args.base_model, unfinished) as whole:
+        for pattern in WEIGHTS:
+            for file in Path(whole).glob(pattern):
+                shutil.copy(file, unfinished)
+        processor = AutoProcessor.from_pretrained(whole, padding_side="left")
+    processor.save_pretrained(unfinished)
+    build_generation_config(processor, int(config.get("max_completion_length") or 2048)).save_pretrained(unfinished)
+    unfinished.rename(output)
+    write_model_card(facts, output)
+    print(f"Written to {output}: weights, processor, generation_config.json, README.md (read it before you pass it on)")
+    if args.push_to_hub:
+        from huggingface_hub import HfApi
+
+        with user_errors():
+            HfApi().create_repo(args.push_to_hub, private=True, exist_ok=True)
+            HfApi().upload_folder(repo_id=args.push_to_hub, folder_path=str(output))
+        print(f"Uploaded to {args.push_to_hub}, which is private")
+
+
+def build_generation_config(processor: AutoProcessor, max_tokens: int) -> GenerationConfig:
+    """Return how the model is decoded, as evaluation does it: greedily, and without image tokens."""
+    tokenizer = processor.tokenizer
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=image_token_ids(processor),
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,162 @@
+"""recipes/export.py: a folder that transformers loads and vLLM serves, with a card whose facts are the run's."""
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from recipe_commands import ENVIRONMENT, command, finish
+from tiny_model import tiny_pictures
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from emor3_trl.checkpoints import whole_checkpoint
+from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.prompts import prompt_text
+
+ROOT = Path(__file__).parents[2]
+EXPORT = [sys.executable, str(ROOT / "recipes" / "export.py")]
+LABELS = ["awe", "fear"]
+
+
+def run_export(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command_line = [*EXPORT, *arguments]
+    return subprocess.run(command_line, cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A folder with a finished run, a finished LoRA run, and an evaluation of the first."""
+    folder = tmp_path_factory.mktemp("export")
+    short = ["--max_steps", "1", "--use_vllm", "false", "--save_strategy", "no"]
+    finish([*command(folder, "grpo", tiny_model_dir, "run"), *short], folder)
+    lora = ["--use_peft", "true", "--lora_dropout", "0", "--lora_target_modules", "all-linear", "--freeze_vision_tower"]
+    finish([*command(folder, "grpo", tiny_model_dir, "lora"), *short, *lora, "false"], folder)
+    evaluate = [sys.executable, str(ROOT / "recipes" / "evaluate.py"), "--model", "run", "--data", "data"]
+    evaluate += ["--splits", "train", "--engine", "transformers", "--max_tokens", "8"]
+    finish(evaluate, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--model", "data"], "'data' holds no finished run", id="no run"),
+        pytest.param(["--model", "run", "--output_dir", "run"], "output_dir 'run' exists", id="a folder that is there"),
+        pytest.param(["--model", "lora", "--evaluation", "runs/evaluation/run"], "are not those of 'lora'", id="other"),
+        pytest.param(["--model", "run", "--evaluation", "elsewhere"], "elsewhere/config.yaml", id="no evaluation"),
+    ],
+)
+def test_a_mistake_is_one_line(place: Path, arguments: list[str], expected: str) -> None:
+    chosen = [*arguments, *("--output_dir", "new") * ("--output_dir" not in arguments)]
+    result = run_export(place, *chosen)
+    assert result.returncode == 2, result.stdout
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (place / "new").exists()
+
+
+def test_an_exported_model_answers_as_the_run_s(place: Path, capsys: pytest.CaptureFixture) -> None:
+    result = run_export(place, "--model", "run", "--output_dir", "out/exported", "--evaluation", "runs/evaluation/run")
+    assert result.returncode == 0, result.stderr
+    card = (place / "out" / "exported" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    tiny_pictures(1)[0].save(place / "out" / "photo.jpg", quality=95)
+    before = Path.cwd()
+    os.chdir(place / "out")
+    try:
+        names: dict = {}
+        exec(compile(code, "README.md", "exec"), names)
+        photo = names["Image"].open("photo.jpg").convert("RGB")
+    finally:
+        os.chdir(before)
+    model = AutoModelForImageTextToText.from_pretrained(place / "run", dtype=torch.float32)
+    engine = TransformersEngine(model, AutoProcessor.from_pretrained(place / "run", padding_side="left"))
+    (expected,) = engine.generate(
+        [prompt_text("set", LABELS)], [photo], n=1, temperature=0, max_tokens=12, seed=0
+    )  # fmt: skip
+    assert capsys.readouterr().out.removesuffix("\n") == expected[0].text
+
+
+def test_each_number_of_the_card_stands_in_a_file_of_the_run(place: Path) -> None:
+    run_export(place, "--model", "run", "--output_dir", "card", "--evaluation", "runs/evaluation/run")
+    card = (place / "card" / "README.md").read_text()
+    metrics = json.loads((place / "runs" / "evaluation" / "run" / "metrics.json").read_text())
+    row = re.search(r"\| train \| (\d+) \| (\S+) \[(\S+), (\S+)\] \| (\S+) \| (\S+) \|", card)
+    assert row is not None
+    keys = ("n", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "format_rate")
+    assert [float(value) for value in row.groups()] == [round(metrics[f"eval/train/{key}"], 3) for key in keys]
+    config = (place / "run" / "config.yaml").read_text()
+    settings = dict(re.findall(r"^- (\w+): (\S+)$", card, re.M))
+    assert {"learning_rate", "max_steps", "beta", "seed"} <= settings.keys()
+    assert "lora_r" not in settings
+    for name, value in settings.items():
+        if name != "data":
+            assert re.search(rf"^{name}: '?{re.escape(value.lower())}'?$", config.lower(), re.M), name
+    environment = json.loads((place / "run" / "environment.json").read_text())
+    assert environment["started"] in card
+    assert environment["versions"]["trl"] in card
+
+
+def test_an_adapter_is_merged_into_its_base(place: Path) -> None:
+    result = run_export(place, "--model", "lora", "--output_dir", "merged")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (place / "merged").glob("*.safetensors")) == ["model.safetensors"]
+    exported = AutoModelForImageTextToText.from_pretrained(place / "merged", dtype=torch.float32).state_dict()
+    with whole_checkpoint(place / "lora") as whole:
+        expected = AutoModelForImageTextToText.from_pretrained(whole, dtype=torch.float32).state_dict()
+    assert exported.keys() == expected.keys()
+    assert all(torch.equal(exported[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.slow
+def test_vllm_serves_an_exported_model(place: Path) -> None:
+    run_export(place, "--model", "run", "--output_dir", "served")
+    picture = tiny_pictures(1)[0]
+    picture.save(place / "photo.png")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "served", "--port", str(port)]
+    server += ["--enforce-eager", "--max-model-len", "512", "--dtype", "float32"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+    process = subprocess.Popen(
+        server, cwd=place, env=ENVIRONMENT | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        answer = ask_server(port, (place / "photo.png").read_bytes(), time.monotonic() + 400, process)
+    finally:
+        process.terminate()
+        process.wait()
+    model = AutoModelForImageTextToText.from_pretrained(place / "run", dtype=torch.float32)
+    engine = TransformersEngine(model, AutoProcessor.from_pretrained(place / "run", padding_side="left"))
+    (expected,) = engine.generate(
+        [prompt_text("set", LABELS)], [picture], n=1, temperature=0, max_tokens=12, seed=0
+    )  # fmt: skip
+    assert answer == expected[0].text
+
+
+def ask_server(port: int, image: bytes, end: float, process: subprocess.Popen) -> str:
+    """Ask about an image as clients of OpenAI do, once the server is up."""
+    url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt_text("set", LABELS)}]
+    body = {"model": "served", "temperature": 0, "max_tokens": 12, "messages": [{"role": "user", "content": content}]}
+    request = urllib.request.Request(
+        f"http://localhost:{port}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        try:
+            with urllib.request.urlopen(request, timeout=100) as response:
+                return json.load(response)["choices"][0]["message"]["content"]
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(1)
