@@ -13,7 +13,7 @@ from emor3_trl.prompts import prompt_text
 _CURE = "Export a finished run."
 # What of a run's configuration a reader wants to know, where it is set
 SETTINGS = (
-    "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
+    "rewards", "reward_weights", "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
     "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "num_samples", "seed",
 )  # fmt: skip
 _LIMITS = """\
@@ -129,6 +129,8 @@ def write_model_card(facts: RunFacts, folder: Path) -> None:
 
 
 def _name_method(config: Mapping[str, Any]) -> str:
+    if config.get("rewards"):
+        return f"GRPO on {', '.join(config['rewards'])}"
     if config.get("reward_variant") == "plain":
         return "GRPO"
     return "EMO-R3 (GRPO with structured emotional thinking and a reflective reward, arXiv 2602.23802)"
@@ -137,6 +139,7 @@ def _name_method(config: Mapping[str, Any]) -> str:
 def _list_settings(config: Mapping[str, Any]) -> list[str]:
     """Return the settings that are set and have an effect."""
     idle = {"lora_r"} if not config.get("use_peft") else set()
+    idle |= {"reward_variant", "lambda1", "lambda2"} if config.get("rewards") else set()
     idle |= {"num_train_epochs"} if (config.get("max_steps") or -1) > 0 else {"max_steps"}
     return [key for key in SETTINGS if config.get(key) is not None and key not in idle]
 
