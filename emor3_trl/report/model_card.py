@@ -13,7 +13,8 @@ from emor3_trl.prompts import prompt_text
 _CURE = "Export a finished run."
 # What of a run's configuration a reader wants to know, where it is set
 SETTINGS = (
-    "rewards", "reward_weights", "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
+    "rewards", "reward_weights",
+    "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
     "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "num_samples", "seed",
 )  # fmt: skip
 _LIMITS = """\
