@@ -50,3 +50,9 @@ class GRPOArguments(RunArguments):
         super().__post_init__()
         numbers = ("validation_steps", "validation_samples", "validation_patience")
         check_numbers(self, dict.fromkeys(numbers, "1 or more"))
+        for name in ("validation_samples", "validation_patience"):
+            if getattr(self, name) is not None and not self.validation_splits:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but nothing is validated. Set validation_splits, or leave "
+                    f"{name} unset."
+                )

@@ -81,12 +81,17 @@ def load_validation(run: GRPOArguments, seed: int) -> dict[str, Dataset]:
 
     Raises:
         FileNotFoundError: if there is no such split.
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or two have the same name.
     """
-    datasets = {}
+    datasets: dict[str, Dataset] = {}
     for place in map(Path, run.validation_splits or ()):
         folder, split = place.parent, place.name
         name = f"{folder.name}_{split}" if folder.name else split
+        if name in datasets:
+            raise ValueError(
+                f"validation_splits names two data sets '{name}': {', '.join(run.validation_splits or ())}. Name each "
+                "once, and rename a folder that is called like another."
+            )
         data = folder if folder.name else run.data
         datasets[name] = load_split(data, split, run.prompt_style, run.validation_samples, seed)
     return datasets

@@ -8,9 +8,9 @@ from trl import ModelConfig
 
 from emor3_trl.config import EmoR3Config
 from emor3_trl.data import write_split
-from emor3_trl.run.arguments import RunArguments
+from emor3_trl.run.arguments import GRPOArguments, RunArguments
 from emor3_trl.run.command_line import Parsed, parse_arguments
-from emor3_trl.run.start import count_samples, open_run
+from emor3_trl.run.start import count_samples, load_validation, open_run
 
 
 def parse_run(folder: Path, model: Path, *flags: str) -> Parsed:
@@ -103,3 +103,16 @@ def test_samples_are_counted_where_no_data_is_prepared_yet(tmp_path: Path) -> No
     assert count_samples(RunArguments(data=str(tmp_path / "later"), max_samples=2000)) == 2000
     with pytest.raises(FileNotFoundError, match="no data folder"):
         count_samples(RunArguments(data=str(tmp_path / "later")))
+
+
+def test_two_validation_splits_of_the_same_name_are_refused(tmp_path: Path, training_rows: Dataset) -> None:
+    places = [tmp_path / folder / "data" for folder in ("one", "two")]
+    for place in places:
+        write_split(place, "test", training_rows)
+    first, second = (str(place / "test") for place in places)
+    assert load_validation(GRPOArguments(data=str(places[0]), validation_splits=["test", second]), seed=0).keys() == {
+        "test",
+        "data_test",
+    }
+    with pytest.raises(ValueError, match="validation_splits names two data sets 'data_test'"):
+        load_validation(GRPOArguments(data=str(places[0]), validation_splits=[first, second]), seed=0)
