@@ -49,21 +49,31 @@ class Validation(TrainerCallback):
         self.options = PredictionOptions(prompt_style, max_tokens=trainer.args.max_completion_length, reflect=False)
         self._accuracy = f"eval/{next(iter(self.datasets))}/accuracy"
 
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Validate the model that training starts from."""
-        if state.global_step == 0:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Validate the model that training starts from, unless a resumed run has; one whose patience ended stops."""
+        if not any(self._accuracy in entry for entry in state.log_history):
             self._validate()
+            self._note_best(args, state)
+        self._stop_without_patience(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Validate when it is time; save the best model so far, and stop where patience has ended."""
         if state.global_step % self.steps and state.global_step < state.max_steps:
             return
         self._validate()
+        control.should_save |= self._note_best(args, state)
+        self._stop_without_patience(state, control)
+
+    def _note_best(self, args: Any, state: Any) -> bool:
+        """Return whether the model that was just validated is the best so far, and let the run's state say so."""
         best, best_step = self.find_best().values()
-        if best_step == state.global_step:
-            control.should_save = True
+        if best_step == state.global_step > 0:
             state.best_metric, state.best_global_step = best, best_step
             state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{best_step}"))
+        return best_step == state.global_step
+
+    def _stop_without_patience(self, state: Any, control: Any) -> None:
+        best, best_step = self.find_best().values()
         since = sum(entry["step"] > best_step for entry in state.log_history if self._accuracy in entry)
         if self.patience is not None and since >= self.patience and state.global_step < state.max_steps:
             control.should_training_stop = True

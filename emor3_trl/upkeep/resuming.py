@@ -73,7 +73,8 @@ class ResumableTrainer(Trainer):
         return self._train_sampler
 
     def _run_epoch(self, **arguments: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # it was stopped after its last step
+        # It was stopped after its last step, or a callback has ended it as it began
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         if self._resumes_from is not None and isinstance(self._train_sampler, RepeatSampler):

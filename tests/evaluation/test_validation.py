@@ -109,6 +109,28 @@ def test_a_resumed_run_knows_the_best_of_before(tiny_model_dir, tmp_path, monkey
     assert outcomes[0] == outcomes[1] == (accuracies, [0, 1, 2, 3, 4], 0.8, 1)
 
 
+def test_a_resumed_run_whose_patience_has_ended_trains_no_further(tiny_model_dir, tmp_path, monkeypatch):
+    options = {"use_vllm": False, "lambda1": 0.0, "max_steps": 6, **SAVING}
+    for resumed, scripted in ((False, [0.1, 0.8, 0.5, 0.4]), (True, [0.9] * 3)):
+        script_accuracies(monkeypatch, scripted)
+        trainer = tiny_trainer(tiny_model_dir, tmp_path, **options)
+        trainer.add_callback(Validation(trainer, {"held_out": tiny_dataset()}, steps=1, patience=2))
+        trainer.train(resume_from_checkpoint=resumed)
+        assert logged(trainer, ACCURACY) == [0.1, 0.8, 0.5, 0.4]
+        assert trainer.state.global_step == 3
+
+
+def test_a_finished_run_that_was_never_validated_is_validated_once(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    options = {"use_vllm": False, "lambda1": 0.0, "max_steps": 1, **SAVING}
+    tiny_trainer(tiny_model_dir, tmp_path, **options).train()
+    script_accuracies(monkeypatch, [0.4])
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, **options)
+    trainer.add_callback(Validation(trainer, {"held_out": tiny_dataset()}, steps=1))
+    trainer.train(resume_from_checkpoint=True)
+    assert validated_steps(trainer) == [1]
+    assert f"Best on validation: 0.400, {tmp_path / 'checkpoint-1'}" in capsys.readouterr().out
+
+
 def test_a_configuration_that_chooses_its_own_best_model_is_refused(tiny_model_dir, tmp_path):
     chooses = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
     trainer = tiny_trainer(tiny_model_dir, tmp_path, use_vllm=False, per_device_eval_batch_size=4, **chooses)
