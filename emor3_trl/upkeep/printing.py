@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from transformers.utils import is_rich_available
 from trl import GRPOTrainer
 from trl.trainer.utils import print_prompt_completions_sample
 
@@ -20,7 +21,7 @@ class PrintingTrainer(GRPOTrainer):
             super().log(logs, start_time)
         finally:
             self.num_completions_to_print = count
-        if self.accelerator.is_main_process and self.log_completions:
+        if self.accelerator.is_main_process and self.log_completions and is_rich_available():
             names = ("prompt", "completion", "rewards", "advantages")
             columns = [_escape(self._logs[name]) for name in names]
             print_prompt_completions_sample(*columns, self.state.global_step, count, extra=_escape(self._logs["extra"]))

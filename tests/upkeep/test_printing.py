@@ -38,3 +38,11 @@ def test_no_control_character_of_a_completion_reaches_the_terminal(
     assert trainer.num_completions_to_print == shown
     table = pd.concat(pd.read_parquet(file) for file in (tmp_path / "completions").glob("*.parquet"))
     assert HOSTILE in str(table["completion"].iloc[0][0]["content"])  # the file keeps what was written
+
+
+def test_without_rich_nothing_is_printed_and_training_goes_on(tiny_model_dir, tmp_path, monkeypatch):
+    for module in ("trl.trainer.grpo_trainer", "trl.trainer.utils", "emor3_trl.upkeep.printing"):
+        monkeypatch.setattr(f"{module}.is_rich_available", lambda: False)
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=1, use_vllm=False, lambda1=0.0, log_completions=True)
+    trainer.train()
+    assert list((tmp_path / "completions").glob("*.parquet"))
