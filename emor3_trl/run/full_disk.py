@@ -16,7 +16,7 @@ def explain_full_disk(error: Exception) -> str | None:
             reason, and what is told is a lost connection: so the disks of this run's folders are looked at as well.
     """
     full, folders = find_full_disk(error), list_locked_folders()
-    if full is None and not any(shutil.disk_usage(folder).free < NO_ROOM for folder in folders):
+    if full is None and not any(shutil.disk_usage(folder).free < NO_ROOM for folder in folders if folder.is_dir()):
         return None
     place = (full and full.filename) or ", ".join(map(str, folders)) or "a file"
     return (

@@ -171,3 +171,12 @@ def test_a_report_that_finds_no_room_names_the_file(disk: Path) -> None:
     arguments = [sys.executable, str(ROOT / "recipes" / "report.py"), str(disk / "run")]
     assert "report.html" in start_on_a_full_disk(arguments, disk, 40_000)
     finish(arguments, disk.parent)
+
+
+def test_a_folder_that_is_gone_hides_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock_folder(folder)
+    folder.rmdir()
+    assert explain_full_disk(ValueError("of its own")) is None
+    unlock_folder(folder)
