@@ -71,8 +71,9 @@ def main() -> None:
         check_room(args.output_dir, room, "the evaluation")
         for name in waiting:
             folders[name].lock()
-            journals = folders[name].path / "unfinished"
-            check_journals(journals, datasets, args.sampled, args.sampled_pictures, args.seed)
+            if not args.overwrite:
+                journals = folders[name].path / "unfinished"
+                check_journals(journals, datasets, args.sampled, args.sampled_pictures, args.seed)
     for name, folder in folders.items():
         if folder.is_finished:
             folder.say_nothing_to_do()

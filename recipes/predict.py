@@ -19,6 +19,7 @@ from emor3_trl.evaluation.photos import (
     choose_budget,
     choose_label_space,
     count_answers,
+    digest_photos,
     find_training_data,
     list_images,
     read_photos,
@@ -54,12 +55,14 @@ def main() -> None:
         settings |= {"model_fingerprint": fingerprint(args.model), "engine": resolve_engine(args.engine)}
         settings["dtype"] = str(compute_dtype(args.dtype)).removeprefix("torch.")
         same = NOT_COMPARED | {"model", "base_model", "images"}
-        folder = RunFolder(args.output_dir, settings, args.overwrite, not_compared=same)
+        sources = {"images": digest_photos(photos)}
+        folder = RunFolder(args.output_dir, settings, args.overwrite, sources, not_compared=same)
         if folder.is_finished:
             folder.say_nothing_to_do()
             return
         folder.lock()
-        check_journals(folder.path / "unfinished", {NAME: photos})
+        if not args.overwrite:
+            check_journals(folder.path / "unfinished", {NAME: photos})
     folder.begin()
     options = PredictionOptions(
         args.prompt_style, max_tokens=max_tokens, batch_size=args.batch_size, reflect=args.reflect,
@@ -74,7 +77,7 @@ def main() -> None:
         print(escape_controls(f"{file}: not used, it {fault}"), file=sys.stderr)
     save_predictions(predictions, folder.path / f"{NAME}.parquet")
     write_json(folder.path / f"{NAME}.json", [describe_prediction(row) for row in predictions])
-    images = {row["id"]: row["image"] for row in photos}
+    images = (row["image"] for row in photos)  # decoded one by one
     write_photo_page(f"Emotions, by {args.model}", predictions, images, faults, folder.path / f"{NAME}.html")
     folder.write_metrics({"images": len(predictions), "not_used": len(faults)})
     shutil.rmtree(folder.path / "unfinished")

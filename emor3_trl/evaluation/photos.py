@@ -1,5 +1,7 @@
 """Images of one's own, without labels: which there are, how large the model sees them, and from what it chooses."""
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from emor3_trl.data.sources.label_space import read_label_space
 from emor3_trl.data.sources.paths import walk_files
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.files import read_mapping
+from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
 
 SIZES_READ = 32  # training images whose sizes are looked at
@@ -84,16 +87,17 @@ def list_images(places: Sequence[str]) -> list[str]:
         raise FileNotFoundError(
             f"There is no {', '.join(map(repr, missing[:3]))}. Expected images, or folders of them."
         )
-    files: dict[str, None] = {}
+    files: dict[str, str] = {}  # as they are named, by their real path
     for place in places:
         if Path(place).is_dir():
             found = [str(Path(place, name)) for name in walk_files(Path(place)) if is_image_name(name)]
             if not found:
                 raise ValueError(f"The folder '{place}' holds no image. Expected .jpg, .png and the like in it.")
-            files |= dict.fromkeys(found)
         else:
-            files[place] = None
-    return list(files)
+            found = [place]
+        for file in found:
+            files.setdefault(os.path.realpath(file), file)
+    return list(files.values())
 
 
 def find_training_data(model: str) -> Dataset | None:
@@ -121,7 +125,7 @@ def choose_label_space(args: PhotoArguments, training: Dataset | None) -> LabelS
                 "--label_space to emoset_8, emotion6, webemo_7, a YAML file, or the labels, as in joy,anger,awe."
             )
         return LabelSpace.of(training[0]["label_space"])
-    if "," in args.label_space:
+    if "," in args.label_space and not args.label_space.endswith((".yaml", ".yml")):
         return LabelSpace("named", tuple(label.strip() for label in args.label_space.split(",")))
     return read_label_space(args.label_space)[0]
 
@@ -133,8 +137,10 @@ def choose_budget(args: PhotoArguments, training: Dataset | None) -> Budget:
         ValueError: if the bounds exclude each other.
     """
     areas = [image.width * image.height for image in training["image"]] if training is not None else []
-    low = args.min_pixels or min(areas, default=min(Budget.min_pixels, args.max_pixels or Budget.min_pixels))
-    high = args.max_pixels or max(areas, default=max(Budget.max_pixels, low))
+    low = args.min_pixels or min(areas, default=Budget.min_pixels)
+    high = args.max_pixels or max(areas, default=Budget.max_pixels)
+    if args.min_pixels is None or args.max_pixels is None:  # the bound that the user sets moves the other one
+        low, high = (low, max(low, high)) if args.max_pixels is None else (min(low, high), high)
     if not 28 * 28 <= low <= high:
         raise ValueError(f"min_pixels is {low} and max_pixels {high}. Expected 784 <= min_pixels <= max_pixels.")
     return Budget(low, high)
@@ -152,10 +158,13 @@ def read_photos(
         prompt_style: how the model is asked.
 
     Returns:
-        Rows as `predict_emotions` takes them, without a true emotion; and why the other images cannot be used, by file.
+        Rows as `predict_emotions` takes them, without a true emotion; and why the other images cannot be used, by file,
+        whose name is written without control characters.
     """
 
     def read_photo(file: str) -> bytes | Unusable:
+        if not _is_text(file):
+            return Unusable("has a name that is not UTF-8: rename it")
         try:
             content = FolderImages(Path(file).resolve().parent).read_image(str(Path(file).resolve()))
             return prepare_image(content, budget).data
@@ -171,9 +180,28 @@ def read_photos(
         for file, content in contents.items()
         if isinstance(content, bytes)
     ]
-    faults = {file: str(content) for file, content in contents.items() if isinstance(content, Unusable)}
+    faults = {
+        escape_controls(file): str(content) for file, content in contents.items() if isinstance(content, Unusable)
+    }
     photos = Dataset.from_list([{**row, "prompt": prompt} for row in rows])
     return (photos.cast_column("image", ImageFeature()) if rows else photos), faults
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name can be written anywhere: the system allows bytes that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def digest_photos(photos: Dataset) -> str:
+    """Return what identifies the images of `read_photos`: a file may hold another image under the same name."""
+    digest = hashlib.sha256()
+    for image in photos.cast_column("image", ImageFeature(decode=False))["image"]:
+        digest.update(hashlib.sha256(image["bytes"]).digest())
+    return digest.hexdigest()
 
 
 def count_answers(answers: Sequence[str | None]) -> str:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -31,7 +31,7 @@ meter { width: 100%; }
 def write_photo_page(
     title: str,
     predictions: Sequence[Prediction],
-    images: Mapping[str, Image.Image],
+    images: Iterable[Image.Image],
     faults: Mapping[str, str],
     path: str | Path,
 ) -> None:
@@ -40,7 +40,7 @@ def write_photo_page(
     Args:
         title: what the page is called.
         predictions: one for each image.
-        images: by id.
+        images: those of the predictions, in their order; none is kept.
         faults: why other images were not used, by file.
         path: the file.
     """
@@ -51,7 +51,7 @@ def write_photo_page(
         f"style-src 'sha256-{policy}'\">",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
-        *(_show_prediction(prediction, images[prediction.id]) for prediction in predictions),
+        *(_show_prediction(*pair) for pair in zip(predictions, images, strict=True)),
     ]
     if faults:
         listed = "".join(f"<li>{html.escape(file)} {html.escape(fault)}</li>" for file, fault in faults.items())

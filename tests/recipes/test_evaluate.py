@@ -248,3 +248,23 @@ def test_labels_outside_the_space_are_counted(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"'joy' in row 1 .* are 3 of 4 rows: 'joy' 2, 'Fear' 1\."):
         write_split(tmp_path, "test", rows)
+
+
+def test_overwriting_looks_at_no_journal_of_before(place):
+    folder = place / "runs" / "model"
+    (folder / "unfinished").mkdir(parents=True)
+    (folder / "config.yaml").write_text("model_fingerprint: another")
+    (folder / "unfinished" / "test.jsonl").write_text("of another run\n")
+    result = evaluate(
+        place,
+        "--models",
+        "model",
+        *ARGUMENTS[:1],
+        *ARGUMENTS[1:2],
+        *ARGUMENTS[3:],
+        "--output_dir",
+        "runs",
+        "--overwrite",
+    )
+    assert result.returncode == 0, result.stderr
+    assert (folder / "metrics.json").is_file()

@@ -122,3 +122,24 @@ def test_the_training_tells_the_labels_and_the_size(tmp_path: Path, photos: Path
     unknown = predict(tmp_path, "photos", "--model", "run", *QUICK)
     assert unknown.returncode == 2
     assert "label_space is not set, and the data that 'run' was trained on is not here" in unknown.stderr
+
+
+def test_another_image_under_the_same_name_is_another_run(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+    arguments = ["photos/<b>0.png", "--model", str(tiny_model_dir), *LABELS, *QUICK]
+    assert predict(tmp_path, *arguments).returncode == 0
+    (photos / "<b>0.png").write_bytes((photos / "<b>1.png").read_bytes())
+    refused = predict(tmp_path, *arguments)
+    assert refused.returncode == 2, refused.stdout
+    assert "holds a finished run of another configuration; different: the images changed" in refused.stderr
+    assert predict(tmp_path, *arguments, "--overwrite").returncode == 0
+
+
+def test_overwriting_looks_at_no_journal_of_before(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "runs" / "predictions"
+    (folder / "unfinished").mkdir(parents=True)
+    (folder / "config.yaml").write_text("files: [other.png]")
+    (folder / "unfinished" / "predictions.jsonl").write_text("of another run\n")
+    arguments = ["photos/<b>0.png", "--model", str(tiny_model_dir), *LABELS, *QUICK]
+    assert "different: " in predict(tmp_path, *arguments).stderr
+    result = predict(tmp_path, *arguments, "--overwrite")
+    assert result.returncode == 0, result.stderr
