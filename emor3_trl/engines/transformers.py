@@ -131,7 +131,7 @@ def padded_inputs(
         `input_ids` and `attention_mask` of shape (B, L), image tokens expanded, and whatever the processor returns for
         the images.
     """
-    given = {} if images[0] is None else {"images": [[image] for image in images]}
+    given = {} if all(image is None for image in images) else {"images": [[image] for image in images]}
     inputs = processor(
         text=list(beginnings), **given, padding=True, padding_side="left", return_tensors="pt",
         add_special_tokens=False,

@@ -119,3 +119,12 @@ def test_sampling_follows_its_seed_and_leaves_the_global_one_alone(tiny_model_di
         assert torch.equal(state, torch.random.get_rng_state())
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_a_row_without_an_image_never_hides_the_image_of_another(tiny_model_dir, absent):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model_dir)
+    engine = TransformersEngine(model, AutoProcessor.from_pretrained(tiny_model_dir))
+    images = [None if row == absent else picture for row, picture in enumerate(tiny_pictures(2))]
+    with pytest.raises(TypeError, match="NoneType"):
+        engine.generate(["What?"] * 2, images, n=1, temperature=0.0, max_tokens=2, seed=0)
