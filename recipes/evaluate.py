@@ -71,9 +71,8 @@ def main() -> None:
         check_room(args.output_dir, room, "the evaluation")
         for name in waiting:
             folders[name].lock()
-            if not args.overwrite:
-                journals = folders[name].path / "unfinished"
-                check_journals(journals, datasets, args.sampled, args.sampled_pictures, args.seed)
+            checked, journals = {} if args.overwrite else datasets, folders[name].path / "unfinished"
+            check_journals(journals, checked, args.sampled, args.sampled_pictures, args.seed)
     for name, folder in folders.items():
         if folder.is_finished:
             folder.say_nothing_to_do()
