@@ -129,8 +129,10 @@ class EmoR3Trainer(GroupTrainer):
                 self._last_loaded_step = self.state.global_step
             self.vllm_generation.wake_up()
             ranks = getattr(self.vllm_generation, "tp_group", None)  # with tensor parallelism
-            yield VLLMEngine(self.vllm_generation.llm, self.processing_class, ranks)
-            self.vllm_generation.sleep()
+            try:
+                yield VLLMEngine(self.vllm_generation.llm, self.processing_class, ranks)
+            finally:
+                self.vllm_generation.sleep()
             return
         with unwrap_model_for_generation(
             self.model_wrapped,

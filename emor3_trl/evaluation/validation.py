@@ -46,7 +46,11 @@ class Validation(TrainerCallback):
     ) -> None:
         check_validation(trainer.args)
         self.trainer, self.datasets, self.steps, self.patience = trainer, dict(datasets), steps, patience
-        self.options = PredictionOptions(prompt_style, max_tokens=trainer.args.max_completion_length, reflect=False)
+        args = trainer.args
+        batch_size = 64 if args.use_vllm else args.per_device_eval_batch_size  # vLLM makes batches of its own
+        self.options = PredictionOptions(
+            prompt_style, max_tokens=args.max_completion_length, batch_size=batch_size, reflect=False
+        )
         self._accuracy = f"eval/{next(iter(self.datasets))}/accuracy"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
