@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
-from trl import GRPOConfig
 
 from emor3_trl.engines.adapters import check_adapted_ends
 from emor3_trl.groups.batching import check_batch
-from emor3_trl.groups.checks import check_choices
+from emor3_trl.groups.config import GroupConfig
 from emor3_trl.launch import world_size
 from emor3_trl.named_rewards import check_named_rewards
 from emor3_trl.rewards import reward_functions
@@ -63,14 +62,15 @@ GROUP_LIMITS = {
     **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), "0 or more"),
     **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), "0 or more"),
     **dict.fromkeys(("entropy_coef_delta", "entropy_target", "num_completions_to_print"), "0 or more"),
+    "overlong_buffer": "0 or more",
     **dict.fromkeys(("top_entropy_quantile", "vllm_gpu_memory_utilization"), "more than 0, and at most 1"),
     "ref_model_mixup_alpha": "0 to 1",
 }
 
 
 @dataclass
-class EmoR3Config(GRPOConfig):
-    """`trl.GRPOConfig` with the paper's defaults and the fields that EMO-R3 adds.
+class EmoR3Config(GroupConfig):
+    """`GroupConfig` with the paper's defaults and the fields that EMO-R3 adds.
 
     Defaults come from the paper (Sec. 4.1: learning rate, lambda1, lambda2, G = 8) and, where it is silent, from its
     reference implementation; each help text names which.
@@ -109,15 +109,11 @@ class EmoR3Config(GRPOConfig):
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
     )
-    shared_prefix: bool = field(
-        default=True,
-        metadata={"help": "Compute a group's prompt and image once; same numbers."},
-    )
-    vllm_engine_options: dict[str, Any] | str | None = field(
-        default=None,
+    overlong_buffer: int = field(
+        default=0,
         metadata={
-            "help": "Further options of vllm.LLM, as JSON. They win over what TRL and this project set, e.g. dtype, "
-            "enforce_eager, block_size, limit_mm_per_prompt."
+            "help": "Last tokens of a completion that cost reward; 0: off. They are those before "
+            "max_completion_length, and all of them cost 1 (soft overlong punishment, DAPO's Eq. 13)."
         },
     )
     parity_warn: float | None = field(
@@ -133,9 +129,6 @@ class EmoR3Config(GRPOConfig):
         metadata={"help": "Steps in a row above parity_stop that stop. Default: 1 in float32, 3 otherwise."},
     )
 
-    # Fields that may be given as JSON on the command line
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
-
     def __post_init__(self) -> None:
         check_numbers(self, {**LIMITS, **GROUP_LIMITS})
         check_batch(vars(self), world_size())
@@ -144,7 +137,6 @@ class EmoR3Config(GRPOConfig):
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
         check_named_rewards(self)
-        check_choices(self)
         _check_engine(self)
         _check_sampling(self)
         _check_without_effect(self)
@@ -191,6 +183,11 @@ def _check_sampling(args: EmoR3Config) -> None:
 
 def _check_without_effect(args: EmoR3Config) -> None:
     """Check for settings that GRPO does not read, or that break its step."""
+    if args.overlong_buffer > (args.max_completion_length or 0):
+        raise ValueError(
+            f"overlong_buffer is {args.overlong_buffer}. Expected at most max_completion_length "
+            f"({args.max_completion_length}), of which it is the end."
+        )
     if args.label_smoothing_factor:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}, but GRPO's loss has no labels to smooth. Leave "

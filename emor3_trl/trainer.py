@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
+from trl.rewards import get_soft_overlong_punishment
 
 from emor3_trl import rewards
 from emor3_trl.config import EmoR3Config, check_adapter
@@ -200,6 +201,9 @@ class EmoR3Trainer(GroupTrainer):
 def _use_variant(args: EmoR3Config) -> list[Callable]:
     """Return the rewards of `args.reward_variant`, and set their weights."""
     functions, weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+    if args.overlong_buffer:
+        functions.append(get_soft_overlong_punishment(args.max_completion_length, args.overlong_buffer))
+        weights.append(1.0)
     if args.reward_weights not in (None, weights):  # an earlier trainer may have set them
         raise ValueError(
             f"reward_weights is {args.reward_weights}, but the rewards of reward_variant '{args.reward_variant}' are "

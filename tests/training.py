@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,29 @@ def tiny_dataset(side: int | None = None, pictures: str = "all") -> Dataset:
 def lengths_differ(completions: list, **columns: Any) -> list[float]:
     """A reward that always varies inside a group, so that every step moves the weights."""
     return [float(len(completion[0]["content"]) % 7) for completion in completions]
+
+
+def spread_only_on(*ids: str) -> Callable:
+    """Return a reward that differs inside the groups of these rows alone."""
+
+    def reward(completions: list, **columns: Any) -> list[float]:
+        lengths = lengths_differ(completions)
+        return [length if row in ids else 1.0 for length, row in zip(lengths, columns["id"], strict=True)]
+
+    return reward
+
+
+def watch_batches(trainer: EmoR3Trainer) -> list[tuple[list[str], list[float]]]:
+    """Return a list that gets, of each batch, the rows' ids of this process and their advantages."""
+    batches, fill = [], trainer._fill_batch
+
+    def filled(rows: list) -> Any:
+        batch = fill(rows)
+        batches.append(([row["id"] for row in trainer.rollout.rows], batch["advantages"].tolist()))
+        return batch
+
+    trainer._fill_batch = filled
+    return batches
 
 
 def fixed_completions(trainer: EmoR3Trainer, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple:
@@ -177,12 +201,17 @@ if __name__ == "__main__":
         EmoR3Trainer._generate_single_turn = fixed_completions
     checkpoint = options.pop("checkpoint", None)
     validated = options.pop("validated", False)
+    spreading = options.pop("spread_only_on", None)
+    if spreading:
+        options["reward_funcs"] = spread_only_on(*spreading)
     trainer = tiny_trainer(model_dir, output_dir, **options)
+    batches = watch_batches(trainer)
     if validated:
         validation.predict_emotions = even_rows_are_right
         trainer.add_callback(validation.Validation(trainer, {"held_out": tiny_dataset()}, steps=2))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(output_dir))
+    (output_dir / f"batches_{trainer.accelerator.process_index}.json").write_text(json.dumps(batches))
     if trainer.accelerator.is_main_process:
         history = json.dumps({"processes": trainer.accelerator.num_processes, "log": trainer.state.log_history})
         (output_dir / "history.json").write_text(history)

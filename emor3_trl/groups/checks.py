@@ -12,12 +12,14 @@ from trl import GRPOConfig
 
 from emor3_trl.engines.policy import settle_vision_tower
 
-# What TRL checks at the first loss, after a model has loaded and a rollout has been made
+# Words that would else be looked at after a model has loaded and a rollout has been made
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "scale_rewards": ("group", "batch", "none"),
     "importance_sampling_level": ("token", "sequence"),
+    "dynamic_sampling": ("none", "spread", "reward", "accuracy"),
+    "dynamic_sampling_starved": ("keep", "stop"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 

@@ -5,7 +5,8 @@ It knows nothing of emotions. What differs from `GRPOTrainer`, by the hook that 
 - `_generate_and_score_completions` decodes and processes each image once (`images`), and takes rows without an image
   beside rows with one;
 - `_tokenize_prompts` tokenises the prompt of a group once;
-- `_prepare_inputs` keeps the completions of a group together when it shuffles them into micro-batches (`batching`);
+- `_prepare_inputs` keeps the completions of a group together when it shuffles them into micro-batches (`batching`),
+  and fills a rollout with groups that teach something, where it is asked to (`dynamic_sampling`);
 - `_get_per_token_logps_and_entropies` computes the prompt and the image of a group once (`packing`, `attention`);
 - `_generate_single_turn` generates without what the checkpoint's `generation_config.json` adds, and turns a completion
   without any token into an end of turn;
@@ -24,7 +25,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import split_tensor_dict
 
 from emor3_trl.engines.colocated import colocated_engine
 from emor3_trl.engines.opening import engine_options
@@ -33,6 +34,7 @@ from emor3_trl.engines.transformers import plain_generation
 from emor3_trl.groups import attention, packing
 from emor3_trl.groups.batching import explain_split, number_groups, permute_groups
 from emor3_trl.groups.checks import check_choices, check_model_settings
+from emor3_trl.groups.dynamic_sampling import DynamicSampler, check_dynamic_sampling
 from emor3_trl.groups.images import (
     ImageCounts,
     count_images,
@@ -42,6 +44,7 @@ from emor3_trl.groups.images import (
     share_images,
     split_pixels_by_row,
 )
+from emor3_trl.groups.rows import join_rows, take_rows
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
@@ -56,17 +59,19 @@ class Rollout:
     Args:
         rows: one per completion of this process; rows of a group share their image objects.
         groups: the number of each row's group, counted over all processes. Who needs siblings asks here.
+        rewards: what each function gives, for the completions of all processes, shape (completions, functions).
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
+    rewards: torch.Tensor | None = None
 
 
-class GroupTrainer(FiniteTrainer, ResumableTrainer, PrintingTrainer):
+class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, PrintingTrainer):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
-    The arguments are those of `GRPOTrainer`, in its order. The configuration may have two more fields, as `EmoR3Config`
-    does: `shared_prefix` (False leaves the forward as it is) and `vllm_engine_options` (further options of `vllm.LLM`).
+    The arguments are those of `GRPOTrainer`, in its order. The configuration may be a `GroupConfig`, whose fields say
+    how groups are computed and filled; of a `GRPOConfig` they have their defaults.
 
     Args:
         model: the policy, a checkpoint path or a loaded model. Other families than those of `attention.SUPPORTED` are
@@ -98,6 +103,7 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, PrintingTrainer):
                 padded.padding_side = "left"
         if args is not None:
             check_choices(args)
+            check_dynamic_sampling(args, train_dataset, reward_funcs)
             check_model_settings(model, args, kwargs.get("peft_config"))
         colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
         self.engine_options: dict[str, Any] = {}
@@ -208,21 +214,10 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, PrintingTrainer):
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = self._generate_and_score_completions(generation_batch)
-            apart = isinstance(batch.get("pixel_values"), list)
-            if apart:
-                batch["image_grid_thw"] = list(batch["image_grid_thw"].split(batch["num_images"]))
-            else:
-                batch = split_pixel_values_by_grid(batch)
-            order = permute_groups(self.rollout.groups)
-            batch = {name: _take_rows(values, order) for name, values in batch.items()}
+            batch = self._fill_batch(generation_batch)
+            batch = take_rows(batch, permute_groups(self.rollout.groups).tolist())
             parts = split_tensor_dict(batch, self.args.steps_per_generation)
-            self._buffered_inputs = [
-                {**part, "image_grid_thw": torch.cat(part["image_grid_thw"])}
-                if apart
-                else unsplit_pixel_values_by_grid(part)
-                for part in parts
-            ]
+            self._buffered_inputs = [join_rows(part, self._keeps_pixels_apart) for part in parts]
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _get_per_token_logps_and_entropies(
@@ -288,13 +283,6 @@ class GroupTrainer(FiniteTrainer, ResumableTrainer, PrintingTrainer):
         if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
             return pixels
         return split_pixels_by_row(pixels, grids, [list_images(row) for row in self.rollout.rows])
-
-
-def _take_rows(values: Any, order: torch.Tensor) -> Any:
-    """Return the rows of a tensor or list in another order; what has no rows is returned as it is."""
-    if isinstance(values, torch.Tensor):
-        return values[order.to(values.device)] if values.ndim else values
-    return values if values is None else [values[i] for i in order.tolist()]
 
 
 def _plain_content(conversation: Any) -> Any:

@@ -24,19 +24,18 @@ _MODEL = [
 ]
 _BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"]
 _VALIDATION = ["validation_splits", "validation_steps", "validation_samples", "validation_patience"]
-_OUTPUT = ["output_dir", "save_steps", "report_to", "plan", "overwrite"]
+_OUTPUT = ["output_dir", "report_to", "plan", "overwrite"]
+_DYNAMIC = ["dynamic_sampling", "dynamic_sampling_tries", "dynamic_sampling_starved"]
 GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
-    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards"],
-    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix"],
+    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer"],
+    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", *_DYNAMIC],
     "Optimisation": ["learning_rate", "beta", "gradient_checkpointing", "seed"],
     "Generation": [
-        "temperature",
         "max_completion_length",
         "use_vllm",
         "vllm_gpu_memory_utilization",
-        "vllm_max_model_length",
         "vllm_engine_options",
         "parity_warn",
         "parity_stop",
@@ -66,11 +65,8 @@ LIBRARY_OPTIONS = {
     "num_train_epochs": "Passes over the samples",
     "max_steps": "Optimiser steps; more than 0 wins over the epochs",
     "gradient_checkpointing": "Save memory for a fifth more time",
-    "temperature": "Temperature of rollouts",
     "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",
-    "vllm_max_model_length": "Longest prompt and completion together, in tokens",
     "output_dir": "Folder of the run; none stands for trainer_output",
-    "save_steps": "Optimiser steps from checkpoint to checkpoint",
     "report_to": "'wandb' logs there too (offline without a key)",
 }
 

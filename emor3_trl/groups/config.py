@@ -1,0 +1,62 @@
+"""`GroupConfig`: `trl.GRPOConfig` with what `GroupTrainer` adds to it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from emor3_trl.groups.checks import check_choices
+
+
+@dataclass
+class GroupConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the fields of `GroupTrainer`; each help text names the source of its default."""
+
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "Compute a group's prompt and image once; same numbers."},
+    )
+    dynamic_sampling: str = field(
+        default="none",
+        metadata={
+            "help": "Refill dropped groups: none, spread, reward, accuracy. 'spread' keeps groups whose "
+            "overall rewards differ; 'reward' those whose mean overall reward lies between 0.01 and 0.99, as the "
+            "reference's DAPO does; 'accuracy' those that are neither all right nor all wrong."
+        },
+    )
+    dynamic_sampling_tries: int = field(
+        default=20, metadata={"help": "Most rollouts to fill one batch, the first included (reference: 20)."}
+    )
+    dynamic_sampling_starved: str = field(
+        default="keep",
+        metadata={
+            "help": "A batch that stays short: 'keep' and go on, or 'stop'. Either way dropped groups fill it, without "
+            "an advantage, and it is trained on; 'stop' then saves a checkpoint and ends the run."
+        },
+    )
+    vllm_engine_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further options of vllm.LLM, as JSON. They win over what TRL and this project set, e.g. dtype, "
+            "enforce_eager, block_size, limit_mm_per_prompt."
+        },
+    )
+
+    # Fields that may be given as JSON on the command line
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self)
+        if self.dynamic_sampling_tries < 1:
+            raise ValueError(f"dynamic_sampling_tries is {self.dynamic_sampling_tries}. Expected 1 or more.")
+        batch_wide = {
+            "scale_rewards": self.scale_rewards == "batch",
+            "multi_objective_aggregation": self.multi_objective_aggregation == "normalize_then_sum",
+        }
+        for name in (name for name, is_set in batch_wide.items() if is_set and self.dynamic_sampling != "none"):
+            raise ValueError(
+                f"{name} is '{getattr(self, name)}', which scales advantages over one rollout, and dynamic_sampling is "
+                f"'{self.dynamic_sampling}', which makes a batch of several. Leave {name} at its default, or set "
+                "dynamic_sampling: none."
+            )
