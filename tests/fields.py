@@ -36,6 +36,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "dataloader_multiprocessing_context": "spawn", "accelerator_config": {"split_batches": False},
         "max_samples": 6, "shuffle_dataset": False, "full_determinism": True, "debug": "underflow_overflow",
         "skip_memory_metrics": False, "save_on_each_node": True, "pad_to_multiple_of": 8, "prompt_style": "set",
+        "dynamic_sampling": "spread", "dynamic_sampling_tries": 3,
     },
     "loss": {
         "loss_type": "sapo", "sapo_temperature_neg": 1.1, "sapo_temperature_pos": 1.2, "beta": 0.1, "delta": 2.0,
@@ -46,6 +47,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "ref_model_mixup_alpha": 0.5, "ref_model_sync_steps": 1, "disable_dropout": True, "shared_prefix": False,
         "off_policy_mask_threshold": 0.5, "freeze_vision_tower": True, "attn_implementation": "eager",
         "reward_variant": "reference", "lambda1": 0.2, "lambda2": 0.2, "generation_batch_size": 8,
+        "overlong_buffer": 2,
     },
     "vespo": {
         "loss_type": "vespo", "vespo_k_pos": 2.5, "vespo_lambda_pos": 2.5, "vespo_k_neg": 2.5,
@@ -105,6 +107,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "vllm_importance_sampling_mode": ("x", "Expected one of"),
     "vllm_importance_sampling_clip_max": (-1.0, "0 or more"),
     "vllm_importance_sampling_clip_min": (-1.0, "0 or more"),
+    "dynamic_sampling_starved": ("x", "Expected one of"),
     "parity_warn": (-1.0, "0 or more"),
     "parity_stop": (-1.0, "0 or more"),
     "parity_patience": (0, "1 or more"),

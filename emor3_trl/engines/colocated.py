@@ -141,9 +141,8 @@ class ColocatedEngine(VLLMGeneration):
         self.generation_kwargs["n"] = copies
         sleep_mode, self.enable_sleep_mode = self.enable_sleep_mode, False
         try:
-            used, *output = super().generate(
-                collapsed[::copies], None if images is None else images[::copies], num_generations, profiler
-            )
+            shown = None if images is None else [row or None for row in images[::copies]]  # not [], which TRL indexes
+            used, *output = super().generate(collapsed[::copies], shown, num_generations, profiler)
         finally:
             self.enable_sleep_mode = sleep_mode
             del self.generation_kwargs["n"]

@@ -142,6 +142,15 @@ def test_odd_completions_are_a_correct_step(tiny_model_dir, tmp_path, monkeypatc
         assert logged(trainer, "grad_norm") == [0.0]
 
 
+def test_vllm_takes_rows_with_and_without_a_picture_in_one_rollout(tiny_model_dir, tmp_path):
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, pictures="most", per_device_train_batch_size=32, max_steps=1, parity_stop=1e-4
+    )
+    trainer.train()
+    assert logged(trainer, "images/processed") == [6]  # of eight rows
+    assert max(logged(trainer, "sampling/sampling_logp_difference/mean")) <= 1e-5
+
+
 def test_a_picture_of_one_merged_token_is_a_correct_step(tiny_model_dir, tmp_path):
     trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=2, side=28)
     trainer.train()

@@ -74,9 +74,10 @@ def _as_launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_configurations() -> None:
-    assert len(REAL) >= 12
+    assert len(REAL) >= 14
     assert {path.stem for path in CONFIGS if path not in REAL} >= {
         "cold_start",
+        "dapo",
         "emo_r3",
         "emo_r3_cold_start",
         "evaluate",
@@ -118,6 +119,9 @@ def test_real_configuration_follows_the_paper_and_the_reference(path: Path) -> N
         "loss_type": "bnpo",
         "num_generations": 8,
     }
+    if path.stem.endswith("dapo"):
+        wanted |= {"beta": 0.0, "epsilon_high": 0.28, "loss_type": "dapo"}
+        wanted |= {"dynamic_sampling": "reward", "dynamic_sampling_tries": 20, "reward_variant": "plain"}
     assert {key: values[key] for key in wanted} == wanted
     count = count_batches(values, values["max_samples"], values["processes"])
     if values["processes"] == 8:

@@ -11,7 +11,7 @@ from accelerate.utils import load_fsdp_model, save_fsdp_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
-from training import SAVING, cold_start_trainer, launch_two, tiny_dataset, tiny_trainer
+from training import SAVING, cold_start_trainer, launch_two, spread_only_on, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from transformers.trainer import get_fsdp_ckpt_kwargs
 
@@ -59,6 +59,7 @@ def pretrained_adapter_trainer(model_dir: Path, output_dir: Path, **options):
 
 
 GRPO = {"use_vllm": False, "max_steps": 5, "beta": 0.04}
+SAMPLED = {**GRPO, "dynamic_sampling": "spread", "reward_funcs": spread_only_on("0", "3", "6")}
 SLOW = pytest.mark.slow
 
 
@@ -70,6 +71,8 @@ SLOW = pytest.mark.slow
         pytest.param(tiny_trainer, {**GRPO, "max_steps": 7}, 6, id="grpo-second-epoch"),
         pytest.param(tiny_trainer, {**GRPO, "num_iterations": 2}, 3, id="grpo-within-a-rollout"),
         pytest.param(tiny_trainer, {**GRPO, "sync_ref_model": True, "ref_model_sync_steps": 2}, 3, id="grpo-synced"),
+        pytest.param(tiny_trainer, SAMPLED, 2, id="grpo-sampled-dynamically"),
+        pytest.param(tiny_trainer, {**SAMPLED, "num_iterations": 2}, 3, id="grpo-sampled-within-a-rollout"),
         pytest.param(tiny_trainer, GRPO, 5, id="grpo-killed-after-its-last-step"),
         pytest.param(pretrained_adapter_trainer, GRPO, 2, id="grpo-adapter-with-its-reference"),
         pytest.param(cold_start_trainer, {}, 2, id="cold-start-full"),
@@ -97,6 +100,14 @@ SLOW = pytest.mark.slow
         pytest.param(cold_start_trainer, {"freeze_vision_tower": True}, 4, id="cold-start-frozen-tower", marks=SLOW),
         pytest.param(cold_start_trainer, {}, 5, id="cold-start-killed-after-its-last-step", marks=SLOW),
         pytest.param(tiny_trainer, {**GRPO, "use_vllm": True}, 2, id="vllm-full", marks=SLOW),
+        pytest.param(tiny_trainer, {**SAMPLED, "use_vllm": True}, 2, id="vllm-sampled-dynamically", marks=SLOW),
+        pytest.param(
+            tiny_trainer,
+            {**SAMPLED, "use_vllm": True, "num_iterations": 2, "dynamic_sampling_tries": 2},
+            3,
+            id="vllm-sampled-starving-within-a-rollout",
+            marks=SLOW,
+        ),
         pytest.param(tiny_trainer, {**GRPO, "use_vllm": True, "lora": True}, 2, id="vllm-lora", marks=SLOW),
         pytest.param(
             tiny_trainer, {**GRPO, "use_vllm": True, "freeze_vision_tower": True}, 2, id="vllm-frozen-tower", marks=SLOW
