@@ -84,7 +84,7 @@ def check_named_rewards(args: Any) -> None:
     if args.rewards is None:
         return
     defaults = {field.name: field.default for field in fields(args)}
-    names = ("reward_variant", "lambda1", "lambda2")
+    names = ("reward_variant", "lambda1", "lambda2", "overlong_buffer")
     changed = [f"{name} {getattr(args, name)}" for name in names if getattr(args, name) != defaults[name]]
     if changed:
         raise ValueError(
@@ -92,6 +92,11 @@ def check_named_rewards(args: Any) -> None:
             "nothing. Leave it out and weigh the rewards with reward_weights, or leave out rewards."
         )
     load_rewards(args.rewards, args.reward_weights)
+    if args.dynamic_sampling == "accuracy" and "accuracy" not in args.rewards:
+        raise ValueError(
+            f"dynamic_sampling is 'accuracy', and rewards is {args.rewards}, without accuracy. Name it (with weight 0, "
+            "if it is not to count), or set dynamic_sampling: spread."
+        )
 
 
 def use_named_rewards(args: Any, reward_funcs: Any) -> list[RewardFunction]:

@@ -77,6 +77,11 @@ class EmoR3Trainer(GroupTrainer):
             raise ValueError("reward_funcs is a configuration. Name it, args=…: arguments stand in TRL's order.")
         name = model if isinstance(model, str) else model.config._name_or_path
         args = EmoR3Config(f"{name.rstrip('/').split('/')[-1]}-EMO-R3") if args is None else args
+        if reward_funcs is not None and args.overlong_buffer:
+            raise ValueError(
+                f"overlong_buffer is {args.overlong_buffer}, and reward_funcs is given. Pass one: leave it 0, and add "
+                "trl.rewards.get_soft_overlong_punishment to reward_funcs."
+            )
         if args.rewards is not None:
             reward_funcs = use_named_rewards(args, reward_funcs)
         # Not with lambda1=0 (paper, Table 3, SET only), unless a reward of the user's asks for an answer

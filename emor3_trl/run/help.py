@@ -31,7 +31,7 @@ GRPO_OPTIONS: OptionGroups = {
     "Model": _MODEL,
     "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer"],
     "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", *_DYNAMIC],
-    "Optimisation": ["learning_rate", "beta", "gradient_checkpointing", "seed"],
+    "Optimisation": ["learning_rate", "beta", "seed"],
     "Generation": [
         "max_completion_length",
         "use_vllm",

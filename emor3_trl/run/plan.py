@@ -133,6 +133,11 @@ def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Ite
         f"rollout      {count.prompts} prompts x {values['num_generations']} completions = {count.completions:,} "
         f"completions; {count.rollouts} rollouts"
     )
+    if values.get("dynamic_sampling", "none") != "none":
+        yield (
+            f"sampling     a rollout is refilled by {values['dynamic_sampling']} in at most "
+            f"{values['dynamic_sampling_tries']} tries, of at most as many completions each"
+        )
     yield f"update       {count.prompts_per_update:g} prompts per optimiser step; {count.updates} steps"
     yield (
         f"tokens       prompt <= {prompt:,}, completion <= {completion:,}: <= "
@@ -165,7 +170,9 @@ def _describe_rewards(values: dict[str, Any]) -> tuple[str, bool]:
         return describe_rewards(functions, weights) + f" ({', '.join(files)})" * bool(files), asks_reflection(functions)
     variant, lambda1, lambda2 = (values.get(name, default) for name, default in _REWARDS.items())
     functions, weights = reward_functions(variant, lambda1, lambda2)
-    return f"{describe_rewards(functions, weights)} ({variant})", lambda1 > 0 and variant != "plain"
+    buffer = values.get("overlong_buffer")
+    punished = f" - up to 1 for the last {buffer} tokens" if buffer else ""
+    return f"{describe_rewards(functions, weights)}{punished} ({variant})", lambda1 > 0 and variant != "plain"
 
 
 def _format_row(part: str, alone: float, zero2: float, zero3: float) -> str:

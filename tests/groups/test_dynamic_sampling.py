@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from training import (
     SAVING,
+    fixed_completions,
     launch_two,
     lengths_differ,
     logged,
@@ -17,7 +18,7 @@ from training import (
     watch_batches,
 )
 
-from emor3_trl import EmoR3Config
+from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.groups.dynamic_sampling import RULES
 from emor3_trl.rewards import accuracy_reward
 
@@ -255,6 +256,10 @@ def test_a_refill_asks_for_as_many_as_it_expects_to_need(tiny_model_dir, tmp_pat
         pytest.param({"dynamic_sampling_tries": 0}, "dynamic_sampling_tries is 0. Expected 1 or more", id="tries"),
         pytest.param({"dynamic_sampling": "spread", "scale_rewards": "batch"}, "scale_rewards is 'batch'", id="batch"),
         pytest.param({"overlong_buffer": -1}, "overlong_buffer is -1. Expected 0 or more", id="negative-buffer"),
+        pytest.param(
+            {"dynamic_sampling": "accuracy", "rewards": ["format"]}, "without accuracy", id="no-accuracy-among-rewards"
+        ),
+        pytest.param({"overlong_buffer": 8, "rewards": ["format"]}, "overlong_buffer 8 chooses", id="other-rewards"),
         pytest.param({"overlong_buffer": 4096}, "at most max_completion_length", id="buffer"),
     ],
 )
@@ -270,6 +275,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, options, message):
     [
         pytest.param({"rows": tiny_dataset().to_iterable_dataset()}, "is a stream", id="stream"),
         pytest.param({"dynamic_sampling": "accuracy"}, "no reward is named accuracy_reward", id="no-accuracy"),
+        pytest.param({"overlong_buffer": 8}, "overlong_buffer is 8, and reward_funcs is given", id="other-rewards"),
     ],
 )
 def test_what_cannot_be_drawn_or_judged_is_refused(tiny_model_dir, tmp_path, options, message):
@@ -290,21 +296,29 @@ def test_overlong_completions_cost_reward(tiny_model_dir, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [4, 8], ids=["whole-groups", "groups-cut-between-processes"])
-def test_two_processes_wait_for_each_other_where_one_drops_its_groups(tiny_model_dir, tmp_path, group):
+def test_two_processes_wait_for_each_other_where_one_drops_its_groups(tiny_model_dir, tmp_path, monkeypatch, group):
     """The longest wait ends the test: `launch_two` has a limit of its own."""
     options = {
         "per_device_train_batch_size": 4, "num_generations": group, "max_steps": 3, "fixed": True, "use_vllm": False,
         "dynamic_sampling": "spread", "spread_only_on": ["1", "2", "5"], "dynamic_sampling_tries": 12,
     }  # fmt: skip
     result = launch_two(tiny_model_dir, tmp_path / "two", options)
+    monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)
+    options |= {"per_device_train_batch_size": 8, "reward_funcs": spread_only_on(*options.pop("spread_only_on"))}
+    options.pop("fixed")
+    alone = tiny_trainer(tiny_model_dir, tmp_path / "one", **options)
+    expected = watch_batches(alone)
+    alone.train()
     assert result["processes"] == 2
     steps = [entry for entry in result["log"] if "rollout/tries" in entry]
     assert len(steps) == 3
     assert max(entry["rollout/tries"] for entry in steps) > 1
     ranks = [json.loads((tmp_path / "two" / f"batches_{rank}.json").read_text()) for rank in range(2)]
-    for parts in zip(*ranks, strict=True):
+    for step, parts in enumerate(zip(*ranks, strict=True)):
         ids, advantages = read_groups(([*parts[0][0], *parts[1][0]], [*parts[0][1], *parts[1][1]]), group)
         assert set(ids) <= {"1", "2", "5"}
         assert len(set(ids)) == 8 // group
         assert min(advantages) > 0.1
+        if group == 8:  # one prompt in each try, whether one process asks or two do
+            assert ids == expected[step][0][::8]
     assert {entry["rollout/starved_share"] for entry in steps} == {0.0}

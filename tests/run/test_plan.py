@@ -109,6 +109,14 @@ def test_plan_names_the_rewards_and_what_they_weigh(
     assert lines["reflection"].startswith(reflection)
 
 
+def test_plan_names_what_refills_a_rollout_and_what_length_costs() -> None:
+    options = {"dynamic_sampling": "accuracy", "dynamic_sampling_tries": 7, "overlong_buffer": 64}
+    text = describe_run({**VALUES, **options}, 2000, 8)
+    assert "sampling     a rollout is refilled by accuracy in at most 7 tries" in text
+    assert "0.1 format - up to 1 for the last 64 tokens (paper)" in text
+    assert "sampling " not in describe_run({**VALUES, "dynamic_sampling": "none"}, 2000, 8)
+
+
 def test_plan_names_what_would_run() -> None:
     text = describe_run(VALUES, 2000, 8)
     for part in ("512 prompts x 8 completions", "120 steps", "8,192 questions", "checkpoint-N every 10 steps (2 kept)"):
