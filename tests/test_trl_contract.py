@@ -1,6 +1,7 @@
 """The hooks of TRL that this project relies on. A failure here says which one moved, before anything subtle breaks."""
 
 import inspect
+import re
 
 import pytest
 import transformers
@@ -11,6 +12,7 @@ from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
+from emor3_trl.groups.rows import OF_IMAGES
 from emor3_trl.upkeep.resuming import STATE
 
 HOOKS = [
@@ -111,6 +113,17 @@ def test_batches_are_still_shuffled_and_split_the_way_that_the_trainer_replaces(
     source = inspect.getsource(GRPOTrainer._prepare_inputs)
     for call in ("split_pixel_values_by_grid(", "shuffle_sequence_dict(", "split_tensor_dict(", "_buffered_inputs"):
         assert call in source, f"TRL {trl.__version__} changed _prepare_inputs; compare GroupTrainer._prepare_inputs."
+
+
+def test_a_rollout_holds_what_rows_of_several_rollouts_are_merged_from():
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    built = source[source.rindex("output = {") :]
+    names = set(re.findall(r'^ +"(\w+)": |output\["(\w+)"\] = ', built, re.MULTILINE))
+    known = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "num_items_in_batch"}
+    known |= {"old_per_token_logps", "importance_sampling_ratio", "sampling_per_token_logps", "ref_per_token_logps"}
+    assert {name for pair in names for name in pair if name} == known | {"tool_mask"} | OF_IMAGES, (
+        f"TRL {trl.__version__} changed what a rollout holds; compare emor3_trl/groups/rows.py, which pads it."
+    )
 
 
 def test_the_state_of_a_run_is_kept_under_the_names_that_the_trainers_use():

@@ -98,33 +98,52 @@ def test_groups_without_spread_never_train_while_others_have_it(tiny_model_dir, 
 
 
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
-def test_a_refilled_batch_is_the_batch_of_its_groups(tiny_model_dir, tmp_path, engine):
-    """Each row of it: prompt, picture, completion and log-probabilities belong together."""
+def test_a_refilled_batch_is_the_batch_of_its_groups(tiny_model_dir, tmp_path, monkeypatch, engine):
+    """Each row of it: prompt, picture, completion, log-probabilities and advantage belong together."""
+    if engine == "transformers":
+        monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", fixed_completions)  # of many lengths
     options = {"reward_funcs": spread_only_on("0", "3", "6"), "use_vllm": engine == "vllm", "pictures": "most"}
     trainer = tiny_trainer(tiny_model_dir, tmp_path, dynamic_sampling="spread", beta=0.04, max_steps=2, **options)
     prepare, compared = trainer._prepare_inputs, []
 
     def compare(rows):
         inputs = prepare(rows)
-        if trainer._step % trainer.args.steps_per_generation == 0:
-            ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-            mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-            fields = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-            with torch.no_grad():
-                again, *_ = trainer._get_per_token_logps_and_entropies(
-                    trainer.ref_model, ids, mask, inputs["completion_ids"].shape[1],
-                    **{name: inputs[name] for name in fields if name in inputs},
-                )  # fmt: skip
-            seen = inputs["completion_mask"].bool()
-            torch.testing.assert_close(again[seen], inputs["ref_per_token_logps"][seen], atol=1e-5, rtol=0)
-            assert inputs["num_items_in_batch"] == inputs["completion_mask"].sum()
-            compared.append(trainer.rollout.rows)
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        fields = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+        with torch.no_grad():
+            again, *_ = trainer._get_per_token_logps_and_entropies(
+                trainer.ref_model, ids, mask, inputs["completion_ids"].shape[1],
+                **{name: inputs[name] for name in fields if name in inputs},
+            )  # fmt: skip
+        seen = inputs["completion_mask"].bool()
+        torch.testing.assert_close(again[seen], inputs["ref_per_token_logps"][seen], atol=1e-5, rtol=0)
+        assert inputs["num_items_in_batch"] == inputs["completion_mask"].sum()
+        texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
+        rewards = torch.tensor(lengths_differ([[{"content": text}] for text in texts])).view(-1, 4)
+        expected = (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.std(dim=1, keepdim=True) + 1e-4)
+        torch.testing.assert_close(inputs["advantages"], expected.flatten(), atol=1e-5, rtol=0)
+        assert len({tuple(row) for row in ids.tolist()}) == 8
+        compared.append(inputs)
         return inputs
 
     trainer._prepare_inputs = compare
     trainer.train()
     assert len(compared) == 2
     assert max(logged(trainer, "rollout/tries")) > 1
+
+
+def test_a_prompt_that_is_drawn_twice_is_used_once(tiny_model_dir, tmp_path):
+    rows = tiny_dataset()
+    rows = Dataset.from_list([*(rows[place] for place in range(1, 5)), *[rows[0]] * 4])
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, rows=rows, reward_funcs=spread_only_on("0"), dynamic_sampling="spread", max_steps=1,
+        num_generations=2, shuffle_dataset=False, dynamic_sampling_tries=3, **PLAIN,
+    )  # fmt: skip
+    batches = watch_batches(trainer)
+    trainer.train()
+    assert sorted(read_groups(batches[0], 2)[0]) == ["0", "2", "3", "4"]
+    assert logged(trainer, "rollout/starved_share") == [0.75]
 
 
 def test_images_of_a_step_are_counted_over_its_tries(tiny_model_dir, tmp_path):
