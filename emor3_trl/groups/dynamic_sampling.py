@@ -239,9 +239,9 @@ class DynamicSampler(Trainer):
             self.control.should_save = self.control.should_training_stop = True
         if not self._has_starved and self.accelerator.is_main_process:
             logger.warning(
-                "The pool starves at step %d: %d of %d groups were kept in %d tries (dynamic_sampling: %s). The other "
-                "%d train without an advantage. %s",
-                self.state.global_step + 1, groups - len(free), groups, tries, self.args.dynamic_sampling, len(free),
+                "The pool starves at step %d: %d of %d groups were kept (dynamic_sampling: %s, tries: %d). The others "
+                "train without an advantage. %s",
+                self.state.global_step + 1, groups - len(free), groups, self.args.dynamic_sampling, tries,
                 "The run saves a checkpoint and ends after this step (dynamic_sampling_starved: stop)."
                 if stops
                 else "The run goes on; rollout/starved_share logs it.",

@@ -223,6 +223,21 @@ def test_a_rollout_finds_empty_caches_whatever_was_evaluated_before(tiny_model_d
 
 
 @pytest.mark.slow
+def test_two_processes_resume_among_batches_that_were_refilled(tiny_model_dir, tmp_path):
+    options = {**GRPO, "per_device_train_batch_size": 4, "fixed": True, "dynamic_sampling": "spread", **SAVING}
+    options |= {"spread_only_on": ["0", "3", "6"], "num_iterations": 2}
+    outcomes = []
+    for folder, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-3"))):
+        result = launch_two(tiny_model_dir, tmp_path / folder, {**options, "checkpoint": checkpoint})
+        tries = [entry["rollout/tries"] for entry in result["log"] if "rollout/tries" in entry]
+        outcomes.append((load_file(tmp_path / folder / "model.safetensors"), tries))
+    (whole, tries), (resumed, same_tries) = outcomes
+    assert max(tries) > 1
+    assert same_tries == tries
+    assert [name for name, weight in whole.items() if not torch.equal(resumed[name], weight)] == []
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("stage", [2, 3])
