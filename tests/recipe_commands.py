@@ -1,13 +1,16 @@
 """Commands of the training recipes on the tiny model, as a user starts them."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
+from emor3_trl.run.command_line import run_recipe
 
 ROOT = Path(__file__).parents[1]
 LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
@@ -48,3 +51,25 @@ def finish(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=500, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def read_refusal(
+    recipe: str,
+    arguments: list[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> str:
+    """Run a recipe in this process and in a folder, make sure that it is refused with one line, and return the line."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", [f"{recipe}.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        run_recipe(module.main)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if f"{recipe}.py: error: " in line]
+    return line

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_commands import ENVIRONMENT, command, finish
+from recipe_commands import ENVIRONMENT, command, finish, read_refusal
 from tiny_model import tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -55,12 +55,15 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Pat
         pytest.param(["--model", "run", "--evaluation", "elsewhere"], "elsewhere/config.yaml", id="no evaluation"),
     ],
 )
-def test_a_mistake_is_one_line(place: Path, arguments: list[str], expected: str) -> None:
+def test_a_mistake_is_one_line(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    expected: str,
+) -> None:
     chosen = [*arguments, *("--output_dir", "new") * ("--output_dir" not in arguments)]
-    result = run_export(place, *chosen)
-    assert result.returncode == 2, result.stdout
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
+    assert expected in read_refusal("export", chosen, place, monkeypatch, capsys)
     assert not (place / "new").exists()
 
 
