@@ -53,23 +53,28 @@ def finish(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     return done
 
 
-def read_refusal(
-    recipe: str,
-    arguments: list[str],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> str:
-    """Run a recipe in this process and in a folder, make sure that it is refused with one line, and return the line."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", [f"{recipe}.py", *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        run_recipe(module.main)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if f"{recipe}.py: error: " in line]
-    return line
+class RecipeRunner:
+    """Runs a recipe in this process, which has imported what takes a process of its own seconds."""
+
+    def __init__(self, recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        self.recipe, self.monkeypatch, self.capsys = recipe, monkeypatch, capsys
+
+    def __call__(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+        """Run it in a folder, and return its exit code and what it printed."""
+        spec = importlib.util.spec_from_file_location(f"recipe_{self.recipe}", ROOT / "recipes" / f"{self.recipe}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with self.monkeypatch.context() as patch:
+            patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+            spec.loader.exec_module(module)
+            patch.chdir(folder)
+            patch.setattr("sys.argv", [f"{self.recipe}.py", *arguments])
+            self.capsys.readouterr()
+            code: object = 0
+            try:
+                run_recipe(module.main)
+            except SystemExit as end:
+                code = end.code
+        printed = self.capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(str(code)), printed.out, printed.err)

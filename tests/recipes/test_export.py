@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_commands import ENVIRONMENT, command, finish, read_refusal
+from recipe_commands import ENVIRONMENT, RecipeRunner, command, finish
 from tiny_model import tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -23,13 +23,12 @@ from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.prompts import prompt_text
 
 ROOT = Path(__file__).parents[2]
-EXPORT = [sys.executable, str(ROOT / "recipes" / "export.py")]
 LABELS = ["awe", "fear"]
 
 
-def run_export(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command_line = [*EXPORT, *arguments]
-    return subprocess.run(command_line, cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> RecipeRunner:
+    return RecipeRunner("export", monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +56,22 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Pat
 )
 def test_a_mistake_is_one_line(
     place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    export: RecipeRunner,
     arguments: list[str],
     expected: str,
 ) -> None:
     chosen = [*arguments, *("--output_dir", "new") * ("--output_dir" not in arguments)]
-    assert expected in read_refusal("export", chosen, place, monkeypatch, capsys)
+    refused = export(place, *chosen)
+    assert refused.returncode == 2
+    assert expected in refused.stderr
+    assert refused.stderr.count("error: ") == 1
     assert not (place / "new").exists()
 
 
-def test_an_exported_model_answers_as_the_run_s(place: Path, capsys: pytest.CaptureFixture) -> None:
-    result = run_export(place, "--model", "run", "--output_dir", "out/exported", "--evaluation", "runs/evaluation/run")
+def test_an_exported_model_answers_as_the_run_s(
+    place: Path, export: RecipeRunner, capsys: pytest.CaptureFixture
+) -> None:
+    result = export(place, "--model", "run", "--output_dir", "out/exported", "--evaluation", "runs/evaluation/run")
     assert result.returncode == 0, result.stderr
     card = (place / "out" / "exported" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
@@ -89,8 +92,8 @@ def test_an_exported_model_answers_as_the_run_s(place: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.removesuffix("\n") == expected[0].text
 
 
-def test_each_number_of_the_card_stands_in_a_file_of_the_run(place: Path) -> None:
-    run_export(place, "--model", "run", "--output_dir", "card", "--evaluation", "runs/evaluation/run")
+def test_each_number_of_the_card_stands_in_a_file_of_the_run(place: Path, export: RecipeRunner) -> None:
+    export(place, "--model", "run", "--output_dir", "card", "--evaluation", "runs/evaluation/run")
     card = (place / "card" / "README.md").read_text()
     metrics = json.loads((place / "runs" / "evaluation" / "run" / "metrics.json").read_text())
     row = re.search(r"\| train \| (\d+) \| (\S+) \[(\S+), (\S+)\] \| (\S+) \| (\S+) \|", card)
@@ -109,8 +112,8 @@ def test_each_number_of_the_card_stands_in_a_file_of_the_run(place: Path) -> Non
     assert environment["versions"]["trl"] in card
 
 
-def test_an_adapter_is_merged_into_its_base(place: Path) -> None:
-    result = run_export(place, "--model", "lora", "--output_dir", "merged")
+def test_an_adapter_is_merged_into_its_base(place: Path, export: RecipeRunner) -> None:
+    result = export(place, "--model", "lora", "--output_dir", "merged")
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (place / "merged").glob("*.safetensors")) == ["model.safetensors"]
     exported = AutoModelForImageTextToText.from_pretrained(place / "merged", dtype=torch.float32).state_dict()
@@ -121,8 +124,8 @@ def test_an_adapter_is_merged_into_its_base(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vllm_serves_an_exported_model(place: Path) -> None:
-    run_export(place, "--model", "run", "--output_dir", "served")
+def test_vllm_serves_an_exported_model(place: Path, export: RecipeRunner) -> None:
+    export(place, "--model", "run", "--output_dir", "served")
     picture = tiny_pictures(1)[0]
     picture.save(place / "photo.png")
     with socket.socket() as probe:

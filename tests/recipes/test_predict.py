@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from recipe_commands import read_refusal
+from recipe_commands import RecipeRunner
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
@@ -22,9 +22,9 @@ QUICK = ["--engine", "transformers", "--max_tokens", "8", "--min_pixels", "784",
 LABELS = ["--label_space", "joy,anger,awe"]
 
 
-def predict(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [*COMMAND, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+@pytest.fixture
+def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> RecipeRunner:
+    return RecipeRunner("predict", monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -59,19 +59,23 @@ def test_a_mistake_is_one_line_before_a_model_loads(
     tmp_path: Path,
     photos: Path,
     tiny_model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    predict: RecipeRunner,
     arguments: list[str],
     expected: str,
 ) -> None:
     (tmp_path / "empty").mkdir()
     chosen = [*arguments, *("--model", str(tiny_model_dir)) * ("--model" not in arguments)]
     chosen += LABELS * ("--label_space" not in arguments)
-    assert expected in read_refusal("predict", chosen, tmp_path, monkeypatch, capsys)
+    refused = predict(tmp_path, *chosen)
+    assert refused.returncode == 2
+    assert expected in refused.stderr
+    assert refused.stderr.count("error: ") == 1
     assert not (tmp_path / "runs").exists()
 
 
-def test_each_image_is_answered_and_a_bad_one_stops_none(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+def test_each_image_is_answered_and_a_bad_one_stops_none(
+    tmp_path: Path, photos: Path, tiny_model_dir: Path, predict: RecipeRunner
+) -> None:
     result = predict(tmp_path, "photos", "photos/more", "--model", str(tiny_model_dir), *LABELS, *QUICK)
     assert result.returncode == 1, result.stderr
     assert "photos/page.jpg: not used, it is no picture that can be read" in result.stderr
@@ -90,7 +94,7 @@ def test_each_image_is_answered_and_a_bad_one_stops_none(tmp_path: Path, photos:
 
 
 def test_a_stopped_prediction_goes_on_and_ends_as_one_that_was_not(
-    tmp_path: Path, photos: Path, tiny_model_dir: Path
+    tmp_path: Path, photos: Path, tiny_model_dir: Path, predict: RecipeRunner
 ) -> None:
     arguments = ["photos", "--model", str(tiny_model_dir), *LABELS, *QUICK, "--batch_size", "1"]
     predict(tmp_path, *arguments, "--output_dir", "whole")
@@ -109,7 +113,9 @@ def test_a_stopped_prediction_goes_on_and_ends_as_one_that_was_not(
     assert outcomes[0] == outcomes[1]
 
 
-def test_the_training_tells_the_labels_and_the_size(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+def test_the_training_tells_the_labels_and_the_size(
+    tmp_path: Path, photos: Path, tiny_model_dir: Path, predict: RecipeRunner
+) -> None:
     labels = ["awe", "fear"]
     row = {"image": tiny_pictures(1)[0].resize((56, 84)), "emotion": "awe", "label_space": labels, "source": "made"}
     write_split(tmp_path / "data", "train", [{**row, "id": str(number)} for number in range(2)])
@@ -129,7 +135,9 @@ def test_the_training_tells_the_labels_and_the_size(tmp_path: Path, photos: Path
     assert "label_space is not set, and the data that 'run' was trained on is not here" in unknown.stderr
 
 
-def test_another_image_under_the_same_name_is_another_run(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+def test_another_image_under_the_same_name_is_another_run(
+    tmp_path: Path, photos: Path, tiny_model_dir: Path, predict: RecipeRunner
+) -> None:
     arguments = ["photos/<b>0.png", "--model", str(tiny_model_dir), *LABELS, *QUICK]
     assert predict(tmp_path, *arguments).returncode == 0
     (photos / "<b>0.png").write_bytes((photos / "<b>1.png").read_bytes())
@@ -139,7 +147,9 @@ def test_another_image_under_the_same_name_is_another_run(tmp_path: Path, photos
     assert predict(tmp_path, *arguments, "--overwrite").returncode == 0
 
 
-def test_overwriting_looks_at_no_journal_of_before(tmp_path: Path, photos: Path, tiny_model_dir: Path) -> None:
+def test_overwriting_looks_at_no_journal_of_before(
+    tmp_path: Path, photos: Path, tiny_model_dir: Path, predict: RecipeRunner
+) -> None:
     folder = tmp_path / "runs" / "predictions"
     (folder / "unfinished").mkdir(parents=True)
     (folder / "config.yaml").write_text("files: [other.png]")

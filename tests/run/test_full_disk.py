@@ -130,17 +130,23 @@ def read_weights(folder: Path) -> dict[str, list]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["grpo", "cold-start"])
+@pytest.mark.parametrize(
+    ("run", "shares"),
+    [
+        pytest.param("grpo", (0, 0.5, 1.25), id="grpo: before it begins, in its first checkpoint, later"),
+        pytest.param("cold-start", (0.75,), id="cold start: in its first checkpoint"),
+    ],
+)
 def test_a_run_that_finds_no_room_goes_on_when_there_is(
-    tmp_path: Path, disk: Path, tiny_model_dir: Path, run: str
+    tmp_path: Path, disk: Path, tiny_model_dir: Path, run: str, shares: tuple[float, ...]
 ) -> None:
-    """Full before it begins, twice in its first checkpoint, and later."""
+    """The shares are of the size of a checkpoint, for which there is room."""
     arguments = [*command(tmp_path, run, tiny_model_dir, "disk/run"), "--max_steps", "8", "--save_total_limit", "9"]
     whole = [*arguments, "--output_dir", str(tmp_path / "whole")]
     finish(whole, tmp_path)
     checkpoint = sum(file.stat().st_size for file in (tmp_path / "whole" / "checkpoint-4").rglob("*"))
-    for leave in (0, checkpoint // 2, 3 * checkpoint // 4, checkpoint + checkpoint // 4):
-        start_on_a_full_disk(arguments, disk, leave)
+    for share in shares:
+        start_on_a_full_disk(arguments, disk, int(share * checkpoint))
         assert not (disk / "run" / "metrics.json").exists()
     finish(arguments, tmp_path)
     assert (disk / "run" / "metrics.json").is_file()
