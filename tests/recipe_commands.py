@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tiny_model import tiny_pictures
@@ -53,6 +54,17 @@ def finish(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     return done
 
 
+def load_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return a recipe as a module."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 class RecipeRunner:
     """Runs a recipe in this process, which has imported what takes a process of its own seconds."""
 
@@ -61,13 +73,8 @@ class RecipeRunner:
 
     def __call__(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         """Run it in a folder, and return its exit code and what it printed."""
-        spec = importlib.util.spec_from_file_location(f"recipe_{self.recipe}", ROOT / "recipes" / f"{self.recipe}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
         with self.monkeypatch.context() as patch:
-            patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-            spec.loader.exec_module(module)
+            module = load_recipe(self.recipe, patch)
             patch.chdir(folder)
             patch.setattr("sys.argv", [f"{self.recipe}.py", *arguments])
             self.capsys.readouterr()

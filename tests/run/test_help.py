@@ -1,12 +1,12 @@
 """The first screen: what people change, in groups, on sixty lines, with the defaults and sources that hold."""
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from recipe_commands import load_recipe
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from emor3_trl.cold_start import ColdStartConfig
@@ -24,12 +24,7 @@ SCREENS = [pytest.param(GRPO, GRPO_OPTIONS, id="grpo"), pytest.param(COLD_START,
 
 def show(recipe: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
     """Return what a recipe prints for a flag, and make sure that it ends there."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", RECIPES / f"{recipe}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = load_recipe(recipe, monkeypatch)
     monkeypatch.setattr("sys.argv", [f"recipes/{recipe}.py", flag])
     with pytest.raises(SystemExit) as exit_info:
         module.main()
