@@ -12,7 +12,6 @@ from pathlib import Path
 from transformers import AutoProcessor, GenerationConfig
 
 from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, whole_checkpoint
-from emor3_trl.data import load_split
 from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.files import check_room
 from emor3_trl.report.model_card import gather_facts, write_model_card
@@ -49,9 +48,7 @@ def main() -> None:
             raise FileNotFoundError(f"'{run}' holds no finished run (no metrics.json). Export a finished one.")
         check_checkpoint(args.model, args.base_model)
         check_fit(args.model, args.base_model)
-        config = gather_facts(run, (), args.evaluation).config
-        rows = load_split(config["data"], config.get("train_split", "train"), max_samples=1)
-        facts = gather_facts(run, tuple(rows[0]["label_space"]), args.evaluation)
+        facts = gather_facts(run, args.evaluation)
         check_room(output, 2 * estimate_room([args.model], args.base_model or args.model, 0, 0), "the model")
     unfinished = output.with_name(output.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -62,7 +59,9 @@ def main() -> None:
                 shutil.copy(file, unfinished)
         processor = AutoProcessor.from_pretrained(whole, padding_side="left")
     processor.save_pretrained(unfinished)
-    build_generation_config(processor, int(config.get("max_completion_length") or 2048)).save_pretrained(unfinished)
+    build_generation_config(processor, int(facts.config.get("max_completion_length") or 2048)).save_pretrained(
+        unfinished
+    )
     unfinished.rename(output)
     write_model_card(facts, output)
     print(f"Written to {output}: weights, processor, generation_config.json, README.md (read it before you pass it on)")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emor3_trl.checkpoints import fingerprint
+from emor3_trl.data import load_split
 from emor3_trl.files import read_mapping, write_text
 from emor3_trl.prompts import prompt_text
 
@@ -50,15 +51,15 @@ class RunFacts:
     metrics: dict[str, Any]
 
 
-def gather_facts(run: Path, labels: tuple[str, ...], evaluation: str | None = None) -> RunFacts:
-    """Read the files of a run and of its evaluation.
+def gather_facts(run: Path, evaluation: str | None = None) -> RunFacts:
+    """Read the files of a run, of its training data and of its evaluation.
 
     Args:
         run: the run's folder.
-        labels: the label space of its training data.
         evaluation: the folder of an evaluation of this very model, or None.
 
     Raises:
+        FileNotFoundError: if its training data is not there.
         ValueError: if a file cannot be read, or the evaluation is of other weights.
     """
     config = read_mapping(run / "config.yaml", _CURE)
@@ -74,7 +75,8 @@ def gather_facts(run: Path, labels: tuple[str, ...], evaluation: str | None = No
                 f"'{run}'. Evaluate this model: recipes/evaluate.py --model {run}."
             )
         metrics = read_mapping(Path(evaluation) / "metrics.json", "Evaluate the model again.")
-    return RunFacts(config, environment, labels, data, metrics)
+    rows = load_split(config["data"], config.get("train_split", "train"), max_samples=1)
+    return RunFacts(config, environment, tuple(rows[0]["label_space"]), data, metrics)
 
 
 def format_model_card(facts: RunFacts, name: str) -> str:
