@@ -15,6 +15,9 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 export TRANSFORMERS_VERBOSITY ?= error
 export WANDB_SILENT ?= true
 
+# Two tests at a time, on a thread each; the tests of a file share what they build
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
 .PHONY: help venv demo test test-slow browser lint format clean
@@ -56,10 +59,10 @@ format: venv  ## let ruff rewrite the files
 	$(PY) -m ruff format .
 
 test: lint  ## lint, types, tests and doctests
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
-	$(PY) -m pytest -m "slow and not demo"
+	$(PYTEST) -m "slow and not demo"
 
 clean:  ## remove runs/demo, caches and .venv
 	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
