@@ -9,7 +9,9 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoConfig
 
+from emor3_trl.engines.choices import prompt_beginning_ids
 from emor3_trl.groups.images import leave_encoded
+from emor3_trl.prompts import render
 
 
 def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:
@@ -17,10 +19,11 @@ def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:
 
     Args:
         dataset: rows with `prompt` (a conversation of text) and `image` (or none).
-        processor: a processor of the Qwen-VL family, or a tokenizer for rows without pictures.
+        processor: a processor, or a tokenizer for rows without pictures.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     known: dict[str, int] = {}
+    tokens_of_size: dict[tuple[int, int], int] = {}
     lengths = []
     columns = leave_encoded(dataset).select_columns([name for name in ("prompt", "image") if name in dataset.features])
     for row in columns:
@@ -35,9 +38,14 @@ def prompt_lengths(dataset: Dataset, processor: Any) -> list[int]:
             text = prompt
             if not isinstance(prompt, str):
                 text = processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            known[key] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        # The template's one image token becomes those of the picture
-        lengths.append(known[key] + (0 if image is None else _image_tokens(image, processor.image_processor) - 1))
+            known[key] = len(prompt_beginning_ids(tokenizer, text))
+        further = 0
+        if image is not None:
+            size = _read_size(image)
+            if size not in tokens_of_size:
+                tokens_of_size[size] = _count_further_tokens(size, processor)
+            further = tokens_of_size[size]
+        lengths.append(known[key] + further)
     return lengths
 
 
@@ -114,12 +122,19 @@ def longest_prompt(datasets: Mapping[str, Dataset], processor: Any, context: int
     return longest
 
 
-def _image_tokens(image: Any, image_processor: Any) -> int:
-    if not hasattr(image_processor, "merge_size"):  # of another family than Qwen-VL's: one token at least
-        return 1
-    if isinstance(image, dict):
-        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
-            width, height = opened.size
-    else:
-        width, height = image.size
-    return image_processor.get_number_of_image_patches(height, width) // image_processor.merge_size**2
+def _read_size(image: Any) -> tuple[int, int]:
+    if not isinstance(image, dict):
+        return image.size
+    with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+        return opened.size
+
+
+def _count_further_tokens(size: tuple[int, int], processor: Any) -> int:
+    """Return how many tokens more than the template's placeholder a picture of a (width, height) has."""
+    images = processor.image_processor
+    if hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches"):  # Qwen-VL's
+        return images.get_number_of_image_patches(size[1], size[0]) // images.merge_size**2 - 1
+    # Another family's processor crops, tiles or adds tokens as it likes: what it does to a blank picture tells
+    prompt = render(processor, "")
+    expanded = processor(text=[prompt], images=[[Image.new("RGB", size)]], add_special_tokens=False)["input_ids"][0]
+    return len(expanded) - len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -4,8 +4,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from families import FAMILIES, build_family
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_llava import build_tiny_llava
 from training import tiny_dataset, tiny_trainer
 from transformers import AutoProcessor
 
@@ -121,3 +123,20 @@ def test_code_of_the_model_is_read_where_it_is_trusted(tmp_path, tiny_model_dir,
     args.trust_remote_code = False
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         check_context(tiny_dataset(), processor, args, str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["llava_1_5", *FAMILIES])
+def test_lengths_of_other_families_are_those_of_their_processors(tmp_path, family):
+    """LLaVA-1.5 has 576 tokens to a picture, and a token that starts the text."""
+    folder = build_tiny_llava(tmp_path) if family == "llava_1_5" else build_family(family, tmp_path)
+    processor = AutoProcessor.from_pretrained(folder)
+    dataset = tiny_dataset()
+    expected = []
+    for row in dataset:
+        content = [{"type": "image", "image": row["image"]}, {"type": "text", "text": row["prompt"][0]["content"]}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+        expected.append(len(inputs["input_ids"][0]))
+    assert prompt_lengths(dataset, processor) == expected
+    assert min(expected) > 4

@@ -52,6 +52,29 @@ def _shortest_distinct(path: tuple[int, ...], paths: Sequence[tuple[int, ...]]) 
     return path
 
 
+def lacks_start(tokenizer: Any, rendered: str) -> bool:
+    """Return whether a tokenizer has to add the token that starts a text, as LLaVA-1.5's does.
+
+    The chat templates of some families write it (Gemma 3), those of others leave it to the tokenizer (LLaVA-1.5), and
+    others have none (Qwen). TRL's prompts in training follow the same rule, which is that of `apply_chat_template`.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        rendered: how a prompt begins, as the chat template writes it.
+    """
+    return tokenizer.bos_token is None or not rendered.startswith(tokenizer.bos_token)
+
+
+def prompt_beginning_ids(tokenizer: Any, rendered: str) -> list[int]:
+    """Return the tokens of a prompt, or of its beginning, with the token that starts a text where the family has one.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        rendered: what the chat template writes.
+    """
+    return list(tokenizer(rendered, add_special_tokens=lacks_start(tokenizer, rendered))["input_ids"])
+
+
 class QuestionEncoder:
     """Turns questions into token ids and choices into trees.
 
@@ -71,12 +94,13 @@ class QuestionEncoder:
     def prompt_ids(self, question: Question) -> list[int]:
         """Return the prompt's token ids, with one image token where the image stands."""
         beginning, rest = self.split_prompt(question)
-        return self._token_ids(beginning) + rest
+        return prompt_beginning_ids(self.tokenizer, beginning) + rest
 
     def split_prompt(self, question: Question) -> tuple[str, list[int]]:
         """Return how the prompt begins, as the chat template writes it, and the tokens from the question's text on."""
         before, after = self._frame(question.image is not None)
-        return before, self.data_ids(question.text) + self._token_ids(after)
+        after_ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        return before, self.data_ids(question.text) + after_ids
 
     def tree(self, choices: tuple[str, ...]) -> ChoiceTree:
         """Return the tree that constrains an answer to `choices`."""
@@ -97,10 +121,7 @@ class QuestionEncoder:
 
     def trusted_ids(self, text: str) -> list[int]:
         """Return the tokens of a prompt of this project about an image, with one image token."""
-        return self._token_ids(render(self.processor, text))
-
-    def _token_ids(self, rendered: str) -> list[int]:
-        return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return prompt_beginning_ids(self.tokenizer, render(self.processor, text))
 
     def data_ids(self, text: str) -> list[int]:
         """Return the tokens of a text that may hold anything, none of them special."""

@@ -1,7 +1,7 @@
 """The policy on transformers, where vLLM is not installed or the model is in training."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, GenerationConfig
 
-from emor3_trl.engines.choices import QuestionEncoder
+from emor3_trl.engines.choices import QuestionEncoder, lacks_start
 from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
 from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.prompts import render
@@ -41,10 +41,25 @@ class TransformersEngine:
         prompts = [render(self.processor, text) for text in texts for _ in range(n)]
         images = [image for image in images for _ in range(n)]
         inputs = padded_inputs(self.processor, prompts, [()] * len(prompts), images).to(self.model.device)
+        completions = self.complete(inputs, temperature=temperature, max_tokens=max_tokens, seed=seed)
+        return [completions[row : row + n] for row in range(0, len(completions), n)]
+
+    @torch.no_grad()
+    def complete(
+        self, inputs: Mapping[str, torch.Tensor], *, temperature: float, max_tokens: int, seed: int
+    ) -> list[Completion]:
+        """Return one completion of each prompt; greedy at temperature 0.
+
+        Args:
+            inputs: what the model is called with: B prompts with `input_ids` or `inputs_embeds`, padded on the left.
+            temperature: of sampling.
+            max_tokens: longest completion.
+            seed: sampling seed.
+        """
         options: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with _evaluating(self.model), plain_generation(self.model), torch.random.fork_rng():
+        with evaluating(self.model), plain_generation(self.model), torch.random.fork_rng():
             torch.manual_seed(seed)
             output = self.model.generate(
                 **inputs,
@@ -53,13 +68,13 @@ class TransformersEngine:
                 suppress_tokens=image_token_ids(self.processor) or None,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )
-        completion_ids = output[:, inputs["input_ids"].shape[1] :]
+        # `generate` returns a prompt of ids before the completion, and none of embeddings
+        completion_ids = output[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else output
         texts = self.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         ends = torch.isin(completion_ids, torch.tensor(_end_token_ids(self.model), device=completion_ids.device))
         finished = ends.any(dim=1).tolist()
         counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, completion_ids.shape[1]).tolist()
-        completions = [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
-        return [completions[row : row + n] for row in range(0, len(completions), n)]
+        return [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
 
     @torch.no_grad()
     def choose(self, questions: Sequence[Question]) -> tuple[list[str], ChoiceCost]:
@@ -81,7 +96,7 @@ class TransformersEngine:
         inputs = padded_inputs(self.processor, beginnings, rests, [question.image for question in questions])
         length = inputs["input_ids"].shape[1]
         trees = [self.encoder.tree(question.choices) for question in questions]
-        with _evaluating(self.model), plain_generation(self.model):
+        with evaluating(self.model), plain_generation(self.model):
             output = self.model.generate(
                 **inputs.to(self.model.device),
                 do_sample=False,
@@ -102,7 +117,7 @@ class TransformersEngine:
     def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
         """See `Engine.log_probabilities`."""
         log_probs: list[list[float]] = []
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for first in range(0, len(continuations), self.batch_size):
                 batch = continuations[first : first + self.batch_size]
                 prompts = [render(self.processor, row.text) for row in batch]
@@ -132,12 +147,13 @@ def padded_inputs(
         the images.
     """
     given = {} if all(image is None for image in images) else {"images": [[image] for image in images]}
+    tokenizer = getattr(processor, "tokenizer", processor)
     inputs = processor(
         text=list(beginnings), **given, padding=True, padding_side="left", return_tensors="pt",
-        add_special_tokens=False,
+        add_special_tokens=lacks_start(tokenizer, beginnings[0]),  # one chat template writes all beginnings
     )  # fmt: skip
     kept = inputs["attention_mask"].bool()
-    pad = getattr(processor, "tokenizer", processor).pad_token_id
+    pad = tokenizer.pad_token_id
     for name in PER_TOKEN:
         if name not in inputs:
             continue
@@ -153,7 +169,7 @@ def padded_inputs(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Leave out dropout for a while."""
     was_training = model.training
     model.eval()

@@ -9,7 +9,6 @@ import torch.distributed
 from emor3_trl.engines.choices import QuestionEncoder
 from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
 from emor3_trl.engines.policy import image_token_bias
-from emor3_trl.prompts import render
 
 
 class VLLMEngine:
@@ -35,7 +34,7 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_encoder_cache()
         prompts = [
-            {"prompt": render(self.processor, text), "multi_modal_data": {"image": image}}
+            {"prompt_token_ids": self.encoder.trusted_ids(text), "multi_modal_data": {"image": image}}
             for text, image in zip(texts, images, strict=True)
         ]
         bias = image_token_bias(self.processor)

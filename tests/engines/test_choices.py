@@ -1,11 +1,14 @@
 """Choices: how an answer is told from the others, and prompts whose structure the policy cannot change."""
 
 import pytest
+from tiny_llava import CHAT_TEMPLATE, build_tiny_llava
 from tiny_model import tiny_pictures
 from transformers import AutoProcessor
 
 from emor3_trl.engines.choices import ChoiceTree, QuestionEncoder
 from emor3_trl.engines.engine import Question
+from emor3_trl.engines.transformers import padded_inputs
+from emor3_trl.prompts import render
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,29 @@ def test_benign_questions_are_tokenised_as_the_chat_template_does(tiny_model_dir
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     expected = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert QuestionEncoder(processor).prompt_ids(Question("Can it?\n\nYes or No.", ("Yes", "No"), "image")) == expected
+
+
+@pytest.mark.parametrize("writes_start", [False, True], ids=["left-to-the-tokenizer", "written-by-the-template"])
+def test_a_prompt_begins_once_with_the_token_that_starts_a_text(tmp_path, writes_start):
+    """LLaVA-1.5's template leaves <s> to the tokenizer, Gemma's writes it: TRL, which trains, has it once in both."""
+    processor = AutoProcessor.from_pretrained(build_tiny_llava(tmp_path))
+    if writes_start:
+        processor.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
+    image, text = tiny_pictures(1)[0], "Can it?"
+    conversation = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+    trained = processor.apply_chat_template(
+        conversation, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"][0].tolist()
+    start, placeholder = processor.tokenizer.bos_token_id, processor.image_token_id
+    assert trained.count(start) == 1
+    encoder = QuestionEncoder(processor)
+    question = Question(text, ("Yes", "No"), image)
+    beginning, rest = encoder.split_prompt(question)
+    expanded = {
+        "whole": padded_inputs(processor, [render(processor, text)], [()], [image])["input_ids"][0].tolist(),
+        "split": padded_inputs(processor, [beginning], [rest], [image])["input_ids"][0].tolist(),
+    }
+    assert expanded == {"whole": trained, "split": trained}
+    first = trained.index(placeholder)
+    collapsed = trained[: first + 1] + [token for token in trained[first:] if token != placeholder]
+    assert encoder.trusted_ids(text) == encoder.prompt_ids(question) == collapsed

@@ -122,7 +122,7 @@ def test_no_batch_finds_what_an_earlier_one_left_in_the_engine(monkeypatch, trai
         output = SimpleNamespace(text="", token_ids=[1], finish_reason="stop")
         return [SimpleNamespace(outputs=[output]) for _ in prompts]
 
-    monkeypatch.setattr("emor3_trl.engines.vllm.render", lambda processor, text: text)
+    monkeypatch.setattr(QuestionEncoder, "trusted_ids", lambda self, text: [1])
     engine = VLLMEngine(engine_that(generate, calls), SimpleNamespace())
     predict_emotions(engine, training_rows, "t", PredictionOptions(batch_size=4, reflect=False), progress=False)
     assert calls == ["prefix", "encoder", "generate"] * 2
@@ -137,7 +137,7 @@ def test_no_two_completions_share_a_stream_of_random_numbers(monkeypatch, traini
         outputs = [SimpleNamespace(text="", token_ids=[1], finish_reason="stop")] * params[0].n
         return [SimpleNamespace(outputs=outputs) for _ in prompts]
 
-    monkeypatch.setattr("emor3_trl.engines.vllm.render", lambda processor, text: text)
+    monkeypatch.setattr(QuestionEncoder, "trusted_ids", lambda self, text: [1])
     engine = VLLMEngine(engine_that(generate, []), SimpleNamespace())
     for seed in (1, 2):
         options = PredictionOptions(num_completions=4, temperature=1.0, seed=seed, batch_size=3, reflect=False)
