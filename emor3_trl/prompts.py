@@ -29,6 +29,11 @@ CONSISTENCY_QUESTION = "{trigger}\n\nCan the text above describe the image? Answ
 # Sec. 3.3: "Which emotion best describes the text above?"
 COHERENCE_QUESTION = "{trigger}\n{feeling}\n\nWhich emotion best describes the text above? Choose one of: {labels}."
 
+# SEPM, the training-free baseline of Table 1: stage 1, its two options, and what stage 2 says of an undecided picture
+SEPM_QUESTION = "Is the emotion that this picture evokes positive or negative? Answer Positive or Negative."
+SEPM_POLARITIES = ("Positive", "Negative")
+SEPM_AMBIGUOUS = "This picture is ambiguous: its emotion may be positive or negative."
+
 _INSTRUCTIONS = {"set": SET_INSTRUCTION, "think": THINK_INSTRUCTION, "direct": DIRECT_INSTRUCTION}
 
 

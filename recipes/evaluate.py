@@ -24,6 +24,7 @@ from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
 from emor3_trl.evaluation.arguments import (
     EvaluationArguments,
     check_folders,
+    choose_options,
     name_models,
     name_splits,
     select_in_domain,
@@ -32,13 +33,8 @@ from emor3_trl.evaluation.comparison import compare_with_first
 from emor3_trl.evaluation.journal import check_journals, draw_rows
 from emor3_trl.evaluation.metrics import average_accuracies, summarise_predictions
 from emor3_trl.evaluation.plots import save_confusions
-from emor3_trl.evaluation.prediction import (
-    Prediction,
-    PredictionOptions,
-    load_predictions,
-    predict_emotions,
-    save_predictions,
-)
+from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict_emotions, save_predictions
+from emor3_trl.evaluation.sepm import check_family
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.files import check_room, write_json
 from emor3_trl.printing import escape_controls
@@ -55,6 +51,8 @@ def main() -> None:
         splits = name_splits(args.splits, args.data)
         for path in models.values():
             check_checkpoint(path, args.base_model)
+            if args.method == "sepm":
+                check_family(path, args.base_model)
         check_folders(args.output_dir, models)
         datasets = {
             name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
@@ -115,9 +113,7 @@ def evaluate(
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
     journals = folder.path / "unfinished"
-    shared: dict[str, Any] = {key: getattr(args, key) for key in ("prompt_style", "max_tokens", "batch_size", "seed")}
-    options = PredictionOptions(reflect=args.reflect, score_labels=args.label_probabilities, **shared)
-    drawing = PredictionOptions(temperature=args.temperature, num_completions=args.sampled, reflect=False, **shared)
+    options, drawing = choose_options(args)
     load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
     with open_engine(model, max_prompt_tokens=longest, scratch=folder.path, **load) as engine:
         for split, dataset in datasets.items():

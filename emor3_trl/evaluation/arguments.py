@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from emor3_trl.evaluation.prediction import PredictionOptions
+
 T = TypeVar("T")
 
 
@@ -43,8 +45,16 @@ class EvaluationArguments:
         default="set",
         metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
     )
+    method: Literal["ask", "sepm"] = field(
+        default="ask",
+        metadata={
+            "help": "'ask': one question. 'sepm': positive or negative first, then among those labels, without "
+            "the tenth of the picture's tokens that mattered least (paper, Table 1)."
+        },
+    )
     engine: Literal["auto", "vllm", "transformers"] = field(
-        default="auto", metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers."}
+        default="auto",
+        metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers, as always for 'sepm'."},
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Compute type. 'auto': bfloat16 on a GPU, float32 on a CPU."}
@@ -62,7 +72,8 @@ class EvaluationArguments:
         default=None, metadata={"help": "Draw completions for at most this many pictures of a split."}
     )
     label_probabilities: bool = field(
-        default=True, metadata={"help": "Also store the probability of each label where the answer stands."}
+        default=True,
+        metadata={"help": "Also store the probability of each label where the answer stands; never for 'sepm'."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "At most this many pictures of each split."})
     seed: int = field(default=1, metadata={"help": "Seed of sampling and of the choice of pictures."})
@@ -77,6 +88,13 @@ class EvaluationArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}. Expected 1 or more.")
+        if self.method == "sepm":
+            if self.engine == "vllm":
+                raise ValueError(
+                    "method is 'sepm' and engine is 'vllm', which gives no attention weights, and SEPM needs them. "
+                    "Expected --engine transformers, or auto."
+                )
+            self.engine = "transformers"
         if self.sampled < 0:
             raise ValueError(f"sampled is {self.sampled}. Expected 0 (greedy only) or more.")
         if self.temperature <= 0:
@@ -87,6 +105,15 @@ class EvaluationArguments:
         unknown = set(self.report_to) - {"none", "wandb"}
         if unknown:
             raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb'.")
+
+
+def choose_options(args: EvaluationArguments) -> tuple[PredictionOptions, PredictionOptions]:
+    """Return how the greedy completions are asked for, and how the drawn ones are."""
+    names = ("method", "prompt_style", "max_tokens", "batch_size", "seed")
+    shared = {name: getattr(args, name) for name in names}
+    greedy = PredictionOptions(reflect=args.reflect, score_labels=args.label_probabilities, **shared)
+    drawn = PredictionOptions(temperature=args.temperature, num_completions=args.sampled, reflect=False, **shared)
+    return greedy, drawn
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ one is a wrong prediction, never an error.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
 from emor3_trl.evaluation.journal import append_to_journal, read_journal
 from emor3_trl.evaluation.label_probabilities import score_labels
+from emor3_trl.evaluation.sepm import Decision, ask_in_two_stages
 from emor3_trl.files import replacing
 from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
@@ -48,6 +49,9 @@ class Prediction:
         completion_tokens: its length in tokens.
         finished: whether it ended by itself, not at the limit.
         label_probabilities: of the labels, in their order, where it wrote one (see `score_labels`).
+        polarity: what SEPM took the image for: positive, negative or ambiguous; None, as the next two, without SEPM.
+        positive_probability: of "positive" against "negative", in SEPM's first stage.
+        kept_image_tokens: how many of the image's tokens SEPM's second stage saw.
     """
 
     id: str
@@ -68,12 +72,16 @@ class Prediction:
     completion_tokens: int | None = None
     finished: bool | None = None
     label_probabilities: list[float] | None = None
+    polarity: str | None = None
+    positive_probability: float | None = None
+    kept_image_tokens: int | None = None
 
 
 # Of predictions.parquet; what is not listed is text
 _TYPES = {"label_space": pa.list_(pa.string()), "well_formed": pa.bool_(), "correct": pa.bool_()}
 _TYPES |= {"temperature": pa.float64(), "sample": pa.int64(), "completion_tokens": pa.int64()}
 _TYPES |= {"finished": pa.bool_(), "label_probabilities": pa.list_(pa.float64())}
+_TYPES |= {"positive_probability": pa.float64(), "kept_image_tokens": pa.int64()}
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in fields(Prediction)])
 
 
@@ -83,16 +91,19 @@ class PredictionOptions:
 
     Args:
         prompt_style: how to ask; it also decides what well formed means.
+        method: "ask" with one question, or "sepm" (see `ask_in_two_stages`).
         temperature: 0 is greedy.
         num_completions: completions per image.
         max_tokens: longest completion.
         batch_size: images per call of the engine.
-        reflect: ask the model about its own steps ("set" only).
-        score_labels: also ask for the probability of each label where an answer stands.
+        reflect: ask the model about its own steps ("set" only); about the whole image with SEPM, too.
+        score_labels: also ask for the probability of each label where an answer stands; never with SEPM, whose prompt
+            is another one.
         seed: sampling seed.
     """
 
     prompt_style: PromptStyle = "set"
+    method: Literal["ask", "sepm"] = "ask"
     temperature: float = 0.0
     num_completions: int = 1
     max_tokens: int = 2048
@@ -147,28 +158,31 @@ def predict_emotions(
 def _predict_batch(
     engine: Engine, rows: Sequence[dict[str, Any]], name: str, options: PredictionOptions, seed: int
 ) -> list[Prediction]:
-    texts = [prompt_text(options.prompt_style, LabelSpace.of(row["label_space"]).labels) for row in rows]
-    siblings = engine.generate(
-        texts,
-        [row["image"] for row in rows],
-        n=options.num_completions,
-        temperature=options.temperature,
-        max_tokens=options.max_tokens,
-        seed=seed,
-    )
+    label_spaces = [LabelSpace.of(row["label_space"]).labels for row in rows]
+    texts = [prompt_text(options.prompt_style, labels) for labels in label_spaces]
+    pictures = [row["image"] for row in rows]
+    decoding: dict[str, Any] = {"temperature": options.temperature, "max_tokens": options.max_tokens, "seed": seed}
+    decisions: Sequence[Decision | None] = [None] * len(rows)
+    if options.method == "sepm":
+        style = options.prompt_style
+        siblings, decisions = ask_in_two_stages(
+            engine, pictures, label_spaces, style, n=options.num_completions, **decoding
+        )
+    else:
+        siblings = engine.generate(texts, pictures, n=options.num_completions, **decoding)
     # From here on one entry per completion
     entries = [(number, *entry) for number, row in enumerate(siblings) for entry in enumerate(row)]
     images = [rows[number]["image"] for number, *_ in entries]
     completions = [completion.text for *_, completion in entries]
     spaces = [LabelSpace.of(rows[number]["label_space"]) for number, *_ in entries]
     probabilities: Sequence[list[float] | None] = [None] * len(entries)
-    if options.score_labels:
+    if options.score_labels and options.method == "ask":
         labels = [space.labels for space in spaces]
         probabilities = score_labels(engine, [texts[number] for number, *_ in entries], images, completions, labels)
     reflections = [Reflection()] * len(entries)
     if options.reflect and options.prompt_style == "set":
         reflections = Reflector(engine).reflect(images, completions, spaces)
-    return [
+    predictions = [
         replace(
             read_completion(rows[number], name, completion.text, options.prompt_style, reflection),
             temperature=options.temperature,
@@ -181,6 +195,21 @@ def _predict_batch(
             entries, reflections, probabilities, strict=True
         )
     ]
+    return [
+        _add_decision(prediction, decisions[number])
+        for prediction, (number, *_) in zip(predictions, entries, strict=True)
+    ]
+
+
+def _add_decision(prediction: Prediction, decision: Decision | None) -> Prediction:
+    if decision is None:
+        return prediction
+    return replace(
+        prediction,
+        polarity=decision.polarity,
+        positive_probability=decision.positive_probability,
+        kept_image_tokens=decision.kept_tokens,
+    )
 
 
 def _summarise_progress(predictions: Sequence[Prediction]) -> dict[str, str]:
