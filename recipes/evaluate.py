@@ -51,8 +51,6 @@ def main() -> None:
         splits = name_splits(args.splits, args.data)
         for path in models.values():
             check_checkpoint(path, args.base_model)
-            if args.method == "sepm":
-                check_family(path, args.base_model)
         check_folders(args.output_dir, models)
         datasets = {
             name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
@@ -64,6 +62,8 @@ def main() -> None:
             name: longest_prompt(datasets, *check_fit(path, args.base_model), args.max_tokens)
             for name, path in waiting.items()
         }
+        for path in waiting.values() if args.method == "sepm" else ():
+            check_family(path, args.base_model)
         completions = sum(map(len, datasets.values())) * (1 + args.sampled)
         room = estimate_room(waiting.values(), args.base_model, completions, args.max_tokens)
         check_room(args.output_dir, room, "the evaluation")

@@ -27,14 +27,15 @@ from emor3_trl.run.plan import estimate_memory, read_shape
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
-REAL = [path for path in CONFIGS if path.parent.name != "demo"]
+EVALUATIONS = [path for path in CONFIGS if "models" in yaml.safe_load(path.read_text())]
+REAL = [path for path in CONFIGS if path.parent.name != "demo" and path not in EVALUATIONS]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 # What a machine without a GPU cannot take, and nothing else, is set off here.
 WITHOUT_GPU = {"bf16": False, "vllm_enable_sleep_mode": False, "use_cpu": True}
 
 
 def classes(path: Path) -> tuple[type, ...]:
-    if path.stem.startswith("evaluate"):
+    if path in EVALUATIONS:
         return (EvaluationArguments,)
     if is_grpo(path):
         return (RunArguments, ModelConfig, EmoR3Config)
@@ -61,7 +62,7 @@ def name(path: Path) -> str:
 
 
 def flags(path: Path) -> list[str]:
-    if path.stem.startswith("evaluate"):
+    if path in EVALUATIONS:
         return []
     keys = WITHOUT_GPU if is_grpo(path) else {key: WITHOUT_GPU[key] for key in ("bf16", "use_cpu")}
     return ["--report_to", "none", *(part for key, value in keys.items() for part in (f"--{key}", str(value)))]
@@ -105,6 +106,19 @@ def test_gpu_configuration_is_refused_without_a_gpu(path: Path, monkeypatch: pyt
     monkeypatch.setattr(checks, "gpu_available", lambda: False)
     with pytest.raises(UserError, match=r"bf16.*recipes/configs/demo"):
         parse_arguments(classes(path), argv=["--config", str(path), "--report_to", "none"])
+
+
+def test_table_1_has_an_evaluation_of_each_untrained_system() -> None:
+    systems = {}
+    for path in EVALUATIONS:
+        if path.parent.name != "demo":
+            (args,) = parse_arguments(classes(path), argv=["--config", str(path)]).arguments
+            systems[name(path)] = (args.method, args.prompt_style, args.engine)
+    assert systems == {
+        "llava_1_5_7b/evaluate": ("ask", "direct", "auto"),
+        "llava_1_5_7b/sepm": ("sepm", "direct", "transformers"),
+        "qwen2_5_vl_3b/sepm": ("sepm", "direct", "transformers"),
+    }
 
 
 @pytest.mark.parametrize("path", [path for path in REAL if is_grpo(path)], ids=name)
