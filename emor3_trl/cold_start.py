@@ -52,8 +52,12 @@ class ColdStartConfig(SFTConfig):
     seed: int = field(default=1, metadata={"help": "Seed (reference: 1)."})
 
     # Cold-Start-Emo
-    num_samples: int = field(
-        default=100, metadata={"help": "Examples, balanced over the emotions (a trace in the reference: 100)."}
+    num_samples: int | None = field(
+        default=100,
+        metadata={
+            "help": "Examples, balanced over the emotions (a trace in the reference: 100); null in a YAML takes the "
+            "whole split as it is, the paper's SFT, and measures on eval_split alone."
+        },
     )
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (full SFT trains them)."}
@@ -79,20 +83,20 @@ class ColdStartTrainer(FiniteTrainer, ResumableTrainer, SFTTrainer):
     """TRL's `SFTTrainer`; a resumed run ends as an uninterrupted one, and what is not finite stops it."""
 
 
-def draw_balanced_sample(dataset: Dataset, n: int, seed: int = 1) -> Dataset:
+def draw_balanced_sample(dataset: Dataset, n: int | None, seed: int = 1) -> Dataset:
     """Return `n` rows in random order, with as even a share of the emotions as the data set allows.
 
     No emotion gets two rows more than another that still has rows left.
 
     Args:
         dataset: rows with `emotion`.
-        n: rows to draw, without replacement.
+        n: rows to draw, without replacement; None returns the whole data set in its own order, which trainers shuffle.
         seed: which rows, and in which order.
 
     Raises:
         ValueError: if the data set has fewer than `n` rows.
     """
-    return dataset.select(_draw_indices(dataset, n, seed))
+    return dataset if n is None else dataset.select(_draw_indices(dataset, n, seed))
 
 
 def select_unused_rows(dataset: Dataset, used: int, n: int, seed: int = 1) -> Dataset:
@@ -205,7 +209,7 @@ def probe_model(
 
 
 def probe_checkpoint(
-    path: str, options: dict[str, Any], processor: ProcessorMixin, dataset: Dataset, args: ColdStartConfig
+    path: str, options: dict[str, Any], processor: ProcessorMixin, dataset: Dataset | None, args: ColdStartConfig
 ) -> dict[str, float]:
     """Load a checkpoint and run `probe_model` on it, on the main process.
 
@@ -213,14 +217,14 @@ def probe_checkpoint(
         path: the checkpoint.
         options: what `from_pretrained` gets.
         processor: its processor.
-        dataset: rows to measure on.
+        dataset: rows to measure on; None measures nothing.
         args: the configuration.
 
     Returns:
-        What `probe_model` does. Nothing on other processes, nor under ZeRO-3, which would spread the model over all of
-        them.
+        What `probe_model` does. Nothing without rows, nothing on other processes, nor under ZeRO-3, which would spread
+        the model over all of them.
     """
-    if is_deepspeed_zero3_enabled() or not PartialState().is_main_process:
+    if dataset is None or is_deepspeed_zero3_enabled() or not PartialState().is_main_process:
         return {}
     if args.bf16:
         options = {**options, "dtype": torch.bfloat16}
@@ -252,21 +256,26 @@ def describe_format_loss(before: dict[str, float], after: dict[str, float], min_
     )
 
 
-def describe_cold_start(args: ColdStartConfig, model: str, data: str, validation: str, processes: int = 1) -> str:
+def describe_cold_start(
+    args: ColdStartConfig, model: str, data: str, validation: str | None, samples: int, processes: int = 1
+) -> str:
     """Return what a configuration would run, as text for a terminal.
 
     Args:
         args: the configuration.
-        model, data, validation: what to call the model and the splits.
+        model, data, validation: what to call the model and the splits; nothing is measured on None.
+        samples: examples that are trained on.
         processes: how many train together.
     """
     batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    steps = args.max_steps if args.max_steps > 0 else int(-(-args.num_samples // batch) * args.num_train_epochs)
+    steps = args.max_steps if args.max_steps > 0 else int(-(-samples // batch) * args.num_train_epochs)
+    kind = "all of them" if args.num_samples is None else "balanced over the emotions"
+    measured = f"format and accuracy on {args.probe_samples} pictures of {validation}, before and after"
     lines = {
         "model": model,
-        "data": f"{args.num_samples} answer-only examples of {data}, balanced over the emotions",
+        "data": f"{samples} answer-only examples of {data}, {kind}",
         "steps": f"{steps} of {batch} examples ({processes} process(es)), learning rate {args.learning_rate}",
-        "measures": f"format and accuracy on {args.probe_samples} pictures of {validation}, before and after",
+        "measures": measured if validation else "nothing: every row is trained on, and there is no eval_split",
         "writes": f"{args.output_dir}/: checkpoint, processor, config.yaml, environment.json, metrics.json",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())

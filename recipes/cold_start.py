@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from datasets import Dataset
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from emor3_trl.cold_start import (
@@ -35,7 +36,7 @@ from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.help import COLD_START_OPTIONS
 from emor3_trl.run.progress import show_compactly
-from emor3_trl.run.start import open_run
+from emor3_trl.run.start import count_samples, open_run
 from emor3_trl.run.stopping import train_until_stopped
 
 
@@ -61,8 +62,10 @@ def main() -> None:
         if run.plan:
             name = f"{model.model_name_or_path}, {f'LoRA r={model.lora_r}' if model.use_peft else 'all weights'}"
             train = f"{run.data}/{run.train_split}"
-            measured = f"{run.data}/{run.eval_split}" if run.eval_split else f"{train} that are not drawn"
-            print(describe_cold_start(args, name, train, measured, run.processes or world_size()))
+            rest = f"{train} that are not drawn" if args.num_samples else None
+            measured = f"{run.data}/{run.eval_split}" if run.eval_split else rest
+            samples = count_samples(run) if args.num_samples is None else args.num_samples
+            print(describe_cold_start(args, name, train, measured, samples, run.processes or world_size()))
             return
         if model.use_peft and weights_sharded():
             raise ValueError(
@@ -74,10 +77,7 @@ def main() -> None:
         if opened is None:
             return
         draw_balanced_sample(opened.train, args.num_samples, args.seed)  # refuses more rows than there are
-        if run.eval_split:
-            held_out = load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
-        else:
-            held_out = select_unused_rows(opened.train, args.num_samples, args.probe_samples, args.seed)
+        held_out = load_held_out(run, args, opened.train)
         adapter = get_peft_config(model)
         check_adapter(adapter, args, model.model_name_or_path)
 
@@ -90,12 +90,22 @@ def main() -> None:
     result = train_until_stopped(trainer, opened.folder.checkpoint)
     save_model(trainer, processor, model.use_peft)
     after = probe_checkpoint(args.output_dir, {"dtype": model.dtype}, processor, held_out, args)
-    metrics = {**result.metrics, "num_samples": args.num_samples, "probe_samples": len(held_out)}
+    samples = len(trainer.train_dataset)
+    metrics = {**result.metrics, "num_samples": samples, "probe_samples": len(held_out or ())}
     metrics |= {f"{name}_before": value for name, value in before.items()}
     metrics |= {f"{name}_after": value for name, value in after.items()}
     opened.folder.write_metrics(metrics)
     if trainer.accelerator.is_main_process:
         print_change(before, after, args)
+
+
+def load_held_out(run: ColdStartArguments, args: ColdStartConfig, train: Dataset) -> Dataset | None:
+    """Return the rows that format is measured on; None where all are trained on and no other split is named."""
+    if run.eval_split:
+        return load_split(run.data, run.eval_split, "set", args.probe_samples, args.seed)
+    if args.num_samples is None:
+        return None
+    return select_unused_rows(train, args.num_samples, args.probe_samples, args.seed)
 
 
 def save_model(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
@@ -113,7 +123,7 @@ def save_model(trainer: SFTTrainer, processor: Any, lora: bool) -> None:
 def print_change(before: dict[str, float], after: dict[str, float], args: ColdStartConfig) -> None:
     """Print what changed, and warn when the steps were untaught."""
     if not after:
-        print(f"Format was not measured, under ZeRO-3: python recipes/evaluate.py --model {args.output_dir} --data …")
+        print(f"Format was not measured (no rows, or ZeRO-3): python recipes/evaluate.py --model {args.output_dir} …")
     for name, value in after.items():
         print(f"{name}: {before[name]:.3f} -> {value:.3f}")
     message = describe_format_loss(before, after, args.min_format_rate)

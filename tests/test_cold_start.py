@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from emor3_trl.cold_start import (
     ColdStartConfig,
     build_cold_start_trainer,
+    describe_cold_start,
     describe_format_loss,
     draw_balanced_sample,
     make_examples,
@@ -56,6 +57,11 @@ def test_another_seed_draws_another_sample():
 def test_a_sample_that_cannot_be_drawn_is_refused(n):
     with pytest.raises(ValueError, match=f"num_samples is {n}, but there are 6 rows"):
         draw_balanced_sample(emotions(3, 3), n)
+
+
+def test_no_number_of_samples_takes_the_whole_split_as_it_is():
+    dataset = emotions(5, 1)
+    assert draw_balanced_sample(dataset, None)["row"] == list(range(6))
 
 
 @pytest.mark.parametrize(("used", "asked", "expected"), [(6, 4, 4), (6, 64, 6)], ids=["enough", "fewer-than-asked"])
@@ -165,3 +171,20 @@ def test_a_checkpoint_is_probed_from_its_folder_where_its_weights_are_whole(
     assert set(rates) == {"format_rate", "accuracy_set", "accuracy_direct"}
     monkeypatch.setattr("emor3_trl.cold_start.is_deepspeed_zero3_enabled", lambda: True)
     assert probe_checkpoint(*measured, training_rows, args) == {}
+
+
+def test_a_plan_counts_the_whole_split_and_says_what_is_measured(tmp_path):
+    options = {"output_dir": str(tmp_path), "bf16": False, "use_cpu": True, "per_device_train_batch_size": 8}
+    args = ColdStartConfig(num_samples=None, num_train_epochs=3, **options)
+    plan = describe_cold_start(args, "a model", "some data", None, samples=100)
+    assert "100 answer-only examples of some data, all of them" in plan
+    assert "39 of 8 examples" in plan  # 3 x 13, the last of an epoch short
+    assert "measures  nothing" in plan
+    plan = describe_cold_start(ColdStartConfig(num_samples=10, **options), "a model", "some data", "others", samples=10)
+    assert "balanced over the emotions" in plan
+    assert "pictures of others, before and after" in plan
+
+
+def test_nothing_is_measured_without_rows(tmp_path):
+    args = ColdStartConfig(output_dir=str(tmp_path), num_samples=None, bf16=False, use_cpu=True)
+    assert probe_checkpoint("no model", {}, None, None, args) == {}
