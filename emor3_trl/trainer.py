@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 from datasets import Dataset
@@ -151,7 +152,10 @@ class EmoR3Trainer(GroupTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
+        start = perf_counter()
         output = super()._generate(prompts)
+        self._log_metric("rollout/seconds", perf_counter() - start)
+        self._log_metric("rollout/completions", float(len(prompts) * self.accelerator.num_processes))
         texts, log_probs = [completion_text(completion) for completion in output[3]], output[4]
         scores = [score is None for row in log_probs or () for score in row]
         self._unscored = sum(scores) / max(len(scores), 1)
