@@ -1,0 +1,205 @@
+"""recipes/reproduce.py as a user starts it: mistakes, plan, results; and, slowly, real runs that are killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from recipe_commands import ENVIRONMENT, ROOT, load_recipe
+from small_grid import write_scale, write_stand_ins
+
+from emor3_trl.run.command_line import run_recipe
+
+TINY = ["--scale", "configs/tiny/reproduce.yaml"]
+
+
+class Runner:
+    """Runs the recipe in this process, with stand-ins for the recipes that it starts."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        write_scale(folder)
+        self.module = load_recipe("reproduce", monkeypatch)
+        monkeypatch.setattr(self.module, "RECIPES", write_stand_ins(folder))
+        monkeypatch.chdir(folder)
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess:
+        self.monkeypatch.setattr("sys.argv", ["reproduce.py", *TINY, *arguments])
+        self.capsys.readouterr()
+        code: object = 0
+        try:
+            run_recipe(self.module.main)
+        except SystemExit as end:
+            code = end.code
+        printed = self.capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(str(code)), printed.out, printed.err)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Runner:
+    return Runner(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--table", "4"], "--table names 4. Expected some of 1, 2, 3.", id="unknown table"),
+        pytest.param(["--table", "one"], "tables is set to 'one'; expected a whole number.", id="table in words"),
+        pytest.param(["--seeds", "0"], "seeds is 0. Expected 1 or more.", id="no seed"),
+        pytest.param(["--jobs", "0"], "jobs is 0. Expected 1 or more.", id="no job"),
+        pytest.param(["--scale", "big"], "There is no scale 'big'.", id="unknown scale"),
+        pytest.param(["--systems", "ppo"], "--systems names ppo. Expected some of", id="unknown system"),
+        pytest.param(["--table", "3", "--systems", "sft"], "names sft, no row of table 3", id="row of another table"),
+        pytest.param(["--systems", "llava_sepm"], "has no base model for the rows", id="no such base model"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(run: Runner, arguments: list[str], expected: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("reproduce.py: error: ")
+    assert expected in line
+    assert not Path("runs").exists()
+
+
+def test_missing_data_is_said_before_anything_runs(run: Runner) -> None:
+    Path("data/toons/validation.parquet").unlink()
+    done = run("--table", "1")
+    assert done.returncode == 2
+    assert "The data of 'toons' is not there: 'data/toons/validation.parquet'. Make it: make it" in done.stderr
+    assert not Path("calls.txt").exists()
+
+
+def test_a_plan_runs_nothing_and_needs_no_data(run: Runner) -> None:
+    Path("data/toons/test.parquet").unlink()
+    done = run("--plan", "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "EMO-R3, G 4 on toons, seed 2" in done.stdout
+    assert not Path("calls.txt").exists()
+    assert not Path("runs").exists()
+
+
+def test_a_grid_ends_in_tables_figures_and_a_page(run: Runner) -> None:
+    Path("right.json").write_text(json.dumps({"emo_r3_g8": 4, "grpo_g8": 3, "set_only_g8": 3}))
+    done = run("--table", "3", "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    tables = json.loads(Path("runs/reproduce/tiny/tables.json").read_text())
+    assert tables["3"]["emo_r3_g8"]["A"] == {
+        "median": 100.0, "low": 100.0, "high": 100.0, "seeds": [100.0, 100.0], "paper": 61.79,
+    }  # fmt: skip
+    assert tables["budgets"]["grpo_g8 on sketches"]["optimizer_steps"] == 4
+    assert tables["missing"] == []
+    page = Path("runs/reproduce/tiny/RESULTS.md").read_text()
+    assert "| RER helps beside SET | 3 | +0.57 | +25.0 [" in page
+    assert "| SET helps | 3 | +0.29 | +0.0 [" in page
+    assert all(f"](figure{number}.png)" in page for number in (3, 4, 5))
+    assert "RER helps beside SET: agrees" in done.stdout
+    assert "Table 3" in done.stdout
+    again = run("--table", "3", "--seeds", "2")
+    assert "12 of 12 cells are finished already" in again.stdout
+    assert Path("runs/reproduce/tiny/RESULTS.md").read_text() == page
+
+
+def test_results_are_written_from_finished_runs_alone(run: Runner) -> None:
+    run("--table", "3", "--seeds", "1")
+    calls = Path("calls.txt").read_text()
+    Path("docs").mkdir()
+    done = run("--write_results", "--seeds", "1", "--table", "3")
+    assert done.returncode == 0, done.stderr
+    assert Path("calls.txt").read_text() == calls
+    page = Path("docs/RESULTS.md").read_text()
+    assert "](results_figure3.png)" in page
+    assert Path("docs/results_figure3.png").read_bytes() == Path("runs/reproduce/tiny/figure3.png").read_bytes()
+
+
+def test_a_failed_cell_ends_in_exit_code_1_with_the_rest_in_the_tables(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIL", "sketches/grpo_g8")
+    done = run("--table", "3", "--seeds", "1")
+    assert done.returncode == 1
+    assert "1 of 6 cells failed" in done.stdout
+    assert "it broke" in done.stdout
+    assert "log: runs/reproduce/tiny/sketches/grpo_g8/seed1/log.txt" in done.stdout
+    tables = json.loads(Path("runs/reproduce/tiny/tables.json").read_text())
+    assert "grpo_g8" not in tables["3"]
+    assert "emo_r3_g8" in tables["3"]
+    assert tables["missing"] == ["GRPO, G 8 on sketches, seed 1: not run, or failed"]
+
+
+GRID = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), *TINY, "--table", "3", "--seeds", "1"]
+GRID += ["--systems", "set_only_g8", "grpo_g8"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """The folder in which two real cells were run to their end."""
+    folder = tmp_path_factory.mktemp("grid")
+    write_scale(folder, tiny_model_dir)
+    done = subprocess.run(GRID, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def read_outcome(folder: Path) -> tuple[dict, dict]:
+    """Return what a grid found out: tables, and predictions by file."""
+    grid = folder / "runs/reproduce/tiny"
+    files = sorted(grid.rglob("predictions.parquet"))
+    predictions = {str(file.relative_to(grid)): pq.read_table(file).to_pylist() for file in files}
+    return json.loads((grid / "tables.json").read_text()), predictions
+
+
+@pytest.mark.slow
+def test_two_real_cells_end_in_a_table(uninterrupted: Path) -> None:
+    tables, predictions = read_outcome(uninterrupted)
+    assert set(tables["3"]) == {"set_only_g8", "grpo_g8"}
+    assert len(predictions) == 2
+    for name in ("set_only_g8", "grpo_g8"):
+        budget = tables["budgets"][f"{name} on sketches"]
+        assert budget == {"optimizer_steps": 4, "trained_on": 32.0, "completions_written": 32.0}
+        (rows,) = (rows for file, rows in predictions.items() if name in file)
+        assert len(rows) == 12
+        right = 100 * sum(row["correct"] for row in rows if row["dataset"] == "toons") / 4
+        assert tables["3"][name]["sketches > toons"]["seeds"] == [right]
+    state = uninterrupted / "runs/reproduce/tiny/sketches/grpo_g8/seed1/model/trainer_state.json"
+    log = json.loads(state.read_text())["log_history"]
+    assert {entry["step"] for entry in log if "eval/toons_validation/accuracy" in entry} == {0, 2, 4}
+    assert all(entry["rollout/seconds"] > 0 for entry in log if "step_time" in entry)
+
+
+def measure_logs(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("log.txt"))
+
+
+@pytest.mark.slow
+def test_a_real_grid_that_is_killed_three_times_ends_as_an_uninterrupted_one(
+    uninterrupted: Path, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    write_scale(tmp_path, tiny_model_dir)
+    record = uninterrupted / "runs/reproduce/tiny/sketches/grpo_g8/seed1/cell.json"
+    usual = sum(run["seconds"] for run in json.loads(record.read_text())["commands"].values())
+    draw, killed = random.Random(), 0
+    print("seed of the moments:", seed := draw.randrange(10**6))
+    draw.seed(seed)
+    for _ in range(3):
+        written = measure_logs(tmp_path)
+        process = subprocess.Popen(
+            GRID, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while measure_logs(tmp_path) == written and time.monotonic() < deadline:  # nothing runs before
+            time.sleep(0.1)
+        time.sleep(draw.uniform(0.1, 0.5) * usual)  # of the two cells' time, three such parts
+        killed += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert killed == 3
+    done = subprocess.run(GRID, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert read_outcome(tmp_path) == read_outcome(uninterrupted)
