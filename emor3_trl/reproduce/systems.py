@@ -44,7 +44,8 @@ class System:
 
 _THINK = {"prompt_style": "think", "reward_variant": "plain", "lambda1": 0.0}
 _DAPO = {**_THINK, "dynamic_sampling": "reward", "beta": 0.0, "epsilon_high": 0.28, "loss_type": "dapo"}
-_SEPM = {"method": "sepm", "engine": "transformers"}
+# Its attention weights are in memory for a whole batch
+_SEPM = {"method": "sepm", "engine": "transformers", "batch_size": 32}
 _STYLES: tuple[tuple[PromptStyle, str], ...] = (("set", "SET"), ("think", "think"), ("direct", "direct"))
 
 
