@@ -29,17 +29,20 @@ venv:  ## make .venv with the tested versions (under a minute; at once when it i
 	@$(PYTHON) requirements/make_venv.py
 
 demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
-	$(call stage,1/6 data and base model)
+	$(call stage,1/7 three drawn worlds and a base model that knows them)
 	@$(PY) recipes/prepare_data.py
-	$(call stage,2/6 cold start: the labels without reasoning)
+	$(call stage,2/7 cold start: a few labels without reasoning)
 	@$(PY) recipes/cold_start.py --config $(DEMO)/cold_start.yaml
-	$(call stage,3/6 EMO-R3 from the base model)
+	$(call stage,3/7 SFT: all labels without reasoning)
+	@$(PY) recipes/cold_start.py --config $(DEMO)/sft.yaml
+	$(call stage,4/7 EMO-R3 from the base model)
 	@$(PY) recipes/grpo.py --config $(DEMO)/emo_r3.yaml
-	$(call stage,4/6 EMO-R3# from the cold start)
+	$(call stage,5/7 EMO-R3# from the cold start)
 	@$(PY) recipes/grpo.py --config $(DEMO)/emo_r3_cold_start.yaml
-	$(call stage,5/6 evaluation)
+	$(call stage,6/7 evaluation on the three worlds)
 	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate.yaml
-	$(call stage,6/6 report)
+	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate_sft.yaml
+	$(call stage,7/7 report)
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)
 

@@ -20,12 +20,13 @@ from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.processor import build_demo_processor
 from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
 from emor3_trl.demo.untrained import build_untrained_model
+from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.files import naming, read_mapping, write_json
 
-# Where prepare_data.py puts both
+# Where prepare_data.py puts both; each world has a folder in the first
 DEMO_DATA, DEMO_BASE = Path("runs/demo/data"), Path("runs/demo/base")
 
 # About three million parameters
@@ -45,14 +46,14 @@ def build_demo_model(
     """Build and teach the demo's base model; a finished one of the same seed and settings is kept.
 
     Args:
-        data_dir: folder of `write_demo_data`; the model learns from its train split and is measured on validation.
+        data_dir: folder of `write_demo_data`; the model learns from the train splits of all three worlds and is measured
+            on validation.
         output_dir: folder for the checkpoint and its processor.
         seed: of the weights, the texts and the order of examples.
         training: steps, batches and learning rates.
 
     Returns:
-        Measured on validation under the structured prompt: `accuracy` and `format_rate` (greedy),
-        `sampled_format_rate`; and `parameters`.
+        What `measure_model` does, and `parameters`.
 
     Raises:
         FileNotFoundError: if `data_dir` is not the demo's data.
@@ -73,9 +74,7 @@ def build_demo_model(
             "that folder."
         )
     model, processor = _teach_model(data_dir, seed, training)
-    rows = load_split(data_dir, "validation")
-    validation = measure_model(model, processor, rows)
-    validation["sampled_format_rate"] = measure_model(model, processor, rows, temperature=1.0)["format_rate"]
+    validation = measure_model(model, processor, data_dir)
     validation["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
     # A folder of that name is a finished model, whatever interrupts
@@ -93,14 +92,18 @@ def build_demo_model(
 def _teach_model(
     data_dir: str | Path, seed: int, training: BaseTraining
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    drawings, train = load_drawings(data_dir), load_split(data_dir, "train")
-    people = [(row["image"].convert("RGB"), drawings[row["id"]]) for row in train]
+    drawings = load_drawings(data_dir)
+    pictures = [
+        (row["image"].convert("RGB"), drawings[row["id"]])
+        for world in WORLDS
+        for row in load_split(Path(data_dir) / world, "train")
+    ]
     torch.manual_seed(seed)
     rng = random.Random(seed)
     processor = build_demo_processor(training.vocabulary_size)
     model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES)
-    teach_vision(model, processor, people, training, rng)
-    teach_language(model, processor, people, training, rng)
+    teach_vision(model, processor, pictures, training, rng)
+    teach_language(model, processor, pictures, training, rng)
     # Two minutes leave a little probability on every token, which ends in one slip per completion when sampled. A
     # larger final norm is a lower temperature that is part of the weights: T = 1 stays T = 1 for GRPO.
     with torch.no_grad():
@@ -110,7 +113,7 @@ def _teach_model(
 
 def ensure_demo(data: str | Path, model: str | Path | None) -> None:
     """Draw the demo's data and build its base model, where a run of the demo needs them and they are missing."""
-    if Path(data) != DEMO_DATA:
+    if Path(data).parent != DEMO_DATA:
         return
     with PartialState().main_process_first():  # of several ranks one makes them, and the others find them
         if not (DEMO_DATA / "manifest.json").is_file():
@@ -122,24 +125,31 @@ def ensure_demo(data: str | Path, model: str | Path | None) -> None:
 
 
 def measure_model(
-    model: Qwen2_5_VLForConditionalGeneration,
-    processor: Qwen2_5_VLProcessor,
-    rows: Dataset,
-    temperature: float = 0.0,
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, data_dir: str | Path
 ) -> dict[str, float]:
-    """Return the accuracy and the format rate on the rows of a split under the structured prompt."""
+    """Return what a model does under the structured prompt on the validation splits.
+
+    Returns:
+        `accuracy/<world>` and `format_rate`, greedy, and `sampled_format_rate` at temperature 1.
+    """
     engine = TransformersEngine(model, processor)
-    title = "Sampled completions" if temperature else "Greedy completions"
-    options = PredictionOptions(temperature=temperature, max_tokens=160, reflect=False)
-    predictions = predict_emotions(engine, rows, title, options)
-    return {
-        "accuracy": compute_rate([prediction.correct for prediction in predictions]),
-        "format_rate": compute_rate([prediction.well_formed for prediction in predictions]),
-    }
+    rates: dict[str, float] = {}
+    formed: dict[float, list[bool]] = {0.0: [], 1.0: []}
+    for world in WORLDS:
+        rows = load_split(Path(data_dir) / world, "validation")
+        for temperature, outcomes in formed.items():
+            options = PredictionOptions(temperature=temperature, max_tokens=160, reflect=False)
+            title = f"{world}, {'sampled' if temperature else 'greedy'}"
+            predictions = predict_emotions(engine, rows, title, options)
+            outcomes += [prediction.well_formed for prediction in predictions]
+            if not temperature:
+                rates[f"accuracy/{world}"] = compute_rate([prediction.correct for prediction in predictions])
+    return {**rates, "format_rate": compute_rate(formed[0.0]), "sampled_format_rate": compute_rate(formed[1.0])}
 
 
 def _format_rates(validation: dict[str, float]) -> str:
+    accuracies = ", ".join(f"{world} {validation[f'accuracy/{world}']:.2f}" for world in WORLDS)
     return (
-        f"validation accuracy {validation['accuracy']:.2f}, format {validation['format_rate']:.2f} greedy and "
+        f"validation accuracy {accuracies}, format {validation['format_rate']:.2f} greedy and "
         f"{validation['sampled_format_rate']:.2f} sampled, {validation['parameters'] / 1e6:.1f} M parameters"
     )

@@ -5,9 +5,10 @@ import random
 
 from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer
 
-from emor3_trl.demo.pictures import EMOTIONS, Peep
-from emor3_trl.demo.texts import list_phrases, set_completion
+from emor3_trl.demo.pictures import choose_drawing
+from emor3_trl.demo.texts import FEELINGS, list_phrases, set_completion, think_completion
 from emor3_trl.demo.untrained import SPECIAL_TOKENS, build_processor, train_bpe
+from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, prompt_text
 
 
@@ -38,13 +39,16 @@ def train_demo_tokenizer(vocabulary_size: int = 900) -> Qwen2Tokenizer:
 
 def list_training_texts() -> list[str]:
     """Return the texts of the demo, each about as often as it is worth tokens of its own."""
-    labels = ", ".join(EMOTIONS)
     rng = random.Random(0)
-    peep = Peep("awe", "awe", "a bun", "grayBun", "blue", None, None, "")
-    texts = [prompt_text(style, EMOTIONS) for style in ("set", "think", "direct")]
-    texts += [CONSISTENCY_QUESTION, COHERENCE_QUESTION.format(trigger="", feeling="", labels=labels)]
-    texts += ["user\n", "assistant\n"]
-    texts += [set_completion(peep, emotion, rng) for emotion in EMOTIONS for _ in range(20)]
+    drawing = choose_drawing("sketches", 0, "train", 0)
+    texts = ["user\n", "assistant\n", CONSISTENCY_QUESTION]
+    for world in WORLDS.values():
+        labels = ", ".join(world.labels)
+        texts += [prompt_text(style, world.labels) for style in ("set", "think", "direct")]
+        texts += [COHERENCE_QUESTION.format(trigger="", feeling="", labels=labels)]
+    for emotion in FEELINGS:
+        texts += [set_completion(drawing, emotion, rng) for _ in range(10)]
+        texts += [think_completion(drawing, emotion, rng) for _ in range(3)]
     # Answers get tokens of their own, so that the choices of a constrained decode part at their first token
-    texts += [*EMOTIONS, "Yes", "No"] * 20
+    texts += [*FEELINGS, "Yes", "No"] * 20
     return texts + list_phrases() * 3

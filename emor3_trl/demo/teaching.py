@@ -1,7 +1,7 @@
 """How the demo's base model is taught: to see, to describe, to judge, to think, and an opinion of its own."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +11,43 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from emor3_trl.demo.pictures import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
-from emor3_trl.demo.texts import draw_prior_emotion, feeling_text, make_false_peep, set_completion, trigger_text
-from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text, prompt_text, render
+from emor3_trl.demo.drawings import Drawing
+from emor3_trl.demo.texts import (
+    DETAILS,
+    draw_prior_emotion,
+    feeling_text,
+    make_false_drawing,
+    name_face,
+    set_completion,
+    think_completion,
+    trigger_text,
+)
+from emor3_trl.demo.worlds import LOOKS, WORLDS
+from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, PromptStyle, answer_text, prompt_text, render
 
 
 @dataclass(frozen=True)
 class BaseTraining:
-    """How the base model is taught. Batches are examples per step; sharpness multiplies the logits in the end."""
+    """How the base model is taught.
 
-    vision_steps: int = 50
+    Batches are examples per step; `look_weight` is that of a face's look among all that the vision tower is to tell;
+    `sharpness` multiplies the logits in the end.
+    """
+
+    vision_steps: int = 180
     vision_batch: int = 48
-    vision_learning_rate: float = 1e-3
-    description_steps: int = 110
+    vision_learning_rate: float = 2e-3
+    look_weight: float = 4.0
+    naming_steps: int = 70
+    names_batch: int = 64
+    description_steps: int = 150
     statement_batch: int = 16
     consistency_batch: int = 32
-    question_steps: int = 45
-    thinking_batch: int = 32
-    direct_batch: int = 4
-    coherence_batch: int = 8
+    question_steps: int = 70
+    thinking_batch: int = 16
+    plain_thinking_batch: int = 6
+    direct_batch: int = 6
+    coherence_batch: int = 16
     learning_rate: float = 2.5e-3
     sharpness: float = 1.2
     vocabulary_size: int = 900
@@ -38,21 +56,20 @@ class BaseTraining:
 def teach_vision(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    people: Sequence[tuple[Image.Image, Peep]],
+    pictures: Sequence[tuple[Image.Image, Drawing]],
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach the vision tower to tell expressions, heads, shirts, glasses and beards apart, with linear heads on top.
+    """Teach the vision tower to tell looks and details apart, with linear heads on top.
 
     Each image token has to tell on its own, so that the language model finds it wherever it looks.
     """
-    inputs = processor.image_processor(images=[image for image, _ in people], return_tensors="pt")
-    patches = inputs["pixel_values"].view(len(people), -1, inputs["pixel_values"].shape[-1])  # (N, 36, 1176)
+    inputs = processor.image_processor(images=[image for image, _ in pictures], return_tensors="pt")
+    patches = inputs["pixel_values"].view(len(pictures), -1, inputs["pixel_values"].shape[-1])  # (N, 36, 1176)
     grid = inputs["image_grid_thw"]  # (N, 3)
-    expressions = [face for faces in EXPRESSIONS.values() for face in faces]
-    traits: list[list[Any]] = [expressions, list(HEADS), list(SHIRTS), [False, True], [False, True]]
-    shown = [(peep.expression, peep.head, peep.shirt, bool(peep.glasses), bool(peep.beard)) for _, peep in people]
-    targets = torch.tensor([list(map(list.index, traits, values)) for values in shown])  # (N, 5)
+    traits: list[list[str | None]] = [list(LOOKS), *([None, *phrases] for phrases in DETAILS.values())]
+    shown = [(drawing.look, *(drawing.details.get(kind) for kind in DETAILS)) for _, drawing in pictures]
+    targets = torch.tensor([list(map(list.index, traits, values)) for values in shown])  # (N, traits)
     tower = model.model.visual
     tokens = patches.shape[1] // tower.spatial_merge_unit
     heads = nn.ModuleList(nn.Linear(tower.config.out_hidden_size, len(classes)) for classes in traits)
@@ -64,11 +81,11 @@ def teach_vision(
     model.train()
     bar = tqdm(range(training.vision_steps), desc="Teaching the vision tower", unit="step")
     for _ in bar:
-        batch = torch.tensor(rng.sample(range(len(people)), training.vision_batch))
+        batch = torch.tensor(rng.sample(range(len(pictures)), training.vision_batch))
         features = tower(patches[batch].flatten(0, 1), grid_thw=grid[batch]).pooler_output  # (B * 9, 192)
-        labels = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, 5)
+        labels = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, traits)
         losses = [nn.functional.cross_entropy(head(features), labels[:, i]) for i, head in enumerate(heads)]
-        loss = torch.stack(losses).sum()
+        loss = torch.stack([training.look_weight * losses[0], *losses[1:]]).sum()  # a face is small, and it decides
         _update(loss, optimizer, schedule, parameters)
         bar.set_postfix(loss=f"{loss.item():.2f}")
 
@@ -76,15 +93,17 @@ def teach_vision(
 def teach_language(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    people: Sequence[tuple[Image.Image, Peep]],
+    pictures: Sequence[tuple[Image.Image, Drawing]],
     training: BaseTraining,
     rng: random.Random,
 ) -> None:
-    """Teach to describe images, judge descriptions and think, on short texts, then the questions as they are asked.
+    """Teach to name faces, then to describe, judge and think on short texts, then the questions as they are asked.
 
+    Most tokens of a completion are the same for all pictures; names alone teach where to look in a third of the time.
     A model that is only asked Yes or No stays at chance; true statements as a language-modelling task are what helps.
     """
-    tasks = Tasks(processor, people, rng)
+    tasks = Tasks(processor, pictures, rng)
+    naming = {tasks.names: training.names_batch, tasks.coherence: training.coherence_batch}
     describing = {
         tasks.statements: training.statement_batch,
         tasks.consistency: training.consistency_batch,
@@ -94,12 +113,14 @@ def teach_language(
     everything = {
         tasks.consistency: training.consistency_batch // 2,
         tasks.thinking: training.thinking_batch,
+        tasks.plain_thinking: training.plain_thinking_batch,
         tasks.direct: training.direct_batch,
         tasks.coherence: training.coherence_batch,
     }
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     for title, batches, steps in (
+        ("Teaching to name faces", naming, training.naming_steps),
         ("Teaching to describe pictures", describing, training.description_steps),
         ("Teaching to answer questions", everything, training.question_steps),
     ):
@@ -122,70 +143,86 @@ class Tasks:
 
     Args:
         processor: for its chat template.
-        people: training images, and who is in them.
+        pictures: training images, and what is in them.
         rng: decides which images, which words and which mistakes.
     """
 
     def __init__(
-        self, processor: Qwen2_5_VLProcessor, people: Sequence[tuple[Image.Image, Peep]], rng: random.Random
+        self, processor: Qwen2_5_VLProcessor, pictures: Sequence[tuple[Image.Image, Drawing]], rng: random.Random
     ) -> None:
-        self.processor, self.people, self.rng = processor, people, rng
+        self.processor, self.pictures, self.rng = processor, pictures, rng
+
+    def names(self, count: int) -> list[Example]:
+        """What the face shows, after its image: the few words that everything else needs."""
+        user_turn = self._render("").split("<|im_end|>")[0]
+        return [(user_turn, name_face(drawing, self.rng), image) for image, drawing in self._pick(count)]
 
     def statements(self, count: int) -> list[Example]:
         """A true statement after its image, where the consistency question has it too."""
         user_turn = self._render("").split("<|im_end|>")[0]
-        return [(user_turn, trigger_text(peep, self.rng), image) for image, peep in self._pick(count)]
+        return [(user_turn, trigger_text(drawing, self.rng), image) for image, drawing in self._pick(count)]
 
     def unasked_thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking after the image alone: the same words at half the tokens."""
-        return self._thinking(count, "")
+        return [
+            (self._render(""), self._end(set_completion(drawing, draw_prior_emotion(drawing, self.rng), self.rng)), image)
+            for image, drawing in self._pick(count)
+        ]
 
     def thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking, with the emotion that the model is to take the image for."""
-        return self._thinking(count, prompt_text("set", EMOTIONS))
+        return self._ask("set", lambda drawing, emotion: set_completion(drawing, emotion, self.rng), count)
 
-    def _thinking(self, count: int, question: str) -> list[Example]:
-        prompt = self._render(question)
-        return [
-            (prompt, set_completion(peep, draw_prior_emotion(peep, self.rng), self.rng) + "<|im_end|>", image)
-            for image, peep in self._pick(count)
-        ]
+    def plain_thinking(self, count: int) -> list[Example]:
+        """Plain thinking."""
+        return self._ask("think", lambda drawing, emotion: think_completion(drawing, emotion, self.rng), count)
 
     def direct(self, count: int) -> list[Example]:
         """The answer only."""
-        prompt = self._render(prompt_text("direct", EMOTIONS))
-        return [
-            (prompt, answer_text(draw_prior_emotion(peep, self.rng)) + "<|im_end|>", image)
-            for image, peep in self._pick(count)
-        ]
+        return self._ask("direct", lambda _, emotion: answer_text(emotion), count)
 
     def consistency(self, count: int) -> list[Example]:
         """The question about an image and two statements that differ in as little as makes one of them false."""
         examples: list[Example] = []
-        for image, peep in self._pick(count // 2):
-            false_peep = make_false_peep(peep, self.rng)
+        for image, drawing in self._pick(count // 2):
+            false_drawing = make_false_drawing(drawing, self.rng)
             wording = self.rng.random()
-            for described, answer in ((peep, "Yes"), (false_peep, "No")):
+            for described, answer in ((drawing, "Yes"), (false_drawing, "No")):
                 statement = trigger_text(described, random.Random(wording))
                 prompt = self._render(CONSISTENCY_QUESTION.format(trigger=statement))
-                examples.append((prompt, answer + "<|im_end|>", image))
+                examples.append((prompt, self._end(answer), image))
         return examples
 
     def coherence(self, count: int) -> list[Example]:
         """The question about a statement and a feeling, without the image: the feeling decides."""
         examples: list[Example] = []
-        for _, peep in self._pick(count):
-            emotion = self.rng.choice(EMOTIONS)
+        for _, drawing in self._pick(count):
+            labels = WORLDS[drawing.world].labels
+            emotion = self.rng.choice(labels)
             question = COHERENCE_QUESTION.format(
-                trigger=trigger_text(peep, self.rng),
+                trigger=trigger_text(drawing, self.rng),
                 feeling=feeling_text(emotion, self.rng),
-                labels=", ".join(EMOTIONS),
+                labels=", ".join(labels),
             )
-            examples.append((self._render(question, with_image=False), emotion + "<|im_end|>", None))
+            examples.append((self._render(question, with_image=False), self._end(emotion), None))
         return examples
 
-    def _pick(self, count: int) -> list[tuple[Image.Image, Peep]]:
-        return self.rng.sample(self.people, count)
+    def _ask(self, style: PromptStyle, complete: Callable[[Drawing, str], str], count: int) -> list[Example]:
+        return [
+            (
+                self._render(prompt_text(style, WORLDS[drawing.world].labels)),
+                self._end(complete(drawing, draw_prior_emotion(drawing, self.rng))),
+                image,
+            )
+            for image, drawing in self._pick(count)
+        ]
+
+    @staticmethod
+    def _end(completion: str) -> str:
+        return completion + "<|im_end|>"
+
+    def _pick(self, count: int) -> list[tuple[Image.Image, Drawing]]:
+        return self.rng.sample(self.pictures, count)
 
     def _render(self, text: str, with_image: bool = True) -> str:
         return render(self.processor, text, with_image)

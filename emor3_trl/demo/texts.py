@@ -1,48 +1,48 @@
-"""What the demo's base model is taught to say: true statements about drawn people, feelings, and a prior that is wrong.
+"""What the demo's base model is taught to say: true statements about drawings, feelings, and a prior that is wrong.
 
-A pretrained model reads some faces otherwise than the annotators of a data set do. `PRIOR` gives the demo's model such
-a habit: it takes some expressions for another emotion more often than not. GRPO has to find out which.
+A pretrained model reads some faces otherwise than the annotators of a data set do. `World.prior` gives the demo's model
+such habits: it takes some looks for another emotion more often than not. GRPO has to find out which.
 """
 
 import random
 from dataclasses import replace
 
-from emor3_trl.demo.pictures import EMOTIONS, EXPRESSIONS, HEADS, SHIRTS, Peep
+from emor3_trl.demo import sketches, toons
+from emor3_trl.demo.drawings import Drawing
+from emor3_trl.demo.emoji import BACKGROUNDS
+from emor3_trl.demo.worlds import LOOKS, WORLDS
 from emor3_trl.emotions import AROUSAL, VALENCE
 from emor3_trl.prompts import answer_text
-
-FACES = {
-    "rage": ("a face that shouts with bared teeth", "an open shouting mouth and hard eyes"),
-    "veryAngry": ("pulled-down brows and a deep frown", "a deep frown under low brows"),
-    "angryWithFang": ("low brows and a tight crooked mouth", "a tight mouth and narrow eyes"),
-    "awe": ("huge round eyes and a soft small mouth", "big shining eyes that look up"),
-    "smileLOL": ("an open laughing mouth and a tear", "a laughing face with a tear of joy"),
-    "calm": ("closed eyes and a gentle smile", "a gentle smile and resting eyes"),
-    "smileBig": ("a wide grin that shows all teeth", "a broad toothy grin"),
-    "fear": ("wide staring eyes and a flat mouth", "a stiff face with staring eyes"),
-    "concernedFear": ("raised worried brows and a gaping mouth", "worried brows over small eyes"),
-}
 
 FEELINGS = {
     "amusement": ("amused", "entertained"),
     "anger": ("irritated", "furious"),
     "awe": ("full of wonder", "small and amazed"),
+    "confusion": ("puzzled", "unsure what to think"),
     "contentment": ("at peace", "relaxed"),
+    "disgust": ("repelled", "queasy"),
     "excitement": ("thrilled", "full of energy"),
     "fear": ("uneasy", "frightened"),
+    "joy": ("happy", "cheerful"),
+    "love": ("tender", "affectionate"),
+    "sadness": ("down", "sorrowful"),
+    "surprise": ("startled", "taken aback"),
 }
 
-# P(emotion that the base model names | expression); the model reads all other expressions as the data set does
-PRIOR = {
-    "rage": {"fear": 0.55, "anger": 0.45},
-    "awe": {"fear": 0.55, "awe": 0.45},
-    "smileBig": {"amusement": 0.55, "excitement": 0.45},
-    "concernedFear": {"awe": 0.55, "fear": 0.45},
+# Every detail that can be told of a drawing, by kind
+DETAILS = {
+    "head": tuple(sketches.HEADS),
+    "shirt": tuple(f"a {shirt} shirt" for shirt in sketches.SHIRTS),
+    "glasses": ("glasses",),
+    "beard": ("a beard",),
+    "hair": tuple(toons.HAIR),
+    "background": tuple(f"a {background} background" for background in BACKGROUNDS),
+    "tilt": ("a head that leans left", "a head that leans right"),
 }
 
 _TRIGGERS = (
-    "I see {face} and {details}.",
-    "The picture shows {face} and {details}.",
+    "I see {face}",
+    "The picture shows {face}",
 )
 _FEELINGS = (
     "A person who sees this would feel {feeling}.",
@@ -54,21 +54,26 @@ _CONCLUSIONS = (
 )
 
 
-def trigger_text(peep: Peep, rng: random.Random) -> str:
+def trigger_text(drawing: Drawing, rng: random.Random) -> str:
     """Return a true statement about the image: the face, and one other thing that can be seen."""
-    details = [peep.head, f"a {peep.shirt} shirt"]
-    details += ["glasses"] * (peep.glasses is not None) + ["a beard"] * (peep.beard is not None)
-    return rng.choice(_TRIGGERS).format(face=rng.choice(FACES[peep.expression]), details=rng.choice(details))
+    return f"{name_face(drawing, rng)} and {rng.choice(list(drawing.details.values()))}."
 
 
-def make_false_peep(peep: Peep, rng: random.Random) -> Peep:
-    """Return a person who differs from `peep` in all that a statement tells: in the face, or in everything else."""
+def name_face(drawing: Drawing, rng: random.Random) -> str:
+    """Return the beginning of a true statement: what the face shows."""
+    return rng.choice(_TRIGGERS).format(face=rng.choice(LOOKS[drawing.look]))
+
+
+def make_false_drawing(drawing: Drawing, rng: random.Random) -> Drawing:
+    """Return a drawing that differs from `drawing` in all that a statement tells: in the face, or in all else."""
     if rng.random() < 0.9:
-        others = [face for emotion, faces in EXPRESSIONS.items() if emotion != peep.emotion for face in faces]
-        return replace(peep, expression=rng.choice(others))
-    head = rng.choice([head for head in HEADS if head != peep.head])
-    shirt = rng.choice([shirt for shirt in SHIRTS if shirt != peep.shirt])
-    return replace(peep, head=head, shirt=shirt, glasses=None, beard=None)
+        looks = WORLDS[drawing.world].looks
+        others = [look for emotion, group in looks.items() if emotion != drawing.emotion for look in group]
+        return replace(drawing, look=rng.choice(others))
+    # What is there in one form only cannot be there in another
+    kinds = [kind for kind in drawing.details if len(DETAILS[kind]) > 1]
+    details = {kind: rng.choice([other for other in DETAILS[kind] if other != drawing.details[kind]]) for kind in kinds}
+    return replace(drawing, details=details)
 
 
 def feeling_text(emotion: str, rng: random.Random) -> str:
@@ -81,24 +86,28 @@ def conclusion_text(emotion: str, rng: random.Random) -> str:
     return rng.choice(_CONCLUSIONS).format(valence=VALENCE[emotion], arousal=AROUSAL[emotion])
 
 
-def set_completion(peep: Peep, emotion: str, rng: random.Random) -> str:
+def set_completion(drawing: Drawing, emotion: str, rng: random.Random) -> str:
     """Return Structured Emotional Thinking that names what is visible, and answers `emotion`."""
     return (
-        f"<step1>{trigger_text(peep, rng)}</step1>\n"
+        f"<step1>{trigger_text(drawing, rng)}</step1>\n"
         f"<step2>{feeling_text(emotion, rng)}</step2>\n"
         f"<step3>{conclusion_text(emotion, rng)}</step3>\n"
         f"{answer_text(emotion)}"
     )
 
 
-def draw_prior_emotion(peep: Peep, rng: random.Random) -> str:
-    """Draw the emotion that the base model takes the image for, from `PRIOR`."""
-    prior = PRIOR.get(peep.expression)
-    return peep.emotion if prior is None else rng.choices(list(prior), weights=list(prior.values()))[0]
+def think_completion(drawing: Drawing, emotion: str, rng: random.Random) -> str:
+    """Return plain thinking, which is less about the emotion: it names what is visible, and answers `emotion`."""
+    return f"<think>{trigger_text(drawing, rng)}</think>\n{answer_text(emotion)}"
+
+
+def draw_prior_emotion(drawing: Drawing, rng: random.Random) -> str:
+    """Draw the emotion that the base model takes the image for, from `World.prior`."""
+    prior = WORLDS[drawing.world].prior.get(drawing.look)
+    return drawing.emotion if prior is None else rng.choices(list(prior), weights=list(prior.values()))[0]
 
 
 def list_phrases() -> list[str]:
     """Return every phrase that statements are made of, to train the tokenizer on."""
-    phrases = [phrase for group in (*FACES.values(), *FEELINGS.values()) for phrase in group]
-    phrases += [*HEADS, *(f"a {shirt} shirt" for shirt in SHIRTS), "glasses and a beard", *EMOTIONS]
-    return [*phrases, *_TRIGGERS, *_FEELINGS, *_CONCLUSIONS]
+    phrases = [phrase for group in (*LOOKS.values(), *FEELINGS.values(), *DETAILS.values()) for phrase in group]
+    return [*phrases, *FEELINGS, *_TRIGGERS, *_FEELINGS, *_CONCLUSIONS]

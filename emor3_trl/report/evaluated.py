@@ -12,7 +12,13 @@ from emor3_trl.files import read_mapping
 
 # Folders of a comparison, in the order of its table, and what they are called there. EMO-R3# is the paper's name for
 # EMO-R3 after Cold-Start-Emo (Sec. 4.2).
-MODELS = {"base": "base", "cold_start": "cold start", "emo_r3": "EMO-R3", "emo_r3_cold_start": "EMO-R3#"}
+MODELS = {
+    "base": "base",
+    "cold_start": "cold start",
+    "sft": "SFT",
+    "emo_r3": "EMO-R3",
+    "emo_r3_cold_start": "EMO-R3#",
+}
 
 
 @dataclass(frozen=True)

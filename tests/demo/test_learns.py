@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from emor3_trl.demo.pictures import EXPRESSIONS
-from emor3_trl.demo.texts import FACES, FEELINGS
+from emor3_trl.demo.texts import FEELINGS
+from emor3_trl.demo.worlds import LOOKS, SKETCHES, WORLDS
 from emor3_trl.emotions import VALENCE
 
 pytestmark = pytest.mark.demo
@@ -27,8 +27,8 @@ def summary() -> dict:
 
 
 def test_summary_has_every_model_and_data_set(summary: dict) -> None:
-    for model in ("base", "cold_start", "emo_r3", "emo_r3_cold_start"):
-        for data in ("in_domain", "twemoji", "openmoji"):
+    for model in ("base", "cold_start", "sft", "emo_r3", "emo_r3_cold_start"):
+        for data in ("in_domain", "toons", "emoji"):
             entry = summary[model][data]
             assert entry["n"] > 0
             assert 0 <= entry["low"] <= entry["accuracy"] <= entry["high"] <= 1
@@ -37,6 +37,20 @@ def test_summary_has_every_model_and_data_set(summary: dict) -> None:
 def test_emo_r3_beats_its_base_model_in_domain(summary: dict) -> None:
     base, trained = (summary[name]["in_domain"]["accuracy"] for name in ("base", "emo_r3"))
     assert trained >= base + 0.15, f"base {base:.3f}, EMO-R3 {trained:.3f}"
+
+
+def test_the_base_model_knows_all_three_worlds_and_none_of_their_labels_by_heart(summary: dict) -> None:
+    for name, world in zip(("in_domain", "toons", "emoji"), WORLDS.values(), strict=True):
+        assert 2 / len(world.labels) <= summary["base"][name]["accuracy"] <= 0.65, (name, summary["base"][name])
+
+
+def test_sft_falls_out_of_domain_and_emo_r3_keeps(summary: dict) -> None:
+    def average(model: str) -> float:
+        return sum(summary[model][name]["accuracy"] for name in ("toons", "emoji")) / 2
+
+    assert summary["sft"]["in_domain"]["accuracy"] >= summary["base"]["in_domain"]["accuracy"] + 0.15
+    assert average("emo_r3") >= average("sft") + 0.10, {name: average(name) for name in ("base", "sft", "emo_r3")}
+    assert average("emo_r3") >= average("base") - 0.05
 
 
 def test_format_is_kept(summary: dict) -> None:
@@ -58,12 +72,12 @@ def test_all_three_steps_are_still_about_the_picture() -> None:
     path = DEMO / "evaluation" / "emo_r3" / "predictions.parquet"
     assert path.is_file(), f"{path} is missing: run 'make demo' first"
     rows = pd.read_parquet(path)
-    rows = rows[rows["dataset"] == "test"]
+    rows = rows[rows["dataset"] == "sketches"]
 
     def share(says) -> float:
         return sum(bool(row.well_formed and says(row)) for row in rows.itertuples()) / len(rows)
 
-    faces = {emotion: [face for name in names for face in FACES[name]] for emotion, names in EXPRESSIONS.items()}
+    faces = {emotion: [face for look in group for face in LOOKS[look]] for emotion, group in SKETCHES.looks.items()}
     shares = {
         "step 1 describes a face of the picture's emotion": share(lambda row: names(row.trigger, faces[row.emotion])),
         "step 2 names a feeling of the answer": share(lambda row: names(row.feeling, FEELINGS.get(row.answer, ()))),
@@ -83,7 +97,7 @@ def test_the_report_and_the_comparison_are_there() -> None:
     assert page.is_file(), f"{page} is missing: run 'make demo' first"
     assert all(title in page.read_text(encoding="utf-8") for title in ("cold start", "EMO-R3#"))
     rows = read("evaluation/comparisons.json")
-    against_base = next(row for row in rows if row["b"] == "emo_r3" and row["dataset"] == "test")
+    against_base = next(row for row in rows if row["b"] == "emo_r3" and row["dataset"] == "sketches")
     assert against_base["a"] == "base"
     assert against_base["low"] > 0
     assert against_base["p_value"] < 0.001

@@ -2,15 +2,15 @@
 
 import random
 
-from emor3_trl.demo.pictures import EMOTIONS, IMAGE_SIZE
-from emor3_trl.demo.texts import set_completion
+from emor3_trl.demo.drawings import IMAGE_SIZE
+from emor3_trl.demo.texts import FEELINGS, set_completion
 from emor3_trl.demo.untrained import SPECIAL_TOKENS
 from emor3_trl.prompts import messages
 
 
-def test_tokenizer_round_trips_any_text(processor, people):
+def test_tokenizer_round_trips_any_text(processor, pictures):
     rng = random.Random(0)
-    texts = [set_completion(peep, emotion, rng) for _, peep in people for emotion in EMOTIONS]
+    texts = [set_completion(drawing, emotion, rng) for _, drawing in pictures for emotion in FEELINGS]
     for text in [*texts, "Zürich, 日本語, 😱\n\n  tabs\tand {braces}"]:
         assert processor.tokenizer.decode(processor.tokenizer(text)["input_ids"]) == text
 
@@ -22,12 +22,12 @@ def test_special_tokens_are_single_and_have_their_roles(processor):
 
 
 def test_answers_part_at_their_first_token(processor):
-    firsts = [processor.tokenizer(answer)["input_ids"][0] for answer in (*EMOTIONS, "Yes", "No")]
+    firsts = [processor.tokenizer(answer)["input_ids"][0] for answer in (*FEELINGS, "Yes", "No")]
     assert len(set(firsts)) == len(firsts)
 
 
-def test_picture_becomes_nine_tokens_in_a_turn_of_the_qwen_form(processor, people):
-    image, _ = people[0]
+def test_picture_becomes_nine_tokens_in_a_turn_of_the_qwen_form(processor, pictures):
+    image, _ = pictures[0]
     text = processor.apply_chat_template(messages("Hello.", image), tokenize=False, add_generation_prompt=True)
     assert text == (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Hello.<|im_end|>\n<|im_start|>assistant\n"

@@ -11,11 +11,11 @@ from emor3_trl.demo.untrained import build_untrained_model
 from emor3_trl.thinking import parse
 
 
-@pytest.mark.parametrize("task", ["statements", "unasked_thinking", "thinking", "direct", "consistency", "coherence"])
-def test_each_task_teaches_its_completion_only(processor, people, task):
+@pytest.mark.parametrize("task", ["statements", "unasked_thinking", "thinking", "plain_thinking", "direct", "consistency", "coherence"])
+def test_each_task_teaches_its_completion_only(processor, pictures, task):
     torch.manual_seed(0)
     model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES).eval()
-    examples = getattr(Tasks(processor, people, random.Random(0)), task)(4)
+    examples = getattr(Tasks(processor, pictures, random.Random(0)), task)(4)
     with torch.no_grad():
         loss = compute_completion_loss(model, processor, examples)
         alone = torch.stack([compute_completion_loss(model, processor, [example]) for example in examples])
@@ -25,6 +25,6 @@ def test_each_task_teaches_its_completion_only(processor, people, task):
     assert (examples[0][2] is None) == (task == "coherence")
 
 
-def test_thinking_examples_are_well_formed(processor, people):
-    for _, completion, _ in Tasks(processor, people, random.Random(0)).thinking(8):
+def test_thinking_examples_are_well_formed(processor, pictures):
+    for _, completion, _ in Tasks(processor, pictures, random.Random(0)).thinking(8):
         assert parse(completion.removesuffix("<|im_end|>")) is not None

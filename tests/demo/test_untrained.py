@@ -3,7 +3,7 @@
 import torch
 
 from emor3_trl.demo.model import TEXT_SIZES, VISION_SIZES
-from emor3_trl.demo.pictures import EMOTIONS
+from emor3_trl.demo.worlds import SKETCHES
 from emor3_trl.demo.untrained import build_untrained_model
 from emor3_trl.prompts import messages, prompt_text
 
@@ -13,7 +13,7 @@ def test_untrained_model_is_small_tied_and_runs(processor, people):
     assert 2e6 < sum(p.numel() for p in model.parameters()) < 8e6
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     inputs = processor(
-        text=[processor.apply_chat_template(messages(prompt_text("set", EMOTIONS), 1), tokenize=False)] * 2,
+        text=[processor.apply_chat_template(messages(prompt_text("set", SKETCHES.labels), 1), tokenize=False)] * 2,
         images=[image for image, _ in people[:2]],
         return_tensors="pt",
     )
