@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.data import load_split
@@ -46,8 +45,8 @@ def build_demo_model(
     """Build and teach the demo's base model; a finished one of the same seed and settings is kept.
 
     Args:
-        data_dir: folder of `write_demo_data`; the model learns from the train splits of all three worlds and is measured
-            on validation.
+        data_dir: folder of `write_demo_data`; the model learns from the train splits of all three worlds, and is
+            measured on validation.
         output_dir: folder for the checkpoint and its processor.
         seed: of the weights, the texts and the order of examples.
         training: steps, batches and learning rates.
@@ -95,8 +94,9 @@ def _teach_model(
     drawings = load_drawings(data_dir)
     pictures = [
         (row["image"].convert("RGB"), drawings[row["id"]])
-        for world in WORLDS
-        for row in load_split(Path(data_dir) / world, "train")
+        for name, world in WORLDS.items()
+        for row in load_split(Path(data_dir) / name, "train")
+        for _ in range(world.lessons)
     ]
     torch.manual_seed(seed)
     rng = random.Random(seed)

@@ -38,13 +38,14 @@ class BaseTraining:
     vision_batch: int = 48
     vision_learning_rate: float = 2e-3
     look_weight: float = 4.0
-    naming_steps: int = 70
+    naming_steps: int = 90
     names_batch: int = 64
-    description_steps: int = 150
+    description_steps: int = 130
     statement_batch: int = 16
     consistency_batch: int = 32
-    question_steps: int = 70
-    thinking_batch: int = 16
+    question_steps: int = 90
+    unasked_batch: int = 16
+    thinking_batch: int = 32
     plain_thinking_batch: int = 6
     direct_batch: int = 6
     coherence_batch: int = 16
@@ -107,7 +108,7 @@ def teach_language(
     describing = {
         tasks.statements: training.statement_batch,
         tasks.consistency: training.consistency_batch,
-        tasks.unasked_thinking: training.thinking_batch,
+        tasks.unasked_thinking: training.unasked_batch,
         tasks.coherence: training.coherence_batch,
     }
     everything = {
@@ -165,7 +166,11 @@ class Tasks:
     def unasked_thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking after the image alone: the same words at half the tokens."""
         return [
-            (self._render(""), self._end(set_completion(drawing, draw_prior_emotion(drawing, self.rng), self.rng)), image)
+            (
+                self._render(""),
+                self._end(set_completion(drawing, draw_prior_emotion(drawing, self.rng), self.rng)),
+                image,
+            )
             for image, drawing in self._pick(count)
         ]
 

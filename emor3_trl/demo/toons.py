@@ -1,6 +1,7 @@
 """The hands of `toons`: Toon Head (CC BY 4.0) and Avataaars (free use), by their named brows, eyes and mouths."""
 
 import random
+from typing import Any
 
 from PIL import Image
 
@@ -61,7 +62,7 @@ def choose_toon(emotion: str, look: str, rng: random.Random) -> Drawing:
     details = {"hair": hair}
     details |= {"glasses": "glasses"} if glasses else {}
     details |= {"beard": "a beard"} if beard else {}
-    options = {
+    options: dict[str, Any] = {
         "eyebrowsVariant": [brows],
         "eyesVariant": [eyes],
         "mouthVariant": [mouth],

@@ -1,8 +1,8 @@
-"""The demo's three data sets: which emotions each one knows, which looks of a face stand for them, and how they are read.
+"""The demo's three data sets: the emotions of each, the looks of a face that stand for them, and a prior that differs.
 
 `sketches`, `toons` and `emoji` stand for EmoSet, Emotion6 and WebEmo: drawn by different hands, labelled with different
-label spaces. What they share is what faces look like: a shouting face is angry in all three. A model that learned what a
-shout means is right in all; one that learned that a laugh is called "amusement" is right in one.
+label spaces. What they share is what faces look like: a shouting face is angry in all three. A model that learns what
+a shout means is right in all; one that learns that a laugh is called "amusement" is right in one.
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,13 @@ class World:
         looks: the looks that stand for each emotion; its keys are the label space.
         prior: P(emotion that the base model names | look); it reads all other looks as the data set does. A pretrained
             model has such habits (paper, Sec. 3.4), and GRPO has to find out which of them the annotators do not share.
+        lessons: how often the base model is taught a picture, for one of `emoji`; fine lines take longer.
     """
 
     name: str
     looks: dict[str, tuple[str, ...]]
     prior: dict[str, dict[str, float]]
+    lessons: int = 1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -61,6 +63,7 @@ SKETCHES = World(
         "grin": {"amusement": 0.6, "excitement": 0.4},
         "gape": {"awe": 0.6, "fear": 0.4},
     },
+    lessons=2,
 )
 TOONS = World(
     "toons",
@@ -77,7 +80,9 @@ TOONS = World(
         "wonder": {"fear": 0.6, "surprise": 0.4},
         "grin": {"surprise": 0.6, "joy": 0.4},
         "gape": {"surprise": 0.6, "fear": 0.4},
+        "droop": {"disgust": 0.6, "sadness": 0.4},
     },
+    lessons=2,
 )
 EMOJI = World(
     "emoji",
@@ -96,6 +101,7 @@ EMOJI = World(
         "calm": {"love": 0.6, "joy": 0.4},
         "grin": {"surprise": 0.6, "joy": 0.4},
         "gape": {"surprise": 0.6, "fear": 0.4},
+        "droop": {"confusion": 0.6, "sadness": 0.4},
     },
 )
 WORLDS = {world.name: world for world in (SKETCHES, TOONS, EMOJI)}

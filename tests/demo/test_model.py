@@ -14,10 +14,13 @@ from emor3_trl.demo.worlds import WORLDS
 QUICK = BaseTraining(
     vision_steps=2,
     vision_batch=4,
+    naming_steps=2,
+    names_batch=4,
     description_steps=2,
     statement_batch=4,
     consistency_batch=4,
     question_steps=2,
+    unasked_batch=2,
     thinking_batch=2,
     plain_thinking_batch=2,
     direct_batch=2,

@@ -11,7 +11,9 @@ from emor3_trl.demo.untrained import build_untrained_model
 from emor3_trl.thinking import parse
 
 
-@pytest.mark.parametrize("task", ["statements", "unasked_thinking", "thinking", "plain_thinking", "direct", "consistency", "coherence"])
+@pytest.mark.parametrize(
+    "task", ["statements", "unasked_thinking", "thinking", "plain_thinking", "direct", "consistency", "coherence"]
+)
 def test_each_task_teaches_its_completion_only(processor, pictures, task):
     torch.manual_seed(0)
     model = build_untrained_model(processor, TEXT_SIZES, VISION_SIZES).eval()

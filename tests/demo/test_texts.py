@@ -57,7 +57,10 @@ def test_the_prior_prefers_a_wrong_emotion_for_some_looks_and_allows_the_right_o
 def test_a_prior_alone_is_at_twice_chance_and_below_two_thirds():
     for world in WORLDS.values():
         right = [
-            sum(max(world.prior.get(look, {emotion: 1}).items(), key=lambda item: item[1])[0] == emotion for look in group)
+            sum(
+                max(world.prior.get(look, {emotion: 1}).items(), key=lambda item: item[1])[0] == emotion
+                for look in group
+            )
             / len(group)
             for emotion, group in world.looks.items()
         ]
