@@ -2,7 +2,7 @@
 
 It stands in for a pretrained vision-language model. After about three minutes on two cores it describes what it sees,
 writes Structured Emotional Thinking, answers both reflection questions, and holds an opinion of its own about some
-faces (`texts.PRIOR`). Nothing here is specific to EMO-R3, and only the training split is used.
+faces (`World.prior`). Nothing here is specific to EMO-R3, and only the training splits are used.
 """
 
 import random
