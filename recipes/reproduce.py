@@ -18,7 +18,7 @@ from emor3_trl.printing import escape_controls
 from emor3_trl.reproduce.arguments import ReproduceArguments
 from emor3_trl.reproduce.budgets import plan_budget
 from emor3_trl.reproduce.cells import Cell, list_cells
-from emor3_trl.reproduce.claims import judge_claims
+from emor3_trl.reproduce.claims import compare_prompts, judge_claims
 from emor3_trl.reproduce.estimates import Estimates, describe_plan
 from emor3_trl.reproduce.figures import save_figures
 from emor3_trl.reproduce.grid import Grid
@@ -76,7 +76,8 @@ def write_all(scale: Scale, args: ReproduceArguments, cells: Sequence[Cell], fol
     verdicts = judge_claims(scale, [number for number in TABLES if str(number) in content], cells)
     write_json(folder / "tables.json", content)
     figures = save_figures(scale, cells, folder)
-    page = write_results(scale, content, verdicts, args.seeds, place_figures(figures, folder))
+    prompts = compare_prompts(cells)
+    page = write_results(scale, content, verdicts, prompts, args.seeds, place_figures(figures, folder))
     write_text(folder / "RESULTS.md", page)
     for number in args.tables:
         say(f"\nTable {number}\n{format_table(scale, number, content[str(number)])}")
@@ -91,7 +92,8 @@ def write_all(scale: Scale, args: ReproduceArguments, cells: Sequence[Cell], fol
         for source, target in zip(figures, places, strict=True):
             shutil.copyfile(source, target)
         named = {path.name: target.name for path, target in zip(figures, places, strict=True)}
-        write_text(RECIPES.parent / "docs" / "RESULTS.md", write_results(scale, content, verdicts, args.seeds, named))
+        page = write_results(scale, content, verdicts, prompts, args.seeds, named)
+        write_text(RECIPES.parent / "docs" / "RESULTS.md", page)
         say(f"Written to docs: RESULTS.md{''.join(f', {path.name}' for path in places)}")
 
 

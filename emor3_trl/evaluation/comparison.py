@@ -52,6 +52,35 @@ def compare_predictions(
         resamples: draws of the bootstrap.
 
     Raises:
+        ValueError: see `pair_predictions`.
+    """
+    pairs = pair_predictions(a, b)
+    right_a = np.array([first.correct for first, _ in pairs])
+    right_b = np.array([second.correct for _, second in pairs])
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    low, high = _bootstrap_difference(only_a, only_b, len(pairs), seed, resamples)
+    return Comparison(
+        dataset=pairs[0][0].dataset,
+        n=len(pairs),
+        accuracy_a=float(right_a.mean()),
+        accuracy_b=float(right_b.mean()),
+        difference=(only_b - only_a) / len(pairs),
+        low=low,
+        high=high,
+        only_a=only_a,
+        only_b=only_b,
+        p_value=mcnemar(only_a, only_b),
+    )
+
+
+def pair_predictions(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    """Return two models' greedy predictions of the images of one data set that both were shown.
+
+    Args:
+        a: predictions of the first model, one per image.
+        b: predictions of the second.
+
+    Raises:
         ValueError: if a model has several predictions of an image, they are of several data sets, their emotions
             differ, or no image is common.
     """
@@ -74,22 +103,7 @@ def compare_predictions(
             f"The label of picture '{changed[0]}' of '{datasets[0]}' was {first[changed[0]].emotion} in one evaluation "
             f"and {second[changed[0]].emotion} in the other. Evaluate both models on the same data."
         )
-    right_a = np.array([first[image].correct for image in common])
-    right_b = np.array([second[image].correct for image in common])
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    low, high = _bootstrap_difference(only_a, only_b, len(common), seed, resamples)
-    return Comparison(
-        dataset=datasets[0],
-        n=len(common),
-        accuracy_a=float(right_a.mean()),
-        accuracy_b=float(right_b.mean()),
-        difference=(only_b - only_a) / len(common),
-        low=low,
-        high=high,
-        only_a=only_a,
-        only_b=only_b,
-        p_value=mcnemar(only_a, only_b),
-    )
+    return [(first[image], second[image]) for image in common]
 
 
 def compare_with_first(models: Mapping[str, Sequence[Prediction]]) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """What the paper claims of its tables, tested on the pictures that both systems of a claim were asked about."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from emor3_trl.evaluation.comparison import Comparison, compare_predictions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions
 from emor3_trl.reproduce.cells import Cell
+from emor3_trl.reproduce.paired_runs import PairedRuns, RunPair, compare_runs
 from emor3_trl.reproduce.paper import CLAIMS, Claim, Where, read_paper_difference
 from emor3_trl.reproduce.scales import Scale
+from emor3_trl.reproduce.systems import SYSTEMS
 
 CHANCE = 0.05  # a difference whose p-value is not below this may be chance
 
@@ -18,33 +19,40 @@ class Verdict:
 
     Args:
         claim: the claim.
-        seeds: how many seeds both systems have.
-        comparison: the worse system (a) and the better one (b) on the same pictures; None if a cell is missing.
+        seen: the better system against the worse one in the runs that both have; None if there is none.
+        lacking: trainings of the table that one of the two does not have.
     """
 
     claim: Claim
-    seeds: int
-    comparison: Comparison | None
+    seen: PairedRuns | None
+    lacking: tuple[str, ...] = ()
 
     def judge(self) -> str:
         """Return in words whether the direction agrees."""
-        if self.comparison is None:
+        if self.seen is None:
             return "not run"
-        difference, is_clear = self.comparison.difference, self.comparison.p_value < CHANCE
-        if difference == 0:
+        if abs(self.seen.difference) < 1e-9:
             return "no difference"
-        agreement = "agrees" if difference > 0 else "disagrees"
-        return agreement if is_clear else f"{agreement} in direction, within chance"
+        agreement = "agrees" if self.seen.difference > 0 else "disagrees"
+        if self.seen.p_value >= CHANCE:
+            return f"{agreement} in direction, within chance"
+        return agreement if self.seen.is_in_every_seed else f"{agreement}, but not in every seed"
 
     def describe(self) -> str:
         """Return the claim as a row of a Markdown table."""
         paper = f"{read_paper_difference(self.claim):+.2f}"
-        seen = "– | – | –"
-        if self.comparison is not None:
-            row = self.comparison
-            p_value = "< 0.0001" if row.p_value < 1e-4 else f"{row.p_value:.4f}"
-            seen = f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] | {row.n:,} | {p_value}"
-        return f"| {self.claim.text} | {self.claim.table} | {paper} | {seen} | **{self.judge()}** |"
+        text = f"{self.claim.text} (without training on {', '.join(self.lacking)})" if self.lacking else self.claim.text
+        return f"| {text} | {self.claim.table} | {paper} | {describe_runs(self.seen)} | **{self.judge()}** |"
+
+
+def describe_runs(seen: PairedRuns | None) -> str:
+    """Return the difference with its interval, that of each seed, the pictures and the p-value, as Markdown columns."""
+    if seen is None:
+        return "– | – | – | –"
+    p_value = "< 0.0001" if seen.p_value < 1e-4 else f"{seen.p_value:.4f}"
+    by_seed = ", ".join(f"{100 * value:+.1f}" for value in seen.by_seed)
+    interval = f"{100 * seen.difference:+.1f} [{100 * seen.low:+.1f}, {100 * seen.high:+.1f}]"
+    return f"{interval} | {by_seed} | {seen.pictures:,} | {p_value}"
 
 
 def judge_claims(
@@ -58,44 +66,56 @@ def judge_claims(
         cells: the grid's.
         claims: what to test.
     """
-    finished = {(cell.system.name, cell.train, cell.seed): cell for cell in cells if cell.is_finished()}
+    finished = _find_finished(cells)
     return [_test_claim(scale, claim, finished) for claim in claims if claim.table in tables]
 
 
-def _test_claim(scale: Scale, claim: Claim, finished: dict[tuple[str, str | None, int], Cell]) -> Verdict:
-    """Test a claim over all trainings of its table and all seeds that both systems have."""
-    worse: list[Prediction] = []
-    better: list[Prediction] = []
-    seeds: set[int] = set()
-    highest = max((seed for _, _, seed in finished), default=0)
-    for train in scale.train_on if claim.table == 1 else scale.train_on[:1]:
-        for seed in range(1, highest + 1):
-            pair = [_find_cell(finished, name, train, seed) for name in (claim.worse, claim.better)]
-            if pair[0] is None or pair[1] is None:
-                continue
-            seeds.add(seed)
-            worse += pool_predictions(pair[0], train, seed, claim.where)
-            better += pool_predictions(pair[1], train, seed, claim.where)
-    return Verdict(claim, len(seeds), compare_predictions(worse, better) if worse else None)
+def compare_prompts(cells: Sequence[Cell]) -> list[tuple[str, PairedRuns]]:
+    """Return for each base model how much thinking, in each style, adds to the direct answer over all test sets."""
+    finished = _find_finished(cells)
+    rows = []
+    for name in SYSTEMS:
+        prefix, _, style = name.rpartition("vanilla_")
+        direct, thinking = finished.get((f"{prefix}vanilla_direct", None, 1)), finished.get((name, None, 1))
+        if style in ("think", "set") and direct and thinking:
+            pair = RunPair("", 1, load_predictions(direct.predictions), load_predictions(thinking.predictions))
+            rows.append((SYSTEMS[name].title, compare_runs([pair])))
+    return rows
 
 
-def _find_cell(finished: dict[tuple[str, str | None, int], Cell], name: str, train: str, seed: int) -> Cell | None:
+def _find_finished(cells: Sequence[Cell]) -> dict[tuple[str, str | None, int], Cell]:
+    return {(cell.system.name, cell.train, cell.seed): cell for cell in cells if cell.is_finished()}
+
+
+def _test_claim(scale: Scale, claim: Claim, finished: Mapping[tuple[str, str | None, int], Cell]) -> Verdict:
+    """Test a claim over the trainings of its table and the seeds that both systems have."""
+    trainings = scale.train_on if claim.table == 1 else scale.train_on[:1]
+    pairs = []
+    for train in trainings:
+        for seed in sorted({seed for _, _, seed in finished}):
+            worse, better = (_find_cell(finished, name, train, seed) for name in (claim.worse, claim.better))
+            if worse and better:
+                rows = [select_predictions(cell, train, claim.where) for cell in (worse, better)]
+                pairs.append(RunPair(train, seed, *rows))
+    if not pairs:
+        return Verdict(claim, None)
+    seen = compare_runs(pairs)
+    return Verdict(claim, seen, tuple(train for train in trainings if train not in seen.trainings))
+
+
+def _find_cell(finished: Mapping[tuple[str, str | None, int], Cell], name: str, train: str, seed: int) -> Cell | None:
     """Return the cell of a system; of a model as it is the only one, which stands beside every seed."""
     return finished.get((name, train, seed)) or finished.get((name, None, 1))
 
 
-def pool_predictions(cell: Cell, train: str, seed: int, where: Where) -> list[Prediction]:
-    """Return the predictions of a cell on some of its test sets, as those of one data set.
+def select_predictions(cell: Cell, train: str, where: Where) -> list[Prediction]:
+    """Return the predictions of a cell on some of its test sets.
 
     Args:
         cell: the cell.
-        train, seed: what they are pooled over, which tells the same picture in two runs apart.
+        train: the data set of the training, whose test set is the one in-domain.
         where: on which test sets.
     """
-    rows = load_predictions(cell.predictions)
     keep = {"in-domain": lambda test: test == train, "out of domain": lambda test: test != train}
-    return [
-        replace(row, id=f"{train}/{seed}/{row.dataset}/{row.id}", dataset="pooled")
-        for row in rows
-        if where == "everywhere" or keep[where](row.dataset)
-    ]
+    rows = load_predictions(cell.predictions)
+    return [row for row in rows if where == "everywhere" or keep[where](row.dataset)]

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emor3_trl.reproduce.claims import CHANCE, Verdict
+from emor3_trl.reproduce.claims import CHANCE, Verdict, describe_runs
+from emor3_trl.reproduce.paired_runs import PairedRuns
 from emor3_trl.reproduce.scales import Scale
 from emor3_trl.reproduce.systems import SYSTEMS
 from emor3_trl.reproduce.tables import format_table
@@ -26,20 +27,26 @@ _HEAD = """# Results: the paper's tables at scale {scale}
 `python recipes/reproduce.py {asked}` runs them. The same with `--write_results` writes
 this page from the finished runs. [SYSTEMS.md](SYSTEMS.md) says what each row is.
 
-Accuracy in percent on the test splits, greedy, of the model after its last step: no setting and no checkpoint was
-chosen on a test split. Median over seeds [lowest, highest], and the paper's figure in brackets. {stands}.
-`a > b`: trained on a, tested on b. A^I, A^O and A are the means over in-domain, out-of-domain and all columns, of each
-seed; the paper's are means of its medians. The paper does not say how Vanilla was asked: its figure stands beside all
-three prompts."""
+Accuracy in percent on the test splits, greedy, of the model after its last step: no checkpoint is chosen. Median over
+seeds [lowest, highest], and the paper's figure in brackets. {stands}. `a > b`: trained on a, tested on b. A^I, A^O and
+A are the means over in-domain, out-of-domain and all columns, of each seed; the paper's are means of its medians. The
+paper does not say how Vanilla was asked: its figure stands beside all three prompts."""
 _CLAIMS = """Of {claims} claims: {said}.
 
-*Agrees* and *disagrees* alone mean p < {chance}. Each difference is of the same test pictures under both systems,
-pooled over seeds (and in Table 1 over both trainings), in points, with the 95% interval of a paired bootstrap and the
-p-value of McNemar's exact test. A picture counts once for each run, so the test tells these runs apart, not all that
-could be run.
+A difference is in points: the mean over the columns of the table and over seeds. Its 95% interval and its p-value are
+over pictures: each counts once, with the mean over all runs that were asked about it, because runs that share a picture
+are no independent evidence (paired bootstrap; sign-flip test of 100,000 flips). *Agrees* and *disagrees* alone mean
+p < {chance} and the same direction in every seed. Another seed may differ by as much as these do, and {claims} tests at
+{chance} let chance through more often than one.
 
-| claim | table | paper, points | here, points | pairs | p | direction |
-|---|---|---|---|---|---|---|
+| claim | table | paper, points | here, points | by seed | pictures | p | direction |
+|---|---|---|---|---|---|---|---|
+"""
+_PROMPTS = """The base model under a prompt that asks for thinking, against the direct question; of all test sets, each
+counting the same. The paper does not compare them.
+
+| prompt | against direct, points | p | worth it |
+|---|---|---|---|
 """
 _BUDGETS = """At one G, all systems of GRPO take as many optimizer steps on as many completions. G 4 and G 8 take
 as many prompts. Dynamic sampling writes more completions than it trains on. SFT and Cold-Start-Emo train on examples,
@@ -50,7 +57,12 @@ which are counted instead. Medians over seeds.
 
 
 def write_results(
-    scale: Scale, content: Mapping[str, Any], verdicts: Sequence[Verdict], seeds: int, figures: Mapping[str, str]
+    scale: Scale,
+    content: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    prompts: Sequence[tuple[str, PairedRuns]],
+    seeds: int,
+    figures: Mapping[str, str],
 ) -> str:
     """Return RESULTS.md; it holds nothing but what saved runs say.
 
@@ -58,6 +70,7 @@ def write_results(
         scale: the scale.
         content: what `tables.build_tables` returned.
         verdicts: the paper's claims, tested.
+        prompts: what thinking adds to the base models' direct answers.
         seeds: how many were asked for.
         figures: place of each figure that there is, by its file's name.
     """
@@ -70,6 +83,8 @@ def write_results(
     if content["missing"]:
         parts += ["Not in these tables:", "\n".join(f"- {line}" for line in content["missing"])]
     parts += ["## What the paper claims, and what is seen here", describe_verdicts(verdicts)]
+    if prompts:
+        parts += ["## Is thinking worth it without training?", describe_prompts(prompts)]
     parts += ["## Budgets", describe_budgets(content["budgets"])]
     shown = [f"![{text}]({figures[name]})\n\n{text}." for name, text in FIGURES.items() if name in figures]
     return "\n\n".join([*parts, *(["## Figures", *shown] if shown else [])]) + "\n"
@@ -81,6 +96,16 @@ def describe_verdicts(verdicts: Sequence[Verdict]) -> str:
     said = ", ".join(f"{count} × {judgement}" for judgement, count in sorted(counts.items()))
     head = _CLAIMS.format(claims=len(verdicts), said=said or "none was tested", chance=CHANCE)
     return head + "\n".join(verdict.describe() for verdict in verdicts)
+
+
+def describe_prompts(prompts: Sequence[tuple[str, PairedRuns]]) -> str:
+    """Return what thinking adds to a base model's direct answer as a table."""
+    lines = []
+    for title, seen in prompts:
+        difference, _, _, p_value = describe_runs(seen).split(" | ")
+        worth = "within chance" if seen.p_value >= CHANCE else "yes" if seen.difference > 0 else "no"
+        lines.append(f"| {title} | {difference} | {p_value} | **{worth}** |")
+    return _PROMPTS + "\n".join(lines)
 
 
 def describe_budgets(budgets: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,15 @@ def test_a_grid_ends_in_tables_figures_and_a_page(run: Runner) -> None:
     again = run("--table", "3", "--seeds", "2")
     assert "12 of 12 cells are finished already" in again.stdout
     assert Path("runs/reproduce/tiny/RESULTS.md").read_text() == page
+
+
+def test_the_page_says_whether_thinking_is_worth_it(run: Runner) -> None:
+    Path("right.json").write_text(json.dumps({"vanilla_think": 0, "vanilla_direct": 4, "vanilla_set": 3}))
+    run("--table", "1", "--seeds", "1", "--systems", "vanilla_think", "vanilla_direct", "vanilla_set")
+    page = Path("runs/reproduce/tiny/RESULTS.md").read_text()
+    assert "## Is thinking worth it without training?" in page
+    assert re.search(r"^\| Vanilla, think \| -100\.0 \[.*\] \| 0\.0\d+ \| \*\*no\*\* \|$", page, re.MULTILINE)
+    assert re.search(r"^\| Vanilla, SET \| -25\.0 \[.*\*\*within chance\*\* \|$", page, re.MULTILINE)
 
 
 def test_results_are_written_from_finished_runs_alone(run: Runner) -> None:
