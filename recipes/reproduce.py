@@ -63,11 +63,9 @@ def main() -> None:
 
 
 def plan_budgets(scale: Scale, cells: Sequence[Cell]) -> dict[str, tuple[int, int]]:
-    """Return (optimizer steps, completions or examples) of each system that trains."""
-    budgets = {
-        cell.system.name: plan_budget(cell, scale.count_train_rows(cell.train or scale.train_on[0])) for cell in cells
-    }
-    return {name: (int(budget.steps), int(budget.trained)) for name, budget in budgets.items() if budget}
+    """Return (optimizer steps, completions or examples) of each cell that trains, by its title."""
+    budgets = {cell.title: plan_budget(cell, scale.count_train_rows(cell.train or scale.train_on[0])) for cell in cells}
+    return {title: (int(budget.steps), int(budget.trained)) for title, budget in budgets.items() if budget}
 
 
 def write_all(scale: Scale, args: ReproduceArguments, cells: Sequence[Cell], folder: Path) -> None:

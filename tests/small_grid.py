@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
+from emor3_trl.reproduce.cells import Cell
 from emor3_trl.reproduce.scales import Scale, read_scale
 
 DATASETS = {"sketches": "emoset", "toons": "emotion6", "emoji": "webemo"}
@@ -117,6 +118,15 @@ def write_scale(folder: Path, model: Path | None = None, **changes: object) -> S
         (folder / "model" / "config.json").write_text("{}")
         save_file({"weight": np.zeros(1)}, folder / "model" / "model.safetensors")
     return read_scale(place / "reproduce.yaml")
+
+
+def finish_cell(cell: Cell, exit_code: int = 0) -> None:
+    """Note that the commands of a cell have ended; what they write is there."""
+    runs = {
+        command.kind: {"digest": cell.digest(command), "exit_code": exit_code, "seconds": 1}
+        for command in cell.commands
+    }
+    cell.write_record({"commands": runs})
 
 
 def write_stand_ins(folder: Path) -> Path:

@@ -11,9 +11,11 @@ from emor3_trl.checkpoints import fingerprint
 from emor3_trl.files import read_mapping, write_json
 from emor3_trl.reproduce.scales import Scale
 from emor3_trl.reproduce.systems import SYSTEMS, TABLES, System
+from emor3_trl.run.folder import RESULTS
 
 UNTRAINED = "untrained"  # the place of the training set in the folder of a model as it is
 RECORD = "cell.json"
+PLACES = frozenset({"output_dir", "model_name_or_path", "models"})  # of weights the content is compared
 RECIPES = {"cold_start": "cold_start.py", "sft": "cold_start.py", "grpo": "grpo.py", "evaluation": "evaluate.py"}
 
 
@@ -30,6 +32,21 @@ class Command:
     kind: str
     values: dict[str, Any]
     finished: Path
+
+    def list_sources(self) -> list[str]:
+        """Return the paths of the weights that it starts from, and of the splits that it reads."""
+        values = self.values
+        if self.kind == "evaluation":
+            models, splits = values["models"], values["splits"]
+            places = [split.partition("=")[2] for split in splits]
+            return [*(model.partition("=")[2] for model in models), *(f"{place}.parquet" for place in places)]
+        splits = [f"{values['data']}/{values['train_split']}", *values.get("validation_splits", ())]
+        splits += [f"{values['data']}/{values['eval_split']}"] if values.get("eval_split") else []
+        return [values["model_name_or_path"], *(f"{split}.parquet" for split in splits)]
+
+    def has_results(self) -> bool:
+        """Return whether its folder holds something that a run has computed."""
+        return any(path for pattern in RESULTS for path in self.finished.parent.glob(pattern))
 
 
 @dataclass(frozen=True)
@@ -63,24 +80,21 @@ class Cell:
         """The file of its predictions."""
         return self.commands[-1].finished.parent / "predictions.parquet"
 
-    def digest(self) -> str:
-        """Return what tells this run from another: configurations, weights and data, those of the needed cell too."""
-        sources: dict[str, list[str]] = {}
-        for command in self.commands:
-            values = command.values
-            folders = [values["data"]] if isinstance(values["data"], str) else values["data"]
-            sources |= {
-                folder: [fingerprint(path) for path in sorted(Path(folder).glob("*.parquet"))] for folder in folders
-            }
-            model = values.get("model_name_or_path", "")
-            if self.needs is None and model:
-                sources[model] = [fingerprint(model)]
-            elif self.system.stage is None:
-                path = values["models"][0].partition("=")[2]
-                sources[path] = [fingerprint(path)]
-        content = [[command.kind, command.values] for command in self.commands]
-        needed = self.needs.digest() if self.needs else None
-        return hashlib.sha256(json.dumps([content, sources, needed], sort_keys=True).encode()).hexdigest()[:16]
+    def digest(self, command: Command | None = None) -> str:
+        """Return what tells the run of a command from another: settings, weights and data, of what it builds on too.
+
+        Where the run lies is no part of it, so a grid can be moved, and named by another path.
+
+        Args:
+            command: one of the cell's; by default the last, which builds on all.
+        """
+        content: list[Any] = [self.needs.digest(self.needs.commands[0])] if self.needs else []
+        for part in self.commands:
+            settings = {key: value for key, value in part.values.items() if key not in PLACES}
+            content.append([part.kind, settings, [fingerprint(path) for path in part.list_sources()]])
+            if part is command:
+                break
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def read_record(self) -> dict[str, Any]:
         """Return what was noted of an earlier run; nothing if there is none, or its file is damaged."""
@@ -93,15 +107,19 @@ class Cell:
         """Write what is to be known of this run later, all or nothing."""
         write_json(self.folder / RECORD, record)
 
-    def is_finished(self, digest: str | None = None) -> bool:
-        """Return whether it has been run, with these very settings, to its end."""
-        record = self.read_record()
-        if not record or not all(command.finished.is_file() for command in self.commands):
+    def list_waiting(self) -> list[Command]:
+        """Return the commands that have not been run, with these very settings, weights and data, to their end."""
+        runs = self.read_record().get("commands", {})
+        return [command for command in self.commands if not self._has_ended(command, runs.get(command.kind, {}))]
+
+    def is_finished(self) -> bool:
+        """Return whether it has been run, with these very settings, weights and data, to its end."""
+        return not self.list_waiting()
+
+    def _has_ended(self, command: Command, run: dict[str, Any]) -> bool:
+        if run.get("exit_code") != 0 or not command.finished.is_file():
             return False
-        ended = {kind for kind, run in record.get("commands", {}).items() if run.get("exit_code") == 0}
-        return ended >= {command.kind for command in self.commands} and record.get("digest") == (
-            digest or self.digest()
-        )
+        return run.get("digest") == self.digest(command)
 
 
 def list_cells(

@@ -26,21 +26,21 @@ class Estimates:
     def learn(self, cell: Cell) -> None:
         """Take up what the commands of a cell took."""
         for kind, run in cell.read_record().get("commands", {}).items():
-            if run.get("exit_code") == 0:
+            if run.get("exit_code") == 0 and run.get("is_whole", True):
                 for key in ((cell.system.name, kind), (str(cell.system.group_size), kind), (kind,)):
                     self._measured[key].append(run["seconds"])
 
-    def estimate(self, cell: Cell) -> float:
-        """Return the seconds that a cell takes: its own where it has ended, else those of cells like it."""
-        return sum(self._estimate_command(cell, command) for command in cell.commands)
+    def estimate(self, cell: Cell, commands: Sequence[Command]) -> float:
+        """Return the seconds that some commands of a cell take, as measured in cells like it."""
+        return sum(self._estimate_command(cell, command) for command in commands)
 
-    def estimate_devices(self, cell: Cell) -> float:
-        """Return the seconds that a cell takes, times the devices: an evaluation is one process."""
+    def estimate_devices(self, cell: Cell, commands: Sequence[Command]) -> float:
+        """Return the seconds that some commands of a cell take, times the devices: an evaluation is one process."""
         count = self.scale.devices["count"]
         return sum(
             self._estimate_command(cell, command)
             * (1 if self.scale.accelerate and command.kind == "evaluation" else count)
-            for command in cell.commands
+            for command in commands
         )
 
     def is_measured(self, cell: Cell) -> bool:
@@ -63,25 +63,27 @@ def describe_plan(scale: Scale, cells: Sequence[Cell], estimates: Estimates, ste
         scale: the scale.
         cells: the cells, in their order.
         estimates: how long they take.
-        steps: (optimizer steps, completions) by name of system; see `budgets.plan_budget`.
+        steps: (optimizer steps, completions) by title of cell; see `budgets.plan_budget`.
     """
     count, kind = scale.devices["count"], scale.devices["kind"]
     lines = [f"{'state':<10}{'time':>10}  {'steps':>6} {'completions':>11}  cell"]
     todo = devices = 0.0
+    waiting = {cell.folder: cell.list_waiting() for cell in cells}
     for cell in cells:
-        seconds, finished = estimates.estimate(cell), cell.is_finished()
-        todo += 0 if finished else seconds
-        devices += 0 if finished else estimates.estimate_devices(cell)
-        state = "finished" if finished else "to run"
-        mark = "" if finished or estimates.is_measured(cell) else "~"
-        updates, completions = steps.get(cell.system.name, (None, None))
+        left = waiting[cell.folder]
+        seconds = estimates.estimate(cell, left or cell.commands)
+        todo += seconds if left else 0
+        devices += estimates.estimate_devices(cell, left)
+        state = "to run" if len(left) == len(cell.commands) else "to finish" if left else "finished"
+        mark = "" if not left or estimates.is_measured(cell) else "~"
+        updates, completions = steps.get(cell.title, (None, None))
         counts = [f"{value:,}" if value else "–" for value in (updates, completions)]
         lines.append(f"{state:<10}{mark + format_seconds(seconds):>10}  {counts[0]:>6} {counts[1]:>11}  {cell.title}")
-    waiting = [cell for cell in cells if not cell.is_finished()]
-    guessed = any(not estimates.is_measured(cell) for cell in waiting)
+    to_run = [cell for cell in cells if waiting[cell.folder]]
+    guessed = any(not estimates.is_measured(cell) for cell in to_run)
     lines += [
         "",
-        f"{len(cells)} cells, {len(waiting)} to run: about {format_seconds(todo)} one after the other, "
+        f"{len(cells)} cells, {len(to_run)} to run: about {format_seconds(todo)} one after the other, "
         f"{devices / 3600:,.1f} {kind} hours ({count} {kind}{'s' if count > 1 else ''})",
     ]
     if guessed:

@@ -1,14 +1,16 @@
 """The grid is run cell by cell: what is finished is kept, and what fails is shown and does not stop the rest."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
 import yaml
@@ -17,6 +19,7 @@ from emor3_trl.files import write_text
 from emor3_trl.reproduce.cells import RECIPES, Cell, Command
 from emor3_trl.reproduce.estimates import Estimates, format_seconds
 
+STOPPED = 128 + signal.SIGTERM  # exit code
 LAST_LINES = 8  # of the log of a cell that failed
 # What a parent's launch leaves in the environment would make a recipe take itself for one of its processes
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -67,58 +70,95 @@ class Grid:
     say: Callable[[str], None] = print
     failures: list[Failure] = field(default_factory=list)
     _done: set[Path] = field(default_factory=set)
+    _waiting: dict[Path, list[Command]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
+    _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+    _is_stopping: bool = False
 
     def run(self) -> list[Failure]:
-        """Run what is not finished, and return what failed."""
-        digests = {cell.folder: cell.digest() for cell in self.cells}
-        self._done = {cell.folder for cell in self.cells if cell.is_finished(digests[cell.folder])}
+        """Run what is not finished, and return what failed.
+
+        Ctrl-C and SIGTERM stop the recipes too, which keep what they have; a second one kills them.
+        """
+        self._waiting = {cell.folder: cell.list_waiting() for cell in self.cells}
+        self._done = {folder for folder, waiting in self._waiting.items() if not waiting}
         if self._done:
             self.say(f"{len(self._done)} of {len(self.cells)} cells are finished already")
         futures: dict[Path, Future[bool]] = {}
-        with ThreadPoolExecutor(self.jobs) as pool:  # a cell starts after what it needs, which stands before it
-            for cell in self.cells:
-                if cell.folder not in self._done:
-                    needed = futures.get(cell.needs.folder) if cell.needs else None
-                    futures[cell.folder] = pool.submit(self._run_cell, cell, needed)
+        with _exiting_on_sigterm(), ThreadPoolExecutor(self.jobs) as pool:
             try:
+                for cell in self.cells:  # a cell starts after what it needs, which stands before it
+                    if cell.folder not in self._done:
+                        needed = futures.get(cell.needs.folder) if cell.needs else None
+                        futures[cell.folder] = pool.submit(self._run_cell, cell, needed)
                 for future in futures.values():
                     future.result()
             except BaseException:
-                pool.shutdown(cancel_futures=True)
+                self._stop(pool)
                 raise
         return self.failures
 
-    def _run_cell(self, cell: Cell, needed: "Future[bool] | None") -> bool:
-        """Run one cell, and say how it went and how much is left."""
-        if needed is not None and not needed.result():
-            return self._end(cell, Failure(cell, f"it starts from {cell.needs and cell.needs.title}, which failed"))
-        self.say(f"{cell.title}: about {format_seconds(self.estimates.estimate(cell))}, log: {cell.folder / 'log.txt'}")
-        digest, earlier = cell.digest(), cell.read_record()
-        is_other = earlier.get("digest") not in (None, digest)
-        replaces = self.overwrite and is_other
-        # The digest of another run stays until this one has ended: until then --overwrite has something to replace
-        record: dict[str, Any] = {"title": cell.title, "digest": earlier["digest"] if is_other else digest}
-        record["commands"] = {} if is_other else earlier.get("commands", {})
-        for command in cell.commands:
-            ran = record["commands"].get(command.kind, {})
-            if ran.get("exit_code") == 0 and command.finished.is_file():
-                continue
-            start = time.monotonic()
-            code = self._run_command(cell, command, replaces)
-            record["commands"][command.kind] = {"exit_code": code, "seconds": round(time.monotonic() - start, 1)}
-            if not code and command is cell.commands[-1]:
-                record["digest"] = digest
-            cell.write_record(record)
-            if code:
-                log = cell.folder / "log.txt"
-                lines = log.read_text(errors="replace").rstrip().splitlines()[-LAST_LINES:]
-                reason = f"{RECIPES[command.kind]} ended with exit code {code}"
-                return self._end(cell, Failure(cell, reason, log, tuple(line.split("\r")[-1][:300] for line in lines)))
-        return self._end(cell, None)
+    def _stop(self, pool: ThreadPoolExecutor) -> None:
+        """Start no further recipe, and wait for those that run to save what they have."""
+        with self._lock:
+            self._is_stopping = True
+            running = list(self._running)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.terminate()
+        try:
+            for process in running:
+                process.wait()
+        except BaseException:
+            for process in running:
+                process.kill()
+            raise
 
-    def _run_command(self, cell: Cell, command: Command, replaces: bool) -> int:
-        """Run one recipe with its output in the cell's log, and return its exit code."""
+    def _run_cell(self, cell: Cell, needed: "Future[bool] | None") -> bool:
+        """Run one cell, and say how it went and how much is left; return whether it is finished."""
+        is_ready = needed is None or needed.result()
+        if self._is_stopping:
+            return False
+        if not is_ready:
+            return self._end(cell, Failure(cell, f"it starts from {cell.needs and cell.needs.title}, which failed"))
+        start, log = time.monotonic(), cell.folder / "log.txt"
+        try:
+            waiting = cell.list_waiting()
+            self.say(f"{cell.title}: about {format_seconds(self.estimates.estimate(cell, waiting))}, log: {log}")
+            for command in waiting:
+                code = self._run_command(cell, command)
+                if self._is_stopping:
+                    return False
+                reason = f"{RECIPES[command.kind]} ended with exit code {code}"
+                if code:
+                    return self._end(cell, Failure(cell, reason, log, read_last_lines(log)))
+                if not command.finished.is_file():
+                    reason += f", but without '{command.finished}'"
+                    return self._end(cell, Failure(cell, reason, log, read_last_lines(log)))
+        except OSError as error:
+            return self._end(cell, Failure(cell, f"{error.strerror or error}: '{error.filename or cell.folder}'"))
+        return self._end(cell, None, time.monotonic() - start)
+
+    def _run_command(self, cell: Cell, command: Command) -> int:
+        """Run one recipe with its output in the cell's log, note it in the cell's record, and return its exit code."""
+        digest, has_results = cell.digest(command), command.has_results()
+        record: dict[str, Any] = {"title": cell.title, "commands": cell.read_record().get("commands", {})}
+        earlier = record["commands"].get(command.kind, {}).get("digest")
+        is_other = has_results and earlier != digest
+        replaces = self.overwrite and is_other
+        # A folder stays another run's until this one has ended: until then --overwrite has something to replace
+        started = digest if not is_other else None if replaces else earlier
+        run = record["commands"][command.kind] = {"digest": started, "exit_code": None}
+        cell.write_record(record)
+        start = time.monotonic()
+        code = self._call_recipe(cell, command, replaces)
+        run |= {"exit_code": code, "seconds": round(time.monotonic() - start, 1)}
+        if code == 0:  # of a run that was resumed, or had nothing to do, the seconds are not the whole
+            run |= {"digest": digest, "is_whole": replaces or not has_results}
+        cell.write_record(record)
+        return code
+
+    def _call_recipe(self, cell: Cell, command: Command, replaces: bool) -> int:
         config = cell.folder / f"{command.kind}.yaml"
         write_text(config, yaml.safe_dump(command.values, sort_keys=False, allow_unicode=True))
         launcher = [sys.executable]
@@ -129,9 +169,17 @@ class Grid:
         with (cell.folder / "log.txt").open("ab") as log:
             log.write(f"\n$ {' '.join(arguments)}\n".encode())
             log.flush()
-            return subprocess.call(
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment()
-            )
+            with self._lock:
+                if self._is_stopping:
+                    return STOPPED
+                process = subprocess.Popen(
+                    arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment()
+                )
+                self._running.add(process)
+            code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
 
     def _environment(self) -> dict[str, str]:
         variables = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
@@ -139,7 +187,7 @@ class Grid:
             variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         return variables
 
-    def _end(self, cell: Cell, failure: Failure | None) -> bool:
+    def _end(self, cell: Cell, failure: Failure | None, seconds: float = 0) -> bool:
         """Note how a cell ended, and say how much is left."""
         with self._lock:
             if failure:
@@ -149,15 +197,34 @@ class Grid:
                 self._done.add(cell.folder)
                 self.estimates.learn(cell)
             ended = self._done | {failure.cell.folder for failure in self.failures}
-            left = sum(self.estimates.estimate(other) for other in self.cells if other.folder not in ended) / self.jobs
+            left = [other for other in self.cells if other.folder not in ended]
+            to_come = sum(self.estimates.estimate(other, self._waiting[other.folder]) for other in left) / self.jobs
             self.say(
                 f"[{len(self._done)}/{len(self.cells)}] {cell.title} "
-                f"{'failed' if failure else f'finished in {format_seconds(sum_seconds(cell.read_record()))}'}; "
-                f"about {format_seconds(left)} left"
+                f"{'failed' if failure else f'finished in {format_seconds(seconds)}'}; "
+                f"about {format_seconds(to_come)} left"
             )
         return failure is None
 
 
-def sum_seconds(record: dict[str, Any]) -> float:
-    """Return what the commands of a cell took."""
-    return float(sum(run.get("seconds", 0) for run in record.get("commands", {}).values()))
+def read_last_lines(log: Path) -> tuple[str, ...]:
+    """Return the last lines of a log as a terminal would show them."""
+    lines = log.read_text(errors="replace").rstrip().splitlines()[-LAST_LINES:]
+    return tuple(line.split("\r")[-1][:300] for line in lines)
+
+
+@contextmanager
+def _exiting_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block with `SystemExit`, as Ctrl-C does with `KeyboardInterrupt`."""
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(STOPPED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

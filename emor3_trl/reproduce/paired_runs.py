@@ -1,7 +1,7 @@
 """Two systems in the same runs, on the same pictures: does one exceed the other, and by more than chance?
 
-All runs of a system are asked about the same pictures, and a picture that is hard for one seed is hard for the next. So
-the unit of the test is the picture, with the mean over its runs, and not the answer: three seeds do not make three times
+All runs of a system are asked about the same pictures, and a picture that is hard for one seed is hard for the next.
+So the unit of the test is the picture, with the mean over its runs, and not the answer: three seeds are not three times
 the evidence. What another seed would change is shown by the differences of the seeds.
 """
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from small_grid import write_scale
+from small_grid import finish_cell, write_scale
 
 from emor3_trl.reproduce.cells import Cell, build_cell, list_cells
 from emor3_trl.reproduce.scales import Scale
@@ -64,8 +64,7 @@ def finish(cell: Cell, exit_code: int = 0) -> None:
     for command in cell.commands:
         command.finished.parent.mkdir(parents=True, exist_ok=True)
         command.finished.write_text("{}")
-    commands = {command.kind: {"exit_code": exit_code, "seconds": 1} for command in cell.commands}
-    cell.write_record({"digest": cell.digest(), "commands": commands})
+    finish_cell(cell, exit_code)
 
 
 def test_a_cell_is_finished_while_settings_weights_and_data_are_the_same(scale: Scale, tmp_path: Path) -> None:
@@ -84,6 +83,46 @@ def test_a_cell_is_finished_while_settings_weights_and_data_are_the_same(scale: 
     finish(cell)
     changed = write_scale(tmp_path, settings={"cold_start": {"learning_rate": 1.0}, "grpo": {"validation_steps": 2}})
     assert not list_cells(changed, [2], 1, Path("runs"), ["emo_r3_cold_start_g8"])[1].is_finished()
+
+
+def test_a_cell_is_finished_wherever_it_lies(scale: Scale, tmp_path: Path) -> None:
+    names = ["emo_r3_cold_start_g8", "sft"]
+    for cell in list_cells(scale, [2], 1, Path("runs"), names):
+        finish(cell)
+    assert all(cell.is_finished() for cell in list_cells(scale, [2], 1, tmp_path / "runs", names))
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert all(cell.is_finished() for cell in list_cells(scale, [2], 1, Path("moved"), names))
+
+
+def test_other_weights_of_a_trained_model_are_evaluated_anew(scale: Scale) -> None:
+    """The model was trained again in its folder; both its own evaluation and what starts from it are stale."""
+    cold_start, after = list_cells(scale, [2], 1, Path("runs"), ["emo_r3_cold_start_g8"])
+    for cell in (cold_start, after):
+        (cell.folder / "model").mkdir(parents=True)
+        (cell.folder / "model" / "model.safetensors").write_bytes(b"trained")
+        finish(cell)
+    assert cold_start.is_finished()
+    assert after.is_finished()
+    (cold_start.folder / "model" / "model.safetensors").write_bytes(b"trained again")
+    assert [command.kind for command in cold_start.list_waiting()] == ["evaluation"]
+    assert [command.kind for command in after.list_waiting()] == ["grpo", "evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        pytest.param("sketches/train", ["grpo", "evaluation"], id="training"),
+        pytest.param("toons/validation", ["grpo", "evaluation"], id="a curve of Fig. 3"),
+        pytest.param("toons/test", ["evaluation"], id="test"),
+        pytest.param("toons/train", [], id="another training"),
+        pytest.param("sketches/notes", [], id="a file that nothing reads"),
+    ],
+)
+def test_what_a_command_reads_decides_what_is_run_anew(scale: Scale, split: str, expected: list[str]) -> None:
+    cell = build_cell(scale, SYSTEMS["grpo_g8"], "sketches", 1, Path("runs/cell"))
+    finish(cell)
+    Path(f"data/{split}.parquet").write_bytes(b"other")
+    assert [command.kind for command in cell.list_waiting()] == expected
 
 
 def test_a_damaged_record_is_no_finished_cell(scale: Scale) -> None:

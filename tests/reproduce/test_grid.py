@@ -117,7 +117,7 @@ def test_a_refused_cell_is_replaced_by_a_later_overwrite(
 
 def test_a_plan_says_what_is_finished_measured_and_guessed(grid: SmallGrid) -> None:
     cells = grid.list_cells()
-    plan = describe_plan(grid.scale, cells, Estimates(grid.scale, cells), {"grpo_g8": (4, 32)})
+    plan = describe_plan(grid.scale, cells, Estimates(grid.scale, cells), {"GRPO, G 8 on sketches, seed 1": (4, 32)})
     assert "4 cells, 4 to run: about 4.5 min one after the other, 0.1 CPU core hours (2 CPU cores)" in plan
     assert "~85 s" in plan
     assert plan.endswith("the guess of the scale's reproduce.yaml")
@@ -138,7 +138,7 @@ def test_seconds_of_a_system_that_has_not_run_are_those_of_one_like_it(grid: Sma
         {"commands": {"grpo": {"exit_code": 0, "seconds": 30}, "evaluation": {"exit_code": 1, "seconds": 9}}}
     )
     estimates = Estimates(grid.scale, cells)
-    assert [estimates.estimate(cell) for cell in cells if cell.system.name == "emo_r3_g8"] == [35.0]
+    assert [estimates.estimate(cell, cell.commands) for cell in cells if cell.system.name == "emo_r3_g8"] == [35.0]
 
 
 def test_a_cell_that_was_killed_between_its_recipes_goes_on_with_the_second(grid: SmallGrid) -> None:
@@ -163,3 +163,83 @@ def test_a_training_whose_record_was_lost_is_left_to_its_recipe(grid: SmallGrid)
     (folder / "steps.txt").write_text("0\n1\n")
     assert grid.run() == []
     assert (folder / "steps.txt").read_text().split() == ["0", "1", "2", "3"]
+
+
+def test_a_recipe_that_ends_well_without_its_result_has_failed(grid: SmallGrid) -> None:
+    (grid.recipes / "grpo.py").write_text("print('gone')")
+    failures = grid.run()
+    assert [failure.cell.system.name for failure in failures] == ["grpo_g8", "emo_r3_g8", "emo_r3_cold_start_g8"]
+    assert "but without 'runs/tiny/sketches/grpo_g8/seed1/model/metrics.json'" in failures[0].describe()
+    assert "| gone" in failures[0].describe()
+
+
+def test_a_cell_that_cannot_be_written_does_not_stop_the_rest(grid: SmallGrid) -> None:
+    Path("runs/tiny/sketches/grpo_g8/seed1/log.txt").mkdir(parents=True)
+    (failure,) = grid.run()
+    assert failure.reason == "Is a directory: 'runs/tiny/sketches/grpo_g8/seed1/log.txt'"
+    assert [cell.system.name for cell in grid.list_cells() if not cell.is_finished()] == ["grpo_g8"]
+
+
+def test_what_an_unknown_run_left_is_replaced_when_told(grid: SmallGrid) -> None:
+    """The recipe refuses it and names --overwrite, which must reach it."""
+    folder = Path("runs/tiny/sketches/grpo_g8/seed1/model")
+    (folder / "checkpoint-2").mkdir(parents=True)
+    grid.run(overwrite=True)
+    calls = grid.take_calls()
+    assert [call for call in calls if call.endswith("overwrite")] == ["train grpo_g8/seed1/model overwrite"]
+
+
+def test_weights_of_other_settings_are_not_evaluated_under_the_old_ones(grid: SmallGrid, tmp_path: Path) -> None:
+    """The settings change, the training is replaced, its evaluation fails; then the settings are as before."""
+    grid.run()
+    grid.scale = write_scale(tmp_path, settings={"grpo": {"validation_steps": 1}})
+    evaluation = (grid.recipes / "evaluate.py").read_text()
+    (grid.recipes / "evaluate.py").write_text("raise SystemExit(1)")
+    assert len(grid.run(overwrite=True)) == 3
+    (grid.recipes / "evaluate.py").write_text(evaluation)
+    grid.scale = write_scale(tmp_path)
+    grid.take_calls()
+    assert grid.run(overwrite=True) == []
+    calls = grid.take_calls()
+    assert "train grpo_g8/seed1/model overwrite" in calls
+    assert all(call.endswith("overwrite") for call in calls)
+
+
+def test_other_settings_of_the_evaluation_keep_the_training(grid: SmallGrid, tmp_path: Path) -> None:
+    grid.run()
+    grid.scale = write_scale(tmp_path, evaluation={"max_tokens": 9})
+    grid.take_calls()
+    assert grid.run(overwrite=True) == []
+    calls = grid.take_calls()
+    assert len(calls) == 4
+    assert all(call.startswith("evaluate ") and call.endswith(" overwrite") for call in calls)
+
+
+def test_seconds_of_a_resumed_or_a_kept_training_are_no_measure(grid: SmallGrid) -> None:
+    folder = Path("runs/tiny/sketches/grpo_g8/seed1/model")
+    (folder / "checkpoint-2").mkdir(parents=True)
+    grid.run()
+    cells = grid.list_cells()
+    (grpo,) = (cell for cell in cells if cell.system.name == "grpo_g8")
+    runs = grpo.read_record()["commands"]
+    assert (runs["grpo"]["is_whole"], runs["evaluation"]["is_whole"]) == (False, True)
+    for cell in cells:
+        if cell is not grpo:
+            cell.write_record({})
+    assert Estimates(grid.scale, cells).estimate(grpo, grpo.commands[:1]) == 80, "the guess, not the end of a training"
+
+
+def test_a_plan_counts_what_is_left_of_a_cell(grid: SmallGrid) -> None:
+    grid.run()
+    cells = grid.list_cells()
+    for cell in cells:
+        record = cell.read_record()
+        for run in record["commands"].values():
+            run["seconds"] = 100.0
+        if cell.system.name == "grpo_g8":
+            record["commands"]["evaluation"]["exit_code"] = 1
+        cell.write_record(record)
+    plan = describe_plan(grid.scale, cells, Estimates(grid.scale, cells), {})
+    assert "4 cells, 1 to run: about 1.7 min one after the other" in plan
+    (row,) = (line for line in plan.splitlines() if "GRPO, G 8" in line)
+    assert row.startswith("to finish    1.7 min")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_grid import write_scale
+from small_grid import finish_cell, write_scale
 
 from emor3_trl.reproduce.cells import Cell, list_cells
 from emor3_trl.reproduce.scales import Scale
@@ -77,8 +77,7 @@ def write_finished(cell: Cell, accuracies: tuple[float, ...]) -> None:
     log = [{"step": step, "rollout/completions": 8.0 * step} for step in range(1, 5)]
     (cell.folder / "model").mkdir(exist_ok=True)
     (cell.folder / "model" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    commands = {command.kind: {"exit_code": 0, "seconds": 1} for command in cell.commands}
-    cell.write_record({"digest": cell.digest(), "commands": commands})
+    finish_cell(cell)
 
 
 def test_the_file_holds_tables_budgets_and_what_is_missing(scale: Scale) -> None:
