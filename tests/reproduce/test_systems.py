@@ -27,15 +27,28 @@ TRAINED = [name for name, system in SYSTEMS.items() if system.stage]
 GRPO = [name for name in TRAINED if SYSTEMS[name].stage == "grpo"]
 
 
-def resolve(scale_name: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def resolve(
+    scale_name: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str | None = None
+) -> dict[str, Any]:
     """Return every field of a system's training, by the recipe's own classes, as on a machine that can run it."""
     monkeypatch.setattr(checks, "check_processes", lambda values, source: None)
     scale = read_scale(find_scale(scale_name, CONFIGS))
-    cell = next(cell for cell in list_cells(scale, list(TABLES), 1, Path("runs")) if cell.system.name == name)
+    cells = [cell for cell in list_cells(scale, list(TABLES), 1, Path("runs")) if cell.system.name == name]
+    cell = next((cell for cell in cells if cell.train == train), cells[0])
+    if train is not None and cell.train != train:  # of Tables 2 and 3
+        needed = SYSTEMS[name].start and build_cell(
+            scale, SYSTEMS["cold_start"], train, 1, Path("runs/cold_start/seed1")
+        )
+        cell = build_cell(scale, SYSTEMS[name], train, 1, Path("runs/cell"), needed or None)
     config = tmp_path / f"{name}.yaml"
     config.write_text(yaml.safe_dump(cell.commands[0].values))
+    return parse_values(config, cell.system.stage == "grpo")
+
+
+def parse_values(config: Path, is_grpo: bool) -> dict[str, Any]:
+    """Return every field of a configuration, by the classes of its recipe."""
     flags = ["--config", str(config), "--bf16", "false", "--use_cpu", "true"]
-    if cell.system.stage == "grpo":
+    if is_grpo:
         classes: tuple[type, ...] = (GRPOArguments, ModelConfig, EmoR3Config)
         flags += ["--vllm_enable_sleep_mode", "false"]
     else:
@@ -90,6 +103,75 @@ def test_group_sizes_differ_in_the_batch_that_keeps_the_prompts(
     first, second = (resolve(scale, name, tmp_path, monkeypatch) for name in ("emo_r3_g4", "emo_r3_g8"))
     differing = {key for key in first if first[key] != second[key]} - {"output_dir", "run_name"}
     assert differing == fields | {"num_generations"}
+
+
+SHIPPED = {
+    "grpo_g8": "{train}_grpo", "dapo_g8": "{train}_dapo", "emo_r3_g8": "{train}_emo_r3", "cold_start": "{train}_cold_start",
+    "emo_r3_cold_start_g8": "{train}_emo_r3_cold_start", "sft": "sft",
+}  # fmt: skip
+# What a run of the grid sets for its own place and its curves, and what depends on the machine
+OF_THE_GRID = {
+    "output_dir", "run_name", "report_to", "log_completions", "validation_splits", "validation_steps",
+    "validation_samples", "bf16", "use_cpu", "vllm_enable_sleep_mode",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("train", ["emoset", "emotion6"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_system_is_the_shipped_configuration_of_its_name(
+    name: str, train: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Field by field, those that neither names at the recipe's defaults."""
+    values = resolve("qwen2_5_vl_3b", name, tmp_path, monkeypatch, train)
+    config = CONFIGS / "qwen2_5_vl_3b" / f"{SHIPPED[name].format(train=train)}.yaml"
+    shipped = parse_values(config, SYSTEMS[name].stage == "grpo")
+    differing = {key for key in {*values, *shipped} if values.get(key) != shipped.get(key)}
+    if SYSTEMS[name].start:
+        differing -= {"model_name_or_path"}
+        assert (Path(values["model_name_or_path"]).parts[-3], shipped["model_name_or_path"]) == (
+            "cold_start", f"runs/qwen2_5_vl_3b/{train}_cold_start",
+        )  # fmt: skip
+    if name == "sft":
+        differing -= {"data"}  # one file for both
+        assert values["data"] == f"data/{train}"
+    assert differing <= OF_THE_GRID
+
+
+# The reference implementation's, and the baselines' (the paper's where it names them)
+REFERENCE = {
+    "learning_rate": 2e-6, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.01, "adam_beta1": 0.9,
+    "adam_beta2": 0.999, "max_grad_norm": 1.0, "epsilon": 0.2, "delta": 3.0, "temperature": 1.0, "top_p": 1.0,
+    "max_completion_length": 2048, "scale_rewards": "group", "dtype": "float32", "freeze_vision_tower": False,
+    "use_peft": False,
+}  # fmt: skip
+OF_GRPO = {"beta": 0.01, "epsilon_high": 0.3, "loss_type": "bnpo", "dynamic_sampling": "none"}
+OF_DAPO = {"beta": 0.0, "epsilon_high": 0.28, "loss_type": "dapo", "dynamic_sampling_tries": 20, "lambda1": 0.0}
+OF_SET = {"prompt_style": "set", "lambda2": 0.1}
+OF_THINK = {"prompt_style": "think", "reward_variant": "plain", "lambda2": 0.1, "rewards": None}
+PARTS = {"reward_weights": [0.8, 0.1, 0.1], "reward_variant": "paper"}
+EXPECTED: dict[str, dict[str, Any]] = {
+    **{f"grpo_g{size}": {**OF_GRPO, **OF_THINK} for size in (4, 8)},
+    **{f"dapo_g{size}": {**OF_DAPO, **OF_THINK, "dynamic_sampling": "reward"} for size in (4, 8)},
+    "dapo_accuracy_g8": {**OF_DAPO, **OF_THINK, "dynamic_sampling": "accuracy"},
+    **{f"emo_r3_g{size}": {**OF_GRPO, **OF_SET, "reward_variant": "paper", "lambda1": 0.1} for size in (4, 8)},
+    "emo_r3_cold_start_g8": {**OF_GRPO, **OF_SET, "reward_variant": "paper", "lambda1": 0.1},
+    "set_only_g8": {**OF_GRPO, **OF_SET, "reward_variant": "paper", "lambda1": 0.0},
+    "consistency_g8": {**OF_GRPO, "prompt_style": "set", "rewards": ["accuracy", "consistency", "format"], **PARTS},
+    "coherence_g8": {**OF_GRPO, "prompt_style": "set", "rewards": ["accuracy", "coherence", "format"], **PARTS},
+    "reference_g8": {**OF_GRPO, **OF_SET, "reward_variant": "reference", "lambda1": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", GRPO)
+def test_a_system_has_the_published_hyper_parameters(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = resolve("qwen2_5_vl_3b", name, tmp_path, monkeypatch)
+    expected = {**REFERENCE, **EXPECTED[name], "num_generations": int(name[-1])}
+    assert {key: values[key] for key in expected} == expected
+    prompts = values["per_device_train_batch_size"] * values["processes"] // values["num_generations"]
+    assert prompts * values["gradient_accumulation_steps"] == 256
+    assert prompts * values["steps_per_generation"] == 512
 
 
 @pytest.mark.parametrize("scale", SCALES)
