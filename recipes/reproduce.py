@@ -46,6 +46,8 @@ def main() -> None:
             print(describe_plan(scale, cells, estimates, plan_budgets(scale, cells)))
             return
         folder = Path(args.output_dir) / scale.name
+        if args.write_results and not any(cell.is_finished() for cell in all_cells):
+            raise ValueError(f"Nothing in '{folder}' is finished, so there is no result. Leave out --write_results.")
         if not args.write_results:
             scale.check_prepared()
             folder.mkdir(parents=True, exist_ok=True)

@@ -54,13 +54,19 @@ def plan_budget(cell: Cell, rows: int | None) -> Budget | None:
 
 
 def measure_budget(cell: Cell, planned: Budget | None) -> Budget | None:
-    """Return what the log of a finished training says, of which the batch is planned."""
+    """Return what the log of a finished training says, of which the batch is planned.
+
+    A dropped group that nothing could replace stands in its batch without an advantage, so nothing is trained on it.
+    """
     if cell.system.stage is None or planned is None:
         return None
     log = load_log_history(cell.folder / "model")
     steps = max((int(entry["step"]) for entry in log if "step" in entry), default=0)
     written = [entry["rollout/completions"] for entry in log if "rollout/completions" in entry]
-    return Budget(steps, planned.trained / planned.steps * steps, sum(written) if written else None)
+    starved = [entry["rollout/starved_share"] for entry in log if "rollout/starved_share" in entry]
+    filled = 1 - sum(starved) / len(starved) if starved else 1.0
+    trained = planned.trained / planned.steps * steps * filled
+    return Budget(steps, round(trained), sum(written) if written else None)
 
 
 def summarise_budgets(budgets: Iterable[Budget]) -> dict[str, Any]:

@@ -48,9 +48,9 @@ counting the same. The paper does not compare them.
 | prompt | against direct, points | p | worth it |
 |---|---|---|---|
 """
-_BUDGETS = """At one G, all systems of GRPO take as many optimizer steps on as many completions. G 4 and G 8 take
-as many prompts. Dynamic sampling writes more completions than it trains on. SFT and Cold-Start-Emo train on examples,
-which are counted instead. Medians over seeds.
+_BUDGETS = """At one G, all systems of GRPO take as many optimizer steps on batches of as many completions. G 4 and G 8
+take as many prompts. Dynamic sampling writes more completions than it trains on; a group that it drops and cannot
+replace is not trained on. SFT and Cold-Start-Emo train on examples, which are counted instead. Medians over seeds.
 
 | training | optimizer steps | trained on | completions written |
 |---|---|---|---|"""

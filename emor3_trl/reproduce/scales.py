@@ -10,7 +10,7 @@ from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows
 from emor3_trl.files import read_mapping
 from emor3_trl.reproduce.paper import PAPER_DATASETS
-from emor3_trl.reproduce.systems import STAGES, System
+from emor3_trl.reproduce.systems import STAGES, SYSTEMS, System
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scale:
             for the training set.
         settings: fields of these that the grid sets, by kind; they do not tell systems apart.
         group_sizes: fields that go with a group size, by G.
-        evaluation: fields of recipes/evaluate.py, and by family those that it changes.
+        evaluation: fields of recipes/evaluate.py.
         seconds: how long a command takes, by kind, until it has been measured.
         devices: what a run takes: `kind` and `count`.
         accelerate: the file that `accelerate launch` starts a training with; null for one process.
@@ -127,8 +127,17 @@ def read_scale(path: Path) -> Scale:
     if faulty:
         what = "does not know" if set(values) - known else "lacks"
         raise ValueError(f"'{path}' {what} {', '.join(map(str, faulty))}. Expected {', '.join(sorted(known))}.")
+    misshapen = [key for key, value in values.items() if not _has_shape(key, value)]
+    if misshapen:
+        raise ValueError(
+            f"'{path}' has another shape than expected at {', '.join(misshapen)}. Compare it with "
+            "recipes/configs/demo/reproduce.yaml: train_on is a list, the keys of group_sizes and devices: count are "
+            "whole numbers, seconds are numbers, paths and commands are text, the rest are keys with values."
+        )
     scale = Scale(path.resolve().parent.name, path.parent, **values)
-    wrong = [name for name in scale.train_on if name not in scale.data]
+    sizes = {system.group_size for system in SYSTEMS.values() if system.group_size}
+    wrong = ["group_sizes"] if set(scale.group_sizes) - sizes else []
+    wrong += [name for name in scale.train_on if name not in scale.data]
     wrong += [name for name in scale.data if scale.stands_for.get(name) not in PAPER_DATASETS]
     trainings = [(stage, train) for stage in STAGES for train in scale.train_on]
     wrong += [stage for stage, train in trainings if not scale.find_config(stage, train).is_file()]
@@ -137,6 +146,29 @@ def read_scale(path: Path) -> Scale:
     if wrong or not scale.train_on:
         raise ValueError(
             f"'{path}' does not fit together at {', '.join(dict.fromkeys(wrong)) or 'train_on'}: train_on names data, "
-            "stands_for names the paper's, configs are files beside it, splits and seconds are complete."
+            "stands_for names the paper's, configs are files beside it, splits and seconds are complete, group_sizes "
+            f"are of {', '.join(map(str, sorted(sizes)))}."
         )
     return scale
+
+
+def _has_shape(key: str, value: Any) -> bool:
+    """Return whether a value of the YAML is of the kind that `Scale` says: a list, a mapping, or text."""
+    if key == "train_on":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key in ("prepare", "accelerate"):
+        return isinstance(value, str) or (key == "accelerate" and value is None)
+    if not isinstance(value, dict):
+        return False
+    match key:
+        case "data" | "stands_for" | "splits" | "configs":
+            return all(isinstance(text, str) for text in value.values())
+        case "settings":
+            return all(isinstance(part, dict) for part in value.values())
+        case "group_sizes":
+            return all(isinstance(size, int) and isinstance(part, dict) for size, part in value.items())
+        case "seconds":
+            return all(isinstance(number, (int, float)) for number in value.values())
+        case "devices":
+            return isinstance(value.get("count"), int) and value["count"] > 0 and isinstance(value.get("kind"), str)
+    return True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from recipe_commands import ENVIRONMENT, ROOT, load_recipe
 from small_grid import write_scale, write_stand_ins
 
@@ -126,6 +127,29 @@ def test_results_are_written_from_finished_runs_alone(run: Runner) -> None:
     page = Path("docs/RESULTS.md").read_text()
     assert "](results_figure3.png)" in page
     assert Path("docs/results_figure3.png").read_bytes() == Path("runs/reproduce/tiny/figure3.png").read_bytes()
+
+
+def test_no_results_do_not_replace_results(run: Runner) -> None:
+    """The page and tables.json are kept in git, the runs are not."""
+    Path("docs").mkdir()
+    Path("docs/RESULTS.md").write_text("of another machine")
+    done = run("--write_results")
+    assert done.returncode == 2
+    assert "Nothing in 'runs/reproduce/tiny' is finished" in done.stderr
+    assert Path("docs/RESULTS.md").read_text() == "of another machine"
+    assert not Path("runs").exists()
+
+
+def test_a_plan_shows_the_steps_of_each_training(run: Runner) -> None:
+    file = Path("configs/tiny/grpo.yaml")
+    values = {**yaml.safe_load(file.read_text()), "num_train_epochs": 2}
+    del values["max_steps"]
+    file.write_text(yaml.safe_dump(values))
+    rows = pq.read_table("data/toons/train.parquet")
+    pq.write_table(rows.slice(0, 2), "data/toons/train.parquet")
+    done = run("--plan", "--seeds", "1", "--table", "1", "--systems", "grpo_g8")
+    steps = {line.split(" on ")[1]: line.split()[4] for line in done.stdout.splitlines() if " on " in line}
+    assert steps == {"sketches, seed 1": "8", "toons, seed 1": "4"}
 
 
 def test_a_failed_cell_ends_in_exit_code_1_with_the_rest_in_the_tables(

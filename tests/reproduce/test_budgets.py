@@ -47,6 +47,15 @@ def test_a_log_says_what_was_taken_and_written(tmp_path: Path) -> None:
     assert measure_budget(cell, plan_budget(cell, 4)) == Budget(2, 16, 32.0)  # it was stopped at half its steps
 
 
+def test_groups_that_starved_are_not_counted_as_trained_on(tmp_path: Path) -> None:
+    cell = make_cell(tmp_path, "dapo_g8")
+    shares = [0.0, 0.5, 1.0, 0.5]
+    log = [{"step": step, "rollout/starved_share": share} for step, share in enumerate(shares, 1)]
+    (cell.folder / "model").mkdir(parents=True)
+    (cell.folder / "model" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert measure_budget(cell, plan_budget(cell, 4)) == Budget(4, 16)  # of 32, half
+
+
 def test_budgets_of_seeds_are_medians() -> None:
     runs = [Budget(24, 192, 192), Budget(24, 192, 400), Budget(20, 160, 300)]
     assert summarise_budgets(runs) == {"optimizer_steps": 24, "trained_on": 192, "completions_written": 300}

@@ -106,8 +106,8 @@ def test_group_sizes_differ_in_the_batch_that_keeps_the_prompts(
 
 
 SHIPPED = {
-    "grpo_g8": "{train}_grpo", "dapo_g8": "{train}_dapo", "emo_r3_g8": "{train}_emo_r3", "cold_start": "{train}_cold_start",
-    "emo_r3_cold_start_g8": "{train}_emo_r3_cold_start", "sft": "sft",
+    "grpo_g8": "{train}_grpo", "dapo_g8": "{train}_dapo", "emo_r3_g8": "{train}_emo_r3",
+    "cold_start": "{train}_cold_start", "emo_r3_cold_start_g8": "{train}_emo_r3_cold_start", "sft": "sft",
 }  # fmt: skip
 # What a run of the grid sets for its own place and its curves, and what depends on the machine
 OF_THE_GRID = {
