@@ -37,6 +37,7 @@ def plan_budget(cell: Cell, rows: int | None) -> Budget | None:
     values = cell.commands[0].values
     processes, limit = values.get("processes") or 1, values.get("max_samples")
     rows = min(rows, limit) if rows and limit else rows or limit
+    rows = values.get("num_samples") or rows  # of a cold start
     if rows is None and not values.get("max_steps", -1) > 0:
         return None
     batch = processes * values["per_device_train_batch_size"] * values.get("gradient_accumulation_steps", 1)
@@ -44,7 +45,7 @@ def plan_budget(cell: Cell, rows: int | None) -> Budget | None:
         values = {"gradient_accumulation_steps": 1, **values}
         steps = count_batches(values, rows or 10**9, processes).updates
     else:
-        samples = values.get("num_samples") or rows or 0
+        samples = rows or 0
         fixed = values.get("max_steps", -1)
         epochs = values.get("num_train_epochs", 1)
         if not fixed > 0:  # the last batch of an epoch is short

@@ -111,7 +111,8 @@ _ALL = [
         settings=_name_weights("coherence"), **_GRPO_8,
     ),
     System(
-        "reference_g8", "EMO-R3, reference's rewards, G 8", "the rewards as the reference implementation computes them",
+        "reference_g8", "EMO-R3, reference's rewards, G 8",
+        "the rewards as the reference implementation computes them, of reflection as it is asked here",
         "set", settings={"reward_variant": "reference"}, **_GRPO_8,
     ),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """recipes/reproduce.py as a user starts it: mistakes, plan, results; and, slowly, real runs that are killed."""
 
+import hashlib
 import json
 import os
 import random
@@ -168,43 +169,58 @@ def test_a_failed_cell_ends_in_exit_code_1_with_the_rest_in_the_tables(
 
 
 GRID = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), *TINY, "--table", "3", "--seeds", "1"]
-GRID += ["--systems", "set_only_g8", "grpo_g8"]
+GRID += ["--systems", "emo_r3_g8", "consistency_g8"]
+# A random model earns none of the paper's rewards, so without one of its own it would learn nothing, killed or not
+REWARD = """
+def vary(completions, **columns):
+    return [sum(map(ord, completion[-1]["content"])) % 7 / 7 for completion in completions]
+"""
+
+
+def write_learning_scale(folder: Path, model: Path) -> None:
+    """Write a scale whose EMO-R3 is paid by `REWARD`."""
+    (folder / "own.py").write_text(REWARD)
+    rewards = {"rewards": ["own.py:vary"], "reward_weights": [1.0]}
+    write_scale(folder, model, settings={"grpo": {"validation_steps": 2, **rewards}})
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
     """The folder in which two real cells were run to their end."""
     folder = tmp_path_factory.mktemp("grid")
-    write_scale(folder, tiny_model_dir)
+    write_learning_scale(folder, tiny_model_dir)
     done = subprocess.run(GRID, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
 
-def read_outcome(folder: Path) -> tuple[dict, dict]:
-    """Return what a grid found out: tables, and predictions by file."""
+def read_outcome(folder: Path) -> tuple[dict, dict, dict]:
+    """Return what a grid found out: tables, predictions by file, and the weights by file, as digests."""
     grid = folder / "runs/reproduce/tiny"
     files = sorted(grid.rglob("predictions.parquet"))
     predictions = {str(file.relative_to(grid)): pq.read_table(file).to_pylist() for file in files}
-    return json.loads((grid / "tables.json").read_text()), predictions
+    models = sorted(grid.glob("*/*/*/model/model.safetensors"))
+    weights = {str(file.relative_to(grid)): hashlib.sha256(file.read_bytes()).hexdigest() for file in models}
+    return json.loads((grid / "tables.json").read_text()), predictions, weights
 
 
 @pytest.mark.slow
 def test_two_real_cells_end_in_a_table(uninterrupted: Path) -> None:
-    tables, predictions = read_outcome(uninterrupted)
-    assert set(tables["3"]) == {"set_only_g8", "grpo_g8"}
-    assert len(predictions) == 2
-    for name in ("set_only_g8", "grpo_g8"):
+    tables, predictions, weights = read_outcome(uninterrupted)
+    assert set(tables["3"]) == {"emo_r3_g8", "consistency_g8"}
+    assert len(predictions) == len(set(weights.values())) == 2
+    for name in ("emo_r3_g8", "consistency_g8"):
         budget = tables["budgets"][f"{name} on sketches"]
         assert budget == {"optimizer_steps": 4, "trained_on": 32.0, "completions_written": 32.0}
         (rows,) = (rows for file, rows in predictions.items() if name in file)
         assert len(rows) == 12
         right = 100 * sum(row["correct"] for row in rows if row["dataset"] == "toons") / 4
         assert tables["3"][name]["sketches > toons"]["seeds"] == [right]
-    state = uninterrupted / "runs/reproduce/tiny/sketches/grpo_g8/seed1/model/trainer_state.json"
+    state = uninterrupted / "runs/reproduce/tiny/sketches/emo_r3_g8/seed1/model/trainer_state.json"
     log = json.loads(state.read_text())["log_history"]
     assert {entry["step"] for entry in log if "eval/toons_validation/accuracy" in entry} == {0, 2, 4}
     assert all(entry["rollout/seconds"] > 0 for entry in log if "step_time" in entry)
+    assert all(entry["grad_norm"] > 0 for entry in log if "grad_norm" in entry), "it learns: a lost step would show"
 
 
 def measure_logs(folder: Path) -> int:
@@ -215,8 +231,8 @@ def measure_logs(folder: Path) -> int:
 def test_a_real_grid_that_is_killed_three_times_ends_as_an_uninterrupted_one(
     uninterrupted: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:
-    write_scale(tmp_path, tiny_model_dir)
-    record = uninterrupted / "runs/reproduce/tiny/sketches/grpo_g8/seed1/cell.json"
+    write_learning_scale(tmp_path, tiny_model_dir)
+    record = uninterrupted / "runs/reproduce/tiny/sketches/emo_r3_g8/seed1/cell.json"
     usual = sum(run["seconds"] for run in json.loads(record.read_text())["commands"].values())
     draw, killed = random.Random(), 0
     print("seed of the moments:", seed := draw.randrange(10**6))
@@ -229,9 +245,10 @@ def test_a_real_grid_that_is_killed_three_times_ends_as_an_uninterrupted_one(
         deadline = time.monotonic() + 120
         while measure_logs(tmp_path) == written and time.monotonic() < deadline:  # nothing runs before
             time.sleep(0.1)
-        time.sleep(draw.uniform(0.1, 0.5) * usual)  # of the two cells' time, three such parts
-        killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(draw.uniform(0.05, 0.3) * usual)  # of one cell's time; all three fit even if it is faster now
+        if process.poll() is None:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert killed == 3
     done = subprocess.run(GRID, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)

@@ -30,6 +30,7 @@ def make_cell(folder: Path, name: str, **changes) -> Cell:
         pytest.param("sft", {"num_train_epochs": 3}, 5, Budget(9, 15), id="SFT, the last batch short"),
         pytest.param("sft", {"max_samples": 4}, 5, Budget(2, 4), id="SFT on a part"),
         pytest.param("cold_start", {}, 5, Budget(1, 2), id="cold start"),
+        pytest.param("cold_start", {}, None, Budget(1, 2), id="cold start, which needs no data to count"),
         pytest.param("vanilla_set", {}, 5, None, id="no training"),
     ],
 )
