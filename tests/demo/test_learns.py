@@ -44,6 +44,13 @@ def test_the_base_model_knows_all_three_worlds_and_none_of_their_labels_by_heart
         assert 2 / len(world.labels) <= summary["base"][name]["accuracy"] <= 0.65, (name, summary["base"][name])
 
 
+def test_the_base_model_thinks_in_form(summary: dict) -> None:
+    rates = read("base/base_training.json")["validation"]
+    assert rates["format_rate"] >= 0.95
+    assert rates["sampled_format_rate"] >= 0.85
+    assert all(2 / len(world.labels) <= rates[f"accuracy/{name}"] <= 0.65 for name, world in WORLDS.items()), rates
+
+
 def test_sft_falls_out_of_domain_and_emo_r3_keeps(summary: dict) -> None:
     def average(model: str) -> float:
         return sum(summary[model][name]["accuracy"] for name in ("toons", "emoji")) / 2

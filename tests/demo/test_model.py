@@ -1,4 +1,4 @@
-"""The demo's base model: built the same again, kept when it is finished, and wrong where it should be."""
+"""The demo's base model: built the same again, and kept when it is finished. What it knows, test_learns.py asks."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emor3_trl.demo.model import build_demo_model, measure_model
+from emor3_trl.demo.model import build_demo_model
 from emor3_trl.demo.pictures import write_demo_data
 from emor3_trl.demo.teaching import BaseTraining
-from emor3_trl.demo.worlds import WORLDS
 
 QUICK = BaseTraining(
     vision_steps=2,
@@ -51,16 +50,3 @@ def test_base_training_is_repeatable_and_a_finished_model_is_kept(data_dir, tmp_
     assert (first / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(FileExistsError, match="another model"):
         build_demo_model(data_dir, first, seed=1, training=QUICK)
-
-
-@pytest.mark.slow
-def test_base_model_thinks_in_form_and_disagrees_with_the_labels(tmp_path):
-    write_demo_data(tmp_path / "data")
-    build_demo_model(tmp_path / "data", tmp_path / "base")
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
-    processor = AutoProcessor.from_pretrained(tmp_path / "base")
-    rates = measure_model(model, processor, tmp_path / "data")
-    for world in WORLDS.values():
-        assert 2 / len(world.labels) <= rates[f"accuracy/{world.name}"] <= 0.65, rates
-    assert rates["format_rate"] >= 0.95
-    assert rates["sampled_format_rate"] >= 0.85
