@@ -148,7 +148,7 @@ def list_rows(
     """Return the systems of some tables with each data set that they train on, without repeats."""
     rows: dict[tuple[str, str | None], None] = {}
     for number in tables:
-        trained = scale.train_on if number == 1 else scale.train_on[:1]
+        trained = scale.list_trainings(number)
         for name in TABLES[number]:
             system = SYSTEMS[name]
             if scale.offers(system) and (names is None or name in names):

@@ -89,7 +89,7 @@ def _find_finished(cells: Sequence[Cell]) -> dict[tuple[str, str | None, int], C
 
 def _test_claim(scale: Scale, claim: Claim, finished: Mapping[tuple[str, str | None, int], Cell]) -> Verdict:
     """Test a claim over the trainings of its table and the seeds that both systems have."""
-    trainings = scale.train_on if claim.table == 1 else scale.train_on[:1]
+    trainings = scale.list_trainings(claim.table)
     pairs = []
     for train in trainings:
         for seed in sorted({seed for _, _, seed in finished}):

@@ -27,7 +27,7 @@ class Estimates:
         """Take up what the commands of a cell took."""
         for kind, run in cell.read_record().get("commands", {}).items():
             if run.get("exit_code") == 0 and run.get("is_whole", True):
-                for key in ((cell.system.name, kind), (str(cell.system.group_size), kind), (kind,)):
+                for key in _list_likenesses(cell, kind):
                     self._measured[key].append(run["seconds"])
 
     def estimate(self, cell: Cell, commands: Sequence[Command]) -> float:
@@ -48,12 +48,17 @@ class Estimates:
         return all((command.kind,) in self._measured for command in cell.commands)
 
     def _estimate_command(self, cell: Cell, command: Command) -> float:
-        for key in ((cell.system.name, command.kind), (str(cell.system.group_size), command.kind), (command.kind,)):
+        for key in _list_likenesses(cell, command.kind):
             if self._measured.get(key):
                 return median(self._measured[key])
         guess = float(self.scale.seconds[command.kind])
         # Seconds are those at G 8; completions, which take most of them, go with G
         return guess * (cell.system.group_size or 8) / 8 if command.kind == "grpo" else guess
+
+
+def _list_likenesses(cell: Cell, kind: str) -> tuple[tuple[str, ...], ...]:
+    """Return what a command of a cell has in common with others, the closest first: its system, its G, its kind."""
+    return (cell.system.name, kind), (str(cell.system.group_size), kind), (kind,)
 
 
 def describe_plan(scale: Scale, cells: Sequence[Cell], estimates: Estimates, steps: Mapping[str, Any]) -> str:

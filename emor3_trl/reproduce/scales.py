@@ -56,6 +56,10 @@ class Scale:
         """Return whether the scale has the base model that a system stands on."""
         return bool(self.models.get(system.family))
 
+    def list_trainings(self, table: int) -> list[str]:
+        """Return the data sets that the rows of a table train on: Table 1 has all trainings, the others the first."""
+        return self.train_on if table == 1 else self.train_on[:1]
+
     def find_config(self, stage: str, train: str) -> Path:
         """Return the YAML of a kind of training on a data set."""
         return self.folder / self.configs.get(stage, "").replace("{train}", train)

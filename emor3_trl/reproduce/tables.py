@@ -31,8 +31,13 @@ def read_accuracies(
 
 def list_columns(scale: Scale, table: int) -> list[ColumnName]:
     """Return the columns of a table, those of the in-domain test first, as in the paper."""
-    trained = scale.train_on if table == 1 else scale.train_on[:1]
+    trained = scale.list_trainings(table)
     return [(train, test) for train in trained for test in (train, *(name for name in scale.data if name != train))]
+
+
+def list_averages(table: int) -> tuple[str, ...]:
+    """Return the averages over columns that a table shows, as in the paper."""
+    return ("A^I", "A^O", "A") if table == 1 else ("A",)
 
 
 def build_table(scale: Scale, table: int, accuracies: Accuracies, seeds: int) -> dict[str, dict[str, dict[str, Any]]]:
@@ -56,9 +61,9 @@ def build_table(scale: Scale, table: int, accuracies: Accuracies, seeds: int) ->
         for column in columns:
             cells[name_column(column)] = [values[column] for values in by_seed if column in values]
         complete = [average_columns(values) for values in by_seed if len(values) == len(columns)]
-        for average in ("A^I", "A^O", "A") if table == 1 else ("A",):
+        for average in list_averages(table):
             cells[average] = [values[average] for values in complete]
-        keys: list[ColumnName | str] = [*columns, "A^I", "A^O", "A"]
+        keys: list[ColumnName | str] = [*columns, *list_averages(table)]
         paper = {name_column(key): _find_paper(scale, table, name, key) for key in keys}
         row = {key: _summarise(values, paper[key]) for key, values in cells.items() if values}
         if row:
@@ -119,8 +124,7 @@ def format_table(scale: Scale, table: int, rows: Mapping[str, Any], *, markdown:
         rows: what `build_table` returned.
         markdown: pipes instead of spaces.
     """
-    names = [name_column(column) for column in list_columns(scale, table)]
-    names += ["A^I", "A^O", "A"] if table == 1 else ["A"]
+    names = [*map(name_column, list_columns(scale, table)), *list_averages(table)]
     grid = [["", *names]]
     for name, row in rows.items():
         grid.append([SYSTEMS[name].title, *(_format_cell(row[key]) if key in row else "–" for key in names)])
