@@ -43,9 +43,9 @@ def test_the_base_model_knows_all_three_worlds_and_none_of_their_labels_by_heart
     validation = read("base/base_training.json")["validation"]
     for name, world in zip(("in_domain", "toons", "emoji"), WORLDS.values(), strict=True):
         measured = summary["base"][name]["accuracy"], validation[f"accuracy/{world.name}"]
-        # About 0.52, 0.56 and 0.50, and meant to be at most 0.65; another processor's rounding makes another model
+        # About 0.52, 0.56 and 0.50, at most 0.65 over both splits; one alone has few pictures
         assert all(2 / len(world.labels) <= accuracy <= 0.7 for accuracy in measured), (name, measured)
-        assert sum(measured) / 2 <= 0.68, (name, measured)
+        assert sum(measured) / 2 <= 0.65, (name, measured)
     assert validation["format_rate"] >= 0.95
     assert validation["sampled_format_rate"] >= 0.85
 
