@@ -19,7 +19,7 @@ TITLES = {
 FIGURES = {
     "figure3.png": "Figure 3: accuracy over steps, of training and validation; x marks where the pool starves",
     "figure4.png": "Figure 4: the first picture that GRPO gets wrong and EMO-R3 right, and what both wrote: an example",
-    "figure5.png": "Figure 5: seconds of a step, and what they are spent on",
+    "figure5.png": "Figure 5: seconds of a step, and what they are spent on, in runs that may have shared the machine",
 }
 
 _HEAD = """# Results: the paper's tables at scale {scale}
