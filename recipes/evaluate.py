@@ -4,9 +4,10 @@
     python recipes/evaluate.py --model runs/mine --data data/emoset data/emotion6 data/webemo
     python recipes/evaluate.py --model base=Qwen/Qwen2.5-VL-3B-Instruct lora=runs/lora --data data/emoset --sampled 4
 
-Each model gets a folder in output_dir: predictions.parquet, metrics.json, confusion.json and .png, config.yaml,
-environment.json and, with --sampled, sampled_predictions.parquet. comparisons.json holds each model against the first.
-A stopped evaluation goes on where it was; a finished one of the same weights and data is not repeated.
+Each model gets a folder in output_dir: predictions.parquet, metrics.json, confusion.json and .png, calibration_*.png,
+config.yaml, environment.json and, with --sampled, sampled_predictions.parquet. comparisons.json holds each model
+against the first. A stopped evaluation goes on where it was; a finished one of the same weights and data is not
+repeated.
 """
 
 import shutil
@@ -32,7 +33,7 @@ from emor3_trl.evaluation.arguments import (
 from emor3_trl.evaluation.comparison import compare_with_first
 from emor3_trl.evaluation.journal import check_journals, draw_rows
 from emor3_trl.evaluation.metrics import average_accuracies, summarise_predictions
-from emor3_trl.evaluation.plots import save_confusions
+from emor3_trl.evaluation.plots import save_calibration, save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict_emotions, save_predictions
 from emor3_trl.evaluation.sepm import check_family
 from emor3_trl.evaluation.tracking import log_to_wandb
@@ -132,6 +133,7 @@ def evaluate(
     if sampled:
         save_predictions(drawn, folder.path / "sampled_predictions.parquet")
     save_confusions(name, greedy, folder.path)
+    save_calibration(name, greedy, folder.path)
     folder.write_metrics(metrics)
     shutil.rmtree(journals)
     if "wandb" in args.report_to:

@@ -8,38 +8,11 @@ import numpy as np
 
 from emor3_trl.diagnostics import names_valence
 from emor3_trl.emotions import AROUSAL, VALENCE, canonical
+from emor3_trl.evaluation.calibration import measure_calibration
+from emor3_trl.evaluation.intervals import Z_95, wilson_interval
 
 if TYPE_CHECKING:
     from emor3_trl.evaluation.prediction import Prediction
-
-# The standard normal quantile of a two-sided 95% interval
-Z_95 = 1.959963984540054
-
-
-def wilson_interval(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share, which stays inside [0, 1] and is honest near both ends.
-
-    Args:
-        successes: how many of the `n` trials succeeded.
-        n: trials, or as many independent ones as they are worth; with none, nothing is known: (0, 1).
-        z: normal quantile; the default makes a 95% interval.
-
-    Raises:
-        ValueError: if `successes` is not between 0 and `n`.
-
-    >>> tuple(round(bound, 4) for bound in wilson_interval(8, 10))
-    (0.4902, 0.9433)
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"wilson_interval was given {successes} successes in {n} trials. Expected 0 to {n}.")
-    if n == 0:
-        return 0.0, 1.0
-    share = successes / n
-    centre = share + z * z / (2 * n)
-    margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low, high = (centre - margin) / scale, (centre + margin) / scale
-    return low if successes else 0.0, high if successes < n else 1.0  # but for rounding
 
 
 def confusion_matrix(emotions: Sequence[str], answers: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
@@ -155,6 +128,8 @@ def summarise_predictions(
         - of the `n_reflected` of them that the model was asked about: `agreement` (the emotion that it reads from its
           own steps 1 and 2 is the one that it answered, the paper's Fig. 1b), `coherence` (… is the true one, Eq. 4)
           and `consistency` (it says Yes to its own step 1, Eq. 3);
+        - of the `n_with_probabilities` whose label probabilities are known: `ece`, `brier`, `auroc` and
+          `selective_accuracy` (see `calibration`; the others are left out);
         - with `sampled`: `sampled_n` completions, `sampled_accuracy` and `sampled_format_rate`.
 
     Raises:
@@ -171,6 +146,7 @@ def summarise_predictions(
         **_measure_answers(greedy, confusion),
         **_measure_valence(greedy),
         **_measure_steps([prediction for prediction in greedy if prediction.well_formed]),
+        **measure_calibration(greedy),
     }
     if sampled:
         metrics["sampled_n"] = len(sampled)

@@ -12,7 +12,16 @@ from emor3_trl.report.evaluated import MODELS, Evaluation, list_evaluated_models
 # What metrics.json calls the fields of summary.json, and those that stand there only where they were measured
 _FIELDS = {"n": "n", "accuracy": "accuracy", "low": "accuracy_low", "high": "accuracy_high",
            "format_rate": "format_rate"}  # fmt: skip
-_OPTIONAL = ("sampled_format_rate", "sampled_accuracy", "agreement", "consistency", "names_valence")
+CALIBRATION = {
+    "ece": "ECE",
+    "brier": "Brier",
+    "auroc": "AUROC of being right",
+    "selective_accuracy": "selective accuracy",
+}
+_OPTIONAL = (
+    *("sampled_format_rate", "sampled_accuracy", "agreement", "consistency", "names_valence", "n_with_probabilities"),
+    *(f"{name}{end}" for name in CALIBRATION for end in ("", "_low", "_high")),
+)
 
 CURE = "Delete its folder and evaluate the model again."
 
@@ -92,6 +101,31 @@ def format_table(summary: Summary) -> str:
     for model, values in summary.items():
         cells = [_format_cell(values[name]) if name in values else "-" for name in datasets]
         rows.append([MODELS.get(model, model), *cells])
+    return _align(rows)
+
+
+def format_calibration(summary: Summary) -> str:
+    """Return the calibration of the in-domain data set as plain text, or nothing if none has label probabilities.
+
+    Args:
+        summary: see `summarise_run`.
+    """
+    first = next(iter(next(iter(summary.values()))))
+    measured = {model: values[first] for model, values in summary.items() if "ece" in values.get(first, {})}
+    if not measured:
+        return ""
+    rows = [[f"calibration on {first.replace('_', '-')} [95% interval]", "with probabilities", *CALIBRATION.values()]]
+    for model, values in measured.items():
+        ends = [[values[key] for key in (name, f"{name}_low", f"{name}_high") if key in values] for name in CALIBRATION]
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*numbers) if len(numbers) == 3 else "-" for numbers in ends]
+        counts = f"{values.get('n_with_probabilities', 0):.0f} of {values['n']:.0f}"
+        rows.append([MODELS.get(model, model), counts, *cells])
+    return _align(rows)
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts, its first row underlined."""
+    head = rows[0]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * max(map(len, lines)))
