@@ -186,6 +186,9 @@ class EmoR3Trainer(GroupTrainer):
         thoughts = [parse(text) for text in texts]
         for column in ("trigger", "feeling", "conclusion", "answer"):
             self._log_completion_extra(column, [getattr(thought, column, None) for thought in thoughts])
+        for column in ("id", "emotion"):  # which image this is about: the report follows it through the steps
+            if column in inputs[0]:
+                self._log_completion_extra(column, [row[column] for row in inputs])
         for column in ANSWERS:
             self._log_completion_extra(column, [row[column] for row in inputs])
         metrics = zero_spreads(earned.cpu().numpy(), self.reward_func_names, self.reward_weights, self._group_size)

@@ -324,3 +324,5 @@ def test_completions_are_logged_with_their_steps_and_reflections(tiny_model_dir,
     assert {"trigger", "feeling", "conclusion", "answer", "consistency_answer", "coherence_answer"} <= set(table)
     assert table["trigger"].str.contains("night sky").all()
     assert table["answer"].isin(LABELS).all()
+    shown = {row["id"]: row["emotion"] for row in tiny_dataset()}
+    assert table["emotion"].tolist() == [shown[image] for image in table["id"]]
