@@ -27,7 +27,14 @@ class ReportArguments:
     )
     page: str | None = field(default=None, metadata={"help": "The page to write (default: report.html, first folder)."})
     max_cases: int = field(default=5000, metadata={"help": "Cases on the page; of more, so many are drawn at random."})
+    serve: bool = field(
+        default=False,
+        metadata={"help": "Show the page on this machine only, and draw it again when the runs' files grow."},
+    )
+    port: int = field(default=8000, metadata={"help": "Port of --serve on 127.0.0.1; 0 takes a free one."})
 
     def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"port is {self.port}. Expected 0 to 65535; 0 takes a free one.")
         if self.max_cases < 1:
             raise ValueError(f"max_cases is {self.max_cases}. Expected 1 or more.")

@@ -60,6 +60,15 @@ class Evaluation:
         return beside if data is None and beside.is_file() and not file.is_file() else file
 
 
+def find_evaluated_runs(runs: Sequence[str | Path]) -> list[Path]:
+    """Return the folders that hold an evaluation.
+
+    Raises:
+        FileNotFoundError: if a folder is not there.
+    """
+    return [run for run in map(_check_folder, runs) if any((run / "evaluation").glob("*/metrics.json"))]
+
+
 def load_evaluations(runs: Sequence[str | Path]) -> list[Evaluation]:
     """Read the evaluated models of run folders: folder by folder, known models first.
 

@@ -18,14 +18,17 @@ from typing import Any
 from emor3_trl.files import write_text
 from emor3_trl.report.page.content import gather_content
 
-__all__ = ["gather_content", "render_page", "write_page"]
+__all__ = ["gather_content", "inert_json", "render_page", "write_page"]
 
 # In the order of the page; together they are one script
-SCRIPTS = ("dom", "terms", "results", "curves", "confusion", "cards", "gallery", "main")
+SCRIPTS = (
+    *("dom", "terms", "results", "calibration", "curves", "training", "story"),
+    *("confusion", "cards", "gallery", "live", "main"),
+)
 
 
 def render_page(page: Mapping[str, Any]) -> str:
-    """Return the page.
+    """Return the page; one that is `live` asks its server for what has changed.
 
     Args:
         page: what it shows, see `gather_content`; JSON values.
@@ -35,8 +38,9 @@ def render_page(page: Mapping[str, Any]) -> str:
         title=html.escape(str(page["title"])),
         style=style,
         script=script,
-        data=_inert_json(page),
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
+        data=inert_json(page),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+        + ("; connect-src 'self'" if page.get("live") else ""),
     )
 
 
@@ -46,10 +50,10 @@ def write_page(page: Mapping[str, Any], path: str | Path) -> Path:
     return Path(path)
 
 
-def _inert_json(value: Any) -> str:
+def inert_json(value: Any) -> str:
     r"""Return JSON in ASCII that holds no markup, whatever its strings hold.
 
-    >>> _inert_json("</script>&\u2028")
+    >>> inert_json("</script>&\u2028")
     '"\\u003c/script\\u003e\\u0026\\u2028"'
     """
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))

@@ -148,11 +148,12 @@ def _describe_completion(
         "overall": round(sum(known), 4) if len(known) == len(counted) else None,
     }
     if row.trigger is not None:
-        return entry | {"steps": [_cut(text or "") for text in (row.trigger, row.feeling, row.conclusion)]}
-    return entry | {"text": _cut(row.completion)}
+        return entry | {"steps": [cut_text(text or "") for text in (row.trigger, row.feeling, row.conclusion)]}
+    return entry | {"text": cut_text(row.completion)}
 
 
-def _cut(text: str) -> str:
+def cut_text(text: str) -> str:
+    """Return a text, cut where it is longer than a page can hold many of."""
     if len(text) <= MAX_CHARACTERS:
         return text
     return f"{text[:MAX_CHARACTERS]} … ({len(text) - MAX_CHARACTERS:,} more characters)"

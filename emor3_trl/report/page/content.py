@@ -1,10 +1,11 @@
-"""What the page shows, as JSON values: results, comparisons, curves, confusion and cases."""
+"""What the page shows, as JSON values: results, comparisons, calibration, curves, confusion, cases and training."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emor3_trl.evaluation.calibration import bin_reliability, collect_confidences, trace_selective_accuracy
 from emor3_trl.evaluation.comparison import compare_predictions
 from emor3_trl.evaluation.metrics import (
     average_accuracies,
@@ -17,6 +18,8 @@ from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.report.evaluated import Evaluation, choose_in_domain, choose_model
 from emor3_trl.report.page.cases import choose_rewards, make_cases
 from emor3_trl.report.page.thumbnails import make_thumbnails
+from emor3_trl.report.page.training import gather_training, number_runs, title_runs
+from emor3_trl.report.rollouts import TrainingRun
 
 # Panels of the training curves: title, keys of the log (the first that is there counts), unit
 PANELS = (
@@ -29,11 +32,22 @@ PANELS = (
     ("Format", ("rewards/format_reward/mean", "rewards/think_format_reward/mean"), "mean reward"),
 )
 
+# Of a page without evaluations
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("baseline", "trained", "casesTotal"), 0),
+    **{
+        name: []
+        for name in ("models", "datasets", "metrics", "means", "comparisons", "calibration", "confusion", "cases")
+    },
+    **{name: [] for name in ("pictures", "picturesMissing")},
+}
+
 
 def gather_content(
     evaluations: Sequence[Evaluation],
     *,
     title: str,
+    training: Sequence[TrainingRun] = (),
     in_domain: Sequence[str] | None = None,
     baseline: str | None = None,
     trained: str | None = None,
@@ -45,6 +59,7 @@ def gather_content(
     Args:
         evaluations: the models, see `load_evaluations`.
         title: heading of the page.
+        training: what runs logged while they trained, see `load_training_runs`.
         in_domain: the data sets that count as in-domain (default: what each evaluation was told). The page marks a data
             set that is in-domain for some models only at each of them.
         baseline: the model that the others are compared with when the page opens (default: base, else the first).
@@ -54,10 +69,40 @@ def gather_content(
 
     Returns:
         JSON values; lists are in the order of `models` and `datasets`, None where a model was not shown a data set.
+        Without an evaluation these lists are empty, and the page is about training alone.
 
     Raises:
         ValueError: if a named model or data set is not there, or one name stands for different data of two models.
     """
+    page = _gather_evaluated(evaluations, in_domain, baseline, trained, data, max_cases) if evaluations else NOTHING
+    thumbnails = list(page["pictures"])
+    return {
+        **page,
+        "title": title,
+        "titles": title_runs(training, evaluations),
+        "curves": gather_curves(_collect_logs(evaluations, training)),
+        "training": gather_training(training, evaluations, thumbnails, data),
+        "pictures": thumbnails,
+    }
+
+
+def _collect_logs(evaluations: Sequence[Evaluation], training: Sequence[TrainingRun]) -> list[list[dict[str, Any]]]:
+    """Return the log of each model and of each run without an evaluation, in the order of their titles."""
+    logs = dict(enumerate(row.log for row in evaluations))
+    for run, number in zip(training, number_runs(training, evaluations), strict=True):
+        logs[number] = run.log if len(run.log) >= len(logs.get(number, ())) else logs[number]
+    return list(logs.values())
+
+
+def _gather_evaluated(
+    evaluations: Sequence[Evaluation],
+    in_domain: Sequence[str] | None,
+    baseline: str | None,
+    trained: str | None,
+    data: Sequence[str] | None,
+    max_cases: int,
+) -> dict[str, Any]:
+    """Return what the page shows about evaluated models; see `gather_content`."""
     before, after = choose_model(evaluations, baseline, "base", 0), choose_model(evaluations, trained, "emo_r3", -1)
     in_domain_sets = choose_in_domain(evaluations, in_domain)
     names = _order_datasets(evaluations, in_domain_sets)
@@ -67,7 +112,6 @@ def gather_content(
     cases, total = make_cases(evaluations, names, max_cases)
     thumbnails, missing = make_thumbnails(evaluations, names, cases, data)
     return {
-        "title": title,
         "models": [_describe_model(evaluation) for evaluation in evaluations],
         "baseline": before,
         "trained": after,
@@ -80,11 +124,11 @@ def gather_content(
             _average(row.predictions, names, inside) for row, inside in zip(evaluations, in_domain_sets, strict=True)
         ],
         "comparisons": comparisons,
+        "calibration": [[None if rows is None else _calibrate(rows) for rows in models] for models in shown],
         "confusion": [
             [None if rows is None else _count_confusions(rows, dataset_labels) for rows in models]
             for models, dataset_labels in zip(shown, labels, strict=True)
         ],
-        "curves": gather_curves(evaluations),
         "cases": cases,
         "casesTotal": total,
         "pictures": thumbnails,
@@ -128,6 +172,16 @@ def _measure(rows: Sequence[Prediction]) -> dict[str, float]:
     """Return the metrics of one data set; `_count_confusions` has those of each emotion."""
     values = {key.removeprefix(f"eval/{rows[0].dataset}/"): value for key, value in summarise_predictions(rows).items()}
     return {key: value for key, value in values.items() if not key.startswith("class/")}
+
+
+def _calibrate(rows: Sequence[Prediction]) -> dict[str, Any] | None:
+    """Return the reliability diagram and the selective accuracy; None without label probabilities."""
+    known = collect_confidences(rows)
+    if not len(known.confidence):
+        return None
+    bins = [{key: round(value, 4) for key, value in entry.items()} for entry in bin_reliability(known)]
+    curve = [{key: round(value, 4) for key, value in point.items()} for point in trace_selective_accuracy(known)]
+    return {"n": len(known.confidence), "of": len(rows), "bins": bins, "curve": curve}
 
 
 def _average(
@@ -192,22 +246,25 @@ def _with_interval(values: Mapping[str, float] | None, name: str) -> list[float]
     return None if values is None else [values[f"{name}{end}"] for end in ("", "_low", "_high")]
 
 
-def gather_curves(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Return the panels of the training curves with a line for each model whose training logged the value.
+def gather_curves(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the panels of the training curves with a line for each log that has the value.
 
     Rewards of the user's follow the paper's.
+
+    Args:
+        logs: of the trainings of the models, in their order; empty of a model that no known run trained.
     """
     panels = []
     known = {key for _, keys, _ in PANELS for key in keys}
-    logged = dict.fromkeys(key for evaluation in evaluations for entry in evaluation.log for key in entry)
+    logged = dict.fromkeys(key for log in logs for entry in log for key in entry)
     own = [re.fullmatch("rewards/(.+)/mean", key) for key in logged if key not in known]
     further = [(f"Reward {match[1].removesuffix('_reward')}", (match[0],), "mean reward") for match in own if match]
     for title, keys, unit in (*PANELS, *further):
         lines = []
-        for index, evaluation in enumerate(evaluations):
+        for index, log in enumerate(logs):
             points = [
                 (entry["step"], round(float(entry[key]), 6))
-                for entry in evaluation.log
+                for entry in log
                 for key in [next((key for key in keys if key in entry), "")]
                 if key and "step" in entry and "reward" in entry and math.isfinite(float(entry[key]))
             ]

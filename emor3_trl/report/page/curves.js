@@ -4,9 +4,9 @@ const CURVE = { height: 190, right: 10, top: 8, bottom: 36, width: 250, wide: 55
 const DASHES = ['', '7 4', '2 3', '9 3 2 3'];
 
 function drawCurves() {
-  const section = document.getElementById('training');
+  const section = clear('training');
   if (!page.curves.length) {
-    section.append(h('p', { class: 'note' }, 'No log of training was found in these folders, so there are no curves.'));
+    section.append(h('p', { class: 'note' }, page.live ? 'No step has been logged yet. The page shows the first one by itself.' : 'No log of training was found in these folders, so there are no curves.'));
     return;
   }
   const shown = [...new Set(page.curves.flatMap((panel) => panel.lines.map((line) => line.model)))];
@@ -22,7 +22,7 @@ function drawCurves() {
   draw();
   section.append(
     h('p', { class: 'hint' }, 'Means over the completions of a step. Point at a curve, or focus it and use the arrow keys, to read its values.'),
-    h('ul', { class: 'legend' }, shown.map((model) => h('li', {}, lineSwatch(model, shown), page.models[model].title))),
+    h('ul', { class: 'legend' }, shown.map((model) => h('li', {}, lineSwatch(model, shown), page.titles[model]))),
     grid,
     glossary(page.curves.map((panel) => panel.title)),
   );
@@ -129,6 +129,6 @@ function readable(value) {
 }
 
 function curveSummary(panel) {
-  const lines = panel.lines.map((line) => `${page.models[line.model].title} from ${readable(line.values[0])} to ${readable(line.values.at(-1))}`);
+  const lines = panel.lines.map((line) => `${page.titles[line.model]} from ${readable(line.values[0])} to ${readable(line.values.at(-1))}`);
   return `${panel.title} over the steps: ${lines.join('; ')}`;
 }

@@ -24,6 +24,13 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** A section with its heading alone, to draw in. */
+function clear(id) {
+  const section = document.getElementById(id);
+  while (section.children.length > 1) section.lastChild.remove();
+  return section;
+}
+
 const MINUS = '−';
 
 /** 0.4133 → "41.3" */
@@ -52,7 +59,7 @@ function colour(model) {
 
 /** A model's name beside its colour. */
 function modelName(model) {
-  return h('span', { class: 'model' }, h('span', { class: 'dot', style: { background: colour(model) } }), page.models[model].title);
+  return h('span', { class: 'model' }, h('span', { class: 'dot', style: { background: colour(model) } }), page.titles[model]);
 }
 
 /** A labelled <select>; options are [value, text]. */

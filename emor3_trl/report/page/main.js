@@ -25,13 +25,26 @@ function followSections() {
   document.querySelectorAll('main section[id]').forEach((section) => observer.observe(section));
 }
 
-drawHeadline();
-drawResults();
+const EVALUATED = ['results', 'calibration', 'confusion', 'emotions', 'cases', 'about'];
+
+if (page.models.length) {
+  drawHeadline();
+  drawResults();
+  drawCalibration();
+  drawConfusion();
+  drawEmotions();
+  drawGallery();
+  drawAbout();
+} else {
+  for (const id of EVALUATED) {
+    document.getElementById(id).remove();
+    document.querySelector(`nav a[href="#${id}"]`).parentElement.remove();
+  }
+  document.getElementById('headline').append('Nothing is evaluated here yet: this page is about training.');
+}
 drawCurves();
-drawConfusion();
-drawEmotions();
-drawGallery();
-drawAbout();
+drawRollouts();
 startTips();
 followSections();
+startLive();
 document.documentElement.dataset.ready = String(Math.round(performance.now()));

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import SET_FILTER, find_browser, open_browser, open_page
+from browser import SET_FILTER, open_page
 from fabricated_run import fabricate
 
 from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
@@ -18,7 +18,7 @@ from emor3_trl.report.page import gather_content, write_page
 
 pytestmark = pytest.mark.slow
 SIZES = {"test": 60, "emotion6": 30, "webemo": 20}
-SECTIONS = ("results", "training", "confusion", "emotions", "cases", "about")
+SECTIONS = ("results", "calibration", "training", "rollouts", "confusion", "emotions", "cases", "about")
 HOSTILE = [
     "</script><script>window.pwned = 1</script>",
     "<img src=x onerror='window.pwned = 1'><svg onload='window.pwned = 1'>",
@@ -26,16 +26,6 @@ HOSTILE = [
     r"<step1><b onclick='window.pwned = 1'>bold</b></step1><step2>x</step2><step3>positive</step3>\boxed{awe}",
     "unbroken" * 200,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="Playwright is not installed: pip install -e .[dev]")
-    executable = find_browser()
-    if executable is None:
-        pytest.skip("There is no Chromium here: 'make browser' installs it where apt-get can")
-    with open_browser(executable) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

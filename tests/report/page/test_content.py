@@ -83,7 +83,9 @@ def test_a_set_that_only_some_models_were_trained_on_is_in_domain_for_these(own_
 def test_curves_leave_out_what_is_not_finite(own_run):
     log = [{"step": 1, "reward": 0.5, "kl": float("nan")}, {"step": 2, "reward": 0.75, "kl": 0.1}, {"train_loss": 1.0}]
     write_json(own_run / "emo_r3" / "log_history.json", log)
-    panels = {panel["title"]: panel["lines"] for panel in gather_curves(load_evaluations([own_run]))}
+    panels = {
+        panel["title"]: panel["lines"] for panel in gather_curves([row.log for row in load_evaluations([own_run])])
+    }
     assert list(panels) == [title for title, *_ in PANELS]
     first = {title: lines[0] for title, lines in panels.items()}
     assert first["Overall reward"] == {"model": 2, "steps": (1, 2), "values": (0.5, 0.75)}
@@ -116,7 +118,9 @@ def test_choices_that_are_not_there_are_named(run, options, message):
 def test_a_reward_of_the_users_has_a_curve(own_run):
     log = [{"step": step, "reward": 1.0, "rewards/brief_reward/mean": 0.25 * step} for step in (1, 2)]
     write_json(own_run / "emo_r3" / "log_history.json", log)
-    panels = {panel["title"]: panel["lines"] for panel in gather_curves(load_evaluations([own_run]))}
+    panels = {
+        panel["title"]: panel["lines"] for panel in gather_curves([row.log for row in load_evaluations([own_run])])
+    }
     assert [title for title in panels if title not in {title for title, *_ in PANELS}] == ["Reward brief"]
     (line,) = panels["Reward brief"]
     assert (line["steps"], line["values"]) == ((1, 2), (0.25, 0.5))
