@@ -62,7 +62,7 @@ GROUP_LIMITS = {
     **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), "0 or more"),
     **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), "0 or more"),
     **dict.fromkeys(("entropy_coef_delta", "entropy_target", "num_completions_to_print"), "0 or more"),
-    "overlong_buffer": "0 or more",
+    **dict.fromkeys(("overlong_buffer", "probe_steps"), "0 or more"),
     **dict.fromkeys(("top_entropy_quantile", "vllm_gpu_memory_utilization"), "more than 0, and at most 1"),
     "ref_model_mixup_alpha": "0 to 1",
 }
@@ -127,6 +127,10 @@ class EmoR3Config(GroupConfig):
     parity_patience: int | None = field(
         default=None,
         metadata={"help": "Steps in a row above parity_stop that stop. Default: 1 in float32, 3 otherwise."},
+    )
+    probe_steps: int = field(
+        default=10,
+        metadata={"help": "Probe the judge every so many steps; 0: never (ours; docs/DIAGNOSTICS.md)."},
     )
 
     def __post_init__(self) -> None:

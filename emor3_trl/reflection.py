@@ -13,9 +13,20 @@ from typing import Any
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import ChoiceCost, Engine, Question
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION
-from emor3_trl.thinking import parse, says_something
+from emor3_trl.thinking import StructuredThinking, parse, says_something
 
 CONSISTENCY_CHOICES = ("Yes", "No")
+
+
+def consistency_question(thinking: StructuredThinking, image: Any) -> Question:
+    """Return the question whether step 1 can describe an image (paper, Eq. 3)."""
+    return Question(CONSISTENCY_QUESTION.format(trigger=thinking.trigger), CONSISTENCY_CHOICES, image)
+
+
+def coherence_question(thinking: StructuredThinking, labels: tuple[str, ...]) -> Question:
+    """Return the question which emotion steps 1 and 2 describe (paper, Eq. 4)."""
+    text = COHERENCE_QUESTION.format(trigger=thinking.trigger, feeling=thinking.feeling, labels=", ".join(labels))
+    return Question(text, labels)
 
 
 @dataclass(frozen=True)
@@ -76,15 +87,10 @@ class Reflector:
             if thinking is None or not says_something(thinking.trigger):
                 numbers.append((None, None))
                 continue
-            labels = LabelSpace.of(space).labels
-            consistency = CONSISTENCY_QUESTION.format(trigger=thinking.trigger)
-            coherence = COHERENCE_QUESTION.format(
-                trigger=thinking.trigger, feeling=thinking.feeling, labels=", ".join(labels)
-            )
             numbers.append(
                 (
-                    None if image is None else ask(Question(consistency, CONSISTENCY_CHOICES, image)),
-                    ask(Question(coherence, labels)),
+                    None if image is None else ask(consistency_question(thinking, image)),
+                    ask(coherence_question(thinking, LabelSpace.of(space).labels)),
                 )
             )
         # Ranks that hold one engine together call it together, with questions or without

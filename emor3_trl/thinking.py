@@ -7,10 +7,17 @@ length of its text. A completion is either well formed in full or it is malforme
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 
 from emor3_trl.emotions import LabelSpace, canonical
 
 MAX_LEAD_IN = 60  # characters between the last closing tag and the box, such as "The answer is: "
+
+# Why a completion is malformed, in the order in which `explain_malformed` looks
+MALFORMED_REASONS = (
+    "cut_off", "other_tag", "missing_tag", "repeated_tag", "wrong_order", "box_in_step", "text_outside_steps",
+    "empty_step", "no_box", "several_boxes", "unfinished_box", "empty_box", "text_before_box", "text_after_box",
+)  # fmt: skip
 
 _STEP_TAGS = ["<step1>", "</step1>", "<step2>", "</step2>", "<step3>", "</step3>"]
 _THINK_TAGS = ["<think>", "</think>"]
@@ -56,6 +63,43 @@ def parse(completion: object) -> StructuredThinking | None:
     """
     sections = _sections(completion, _STEP_TAGS)
     return StructuredThinking(*sections) if sections else None
+
+
+def explain_malformed(completion: str, form: str = "set", cut_off: bool = False) -> str | None:
+    r"""Return why a completion is malformed, one of `MALFORMED_REASONS`, or None for a well-formed one.
+
+    Where several reasons hold, the first of them in this order is returned: the limit, tags, steps, the box.
+
+    Args:
+        completion: the policy's text.
+        form: "set" for the three steps that `parse` reads, "think" for the form of the plain GRPO baseline.
+        cut_off: whether the length limit ended it.
+
+    >>> explain_malformed(r"<step1>A dog</step1><step2>Warmth</step2>\boxed{awe}")
+    'missing_tag'
+    """
+    expected_tags = {"set": _STEP_TAGS, "think": _THINK_TAGS}[form]
+    if _sections(completion, expected_tags):
+        return None
+    if cut_off:
+        return "cut_off"
+    tags = list(_TAG.finditer(completion))
+    names = [tag.group() for tag in tags]
+    if names != expected_tags:
+        if set(names) - set(expected_tags):
+            return "other_tag"
+        if set(expected_tags) - set(names):
+            return "missing_tag"
+        return "repeated_tag" if len(names) > len(expected_tags) else "wrong_order"
+    pieces = [completion[before.end() : after.start()] for before, after in pairwise(tags)]
+    steps, between = pieces[::2], [completion[: tags[0].start()], *pieces[1::2]]
+    if any("\\boxed" in step for step in steps):
+        return "box_in_step"
+    if any(text.strip() for text in between):
+        return "text_outside_steps"
+    if not all(step.strip() for step in steps):
+        return "empty_step"
+    return _explain_box(completion[tags[-1].end() :])
 
 
 def is_plain_think(completion: object) -> bool:
@@ -155,6 +199,19 @@ def _final_box(text: str) -> str | None:
         return None
     answer = text[start:end].strip()  # of decoration alone, such as \text{}, it is as good as empty
     return answer if canonical(answer) and all(map(_is_space_or_punctuation, tail)) else None
+
+
+def _explain_box(text: str) -> str:
+    """Return why no well-formed box ends a completion; `text` is what follows its last tag."""
+    count, spans = text.count("\\boxed"), _boxes(text)
+    if count != 1:
+        return "several_boxes" if count else "no_box"
+    if not spans:
+        return "unfinished_box"
+    start, end = spans[0]
+    if not canonical(text[start:end].strip()):
+        return "empty_box"
+    return "text_after_box" if _final_box(text[: end + 1]) else "text_before_box"
 
 
 def _is_space_or_punctuation(char: str) -> bool:

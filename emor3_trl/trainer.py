@@ -3,7 +3,8 @@
 It stands on `GroupTrainer`, which makes the step cheap. What differs from it:
 
 - `_generate` asks the policy both reflection questions while the engine is awake, and writes the answers into the rows;
-- `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rewards;
+- `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rollout;
+- `log` judges the alarms on what it logs (`diagnostics.trainer`);
 - `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`).
 
 A prompt that leaves no room for its completion is refused before a model loads (`context_length`).
@@ -26,7 +27,8 @@ from trl.rewards import get_soft_overlong_punishment
 from emor3_trl import rewards
 from emor3_trl.config import EmoR3Config, check_adapter
 from emor3_trl.context_length import check_context
-from emor3_trl.diagnostics import diagnose, zero_spreads
+from emor3_trl.diagnostics.probes import ask_probes
+from emor3_trl.diagnostics.trainer import DiagnosedTrainer
 from emor3_trl.engines.engine import Engine
 from emor3_trl.engines.parity import ParityCanary
 from emor3_trl.engines.policy import settle_vision_tower, suppress_image_tokens
@@ -43,7 +45,7 @@ from emor3_trl.thinking import parse
 logger = logging.getLogger(__name__)
 
 
-class EmoR3Trainer(GroupTrainer):
+class EmoR3Trainer(DiagnosedTrainer, GroupTrainer):
     """GRPO with Structured Emotional Thinking and the Reflective Emotional Reward (paper, Sec. 3, Algorithm 1).
 
     Args:
@@ -111,6 +113,8 @@ class EmoR3Trainer(GroupTrainer):
             _check_columns(f"{part}_dataset", dataset, self._needed_columns)
         check_context(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
+        functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
+        self.reflective_rewards = [name for name, function in functions if _parameters(function).keys() & set(ANSWERS)]
         if processing_class is None:  # TRL has loaded it
             check_context(datasets, self.processing_class, args, self.model)
         for policy in self._policies():
@@ -172,8 +176,11 @@ class EmoR3Trainer(GroupTrainer):
         with self.open_engine() as engine:
             reflector = Reflector(engine)
             reflections = reflector.reflect(images, texts, spaces)
-        for name, value in vars(reflector.last_cost).items():
-            self._log_metric(f"reflection/{name}", float(value))
+            emotions = [row.get("emotion") for row in rows]
+            probes = ask_probes(engine, images, texts, spaces, reflections, emotions) if self._is_probed() else {}
+        costs = {f"reflection/{name}": float(value) for name, value in vars(reflector.last_cost).items()}
+        for name, value in {**costs, **probes}.items():
+            self._log_metric(name, value)
         return reflections
 
     def _calculate_rewards(
@@ -191,11 +198,7 @@ class EmoR3Trainer(GroupTrainer):
                 self._log_completion_extra(column, [row[column] for row in inputs])
         for column in ANSWERS:
             self._log_completion_extra(column, [row[column] for row in inputs])
-        metrics = zero_spreads(earned.cpu().numpy(), self.reward_func_names, self.reward_weights, self._group_size)
-        if {"emotion", "label_space"} <= inputs[0].keys():
-            columns = {name: [row[name] for row in inputs] for name in ("emotion", "label_space", *ANSWERS)}
-            metrics |= diagnose(texts, columns)
-        for name, value in metrics.items():
+        for name, value in self._diagnose(inputs, texts, thoughts, completion_ids_list, earned.cpu().numpy()).items():
             self._log_metric(name, value)
         return earned
 

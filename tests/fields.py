@@ -111,6 +111,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "parity_warn": (-1.0, "0 or more"),
     "parity_stop": (-1.0, "0 or more"),
     "parity_patience": (0, "1 or more"),
+    "probe_steps": (-1, "0 or more"),
 }
 
 _ENGINE = "read where use_vllm is true, as the tests of engines/ do"

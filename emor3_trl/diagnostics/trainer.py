@@ -1,0 +1,93 @@
+"""A trainer that is watched: diagnostics of each rollout, probes every few steps, and alarms on what is logged."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import Trainer
+
+from emor3_trl.diagnostics.advantages import RewardSum, measure_advantages, sum_rewards, zero_spreads
+from emor3_trl.diagnostics.alarms import judge_alarms
+from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose
+from emor3_trl.rewards import ANSWERS
+from emor3_trl.thinking import StructuredThinking
+
+logger = logging.getLogger(__name__)
+
+
+class DiagnosedTrainer(Trainer):
+    """Tells what a reward curve hides; mix it in before a trainer of TRL whose rollout knows its groups.
+
+    Args:
+        reflects: whether the policy is asked about its own steps.
+        reflective_rewards: names of the reward functions that read its answers.
+    """
+
+    reflects: bool
+    reflective_rewards: Sequence[str] = ()
+    rollout: Any
+    _probed_step: int | None = None  # the last step whose first rollout was generated
+
+    def _diagnose(
+        self,
+        rows: Sequence[dict[str, Any]],
+        texts: Sequence[str],
+        thinking: Sequence[StructuredThinking | None],
+        completion_ids: Sequence[Sequence[int]],
+        earned: np.ndarray,
+    ) -> dict[str, float]:
+        """Return the diagnostics of a rollout.
+
+        Args:
+            rows: N rows of this process, with the reflection's answers.
+            texts: their completions.
+            thinking: the completions as `parse` reads them.
+            completion_ids: their tokens.
+            earned: rewards of the completions of all processes, shape (completions, functions).
+        """
+        names, weights, group_size = self.reward_func_names, self.reward_weights.tolist(), self._group_size
+        how = RewardSum(
+            names, weights, group_size, self.reflective_rewards, self.scale_rewards, self.multi_objective_aggregation
+        )
+        metrics = zero_spreads(earned, names, weights, group_size) | measure_advantages(earned, how)
+        form = "set" if self.reflects or "format_reward" in names else None
+        form = "think" if "think_format_reward" in names else form
+        if form:
+            ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+            metrics |= count_malformed(texts, form, [ids[-1] not in ends for ids in completion_ids])
+        if {"emotion", "label_space"} <= rows[0].keys():
+            columns = {name: [row[name] for row in rows] for name in ("emotion", "label_space", *ANSWERS)}
+            metrics |= diagnose(texts, columns, self.rollout.groups, thinking)
+            start = self.accelerator.process_index * len(rows)
+            local = sum_rewards(earned, weights)[start : start + len(rows)]
+            metrics |= average_by_emotion(local, columns["emotion"])
+        return metrics
+
+    def _is_probed(self) -> bool:
+        """Return whether a multiple of `probe_steps` is among the optimizer steps that this rollout is for."""
+        every, step = self.args.probe_steps, self.state.global_step
+        is_first = step != self._probed_step  # dynamic sampling takes several rollouts
+        self._probed_step = step
+        rounds = self.args.steps_per_generation * self.num_iterations
+        updates = max(rounds // self.args.gradient_accumulation_steps, 1)
+        return bool(every and self.model.training and is_first and (step + updates) // every > step // every)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and judge the alarms on what is logged."""
+        if self.model.training:
+            numbers = {name: _mean(values) for name, values in self._metrics["train"].items()}
+            alarms, lines = judge_alarms(
+                {name: value for name, value in numbers.items() if value is not None}, self.state.log_history
+            )
+            logs.update(alarms)
+            for line in lines if self.accelerator.is_main_process else ():
+                logger.warning("Step %d: %s", self.state.global_step, line)
+        super().log(logs, start_time)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean of what is a number, as TRL logs it."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else None
