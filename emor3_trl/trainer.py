@@ -113,8 +113,6 @@ class EmoR3Trainer(DiagnosedTrainer, GroupTrainer):
             _check_columns(f"{part}_dataset", dataset, self._needed_columns)
         check_context(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
-        functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
-        self.reflective_rewards = [name for name, function in functions if _parameters(function).keys() & set(ANSWERS)]
         if processing_class is None:  # TRL has loaded it
             check_context(datasets, self.processing_class, args, self.model)
         for policy in self._policies():

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emor3_trl.thinking import MAX_LEAD_IN, StructuredThinking, boxed_answer, is_plain_think, parse
+from emor3_trl.thinking import (
+    MALFORMED_REASONS,
+    MAX_LEAD_IN,
+    StructuredThinking,
+    boxed_answer,
+    explain_malformed,
+    is_plain_think,
+    parse,
+)
 
 STEPS = "<step1>A dog runs.</step1>\n<step2>They smile.</step2>\n<step3>Positive, excited.</step3>\n"
 GOLD = STEPS + r"\boxed{amusement}"
@@ -86,6 +94,61 @@ def test_the_parts_are_those_of_the_completion():
 )
 def test_a_malformed_completion_is_none(completion):
     assert parse(completion) is None
+
+
+REASONS = [
+    (GOLD.replace("dog", "<b>dog</b>"), "other_tag"),
+    (GOLD.replace("<step1>", "<STEP1>"), "other_tag"),
+    ("<think>A dog.</think>" + r"\boxed{awe}", "other_tag"),
+    ("", "missing_tag"),
+    (GOLD.replace("<step2>They smile.</step2>\n", ""), "missing_tag"),
+    (GOLD.replace("</step3>", ""), "missing_tag"),
+    (STEPS + GOLD, "repeated_tag"),
+    (GOLD + "</step3>", "repeated_tag"),
+    (GOLD.replace("step1", "step9").replace("step2", "step1").replace("step9", "step2"), "wrong_order"),
+    (GOLD.replace("A dog runs.", r"\boxed{awe}"), "box_in_step"),
+    ("Well: " + GOLD, "text_outside_steps"),
+    (GOLD.replace("</step1>", "</step1> then "), "text_outside_steps"),
+    (GOLD.replace("They smile.", "  "), "empty_step"),
+    (STEPS, "no_box"),
+    (STEPS + "boxed{awe}", "no_box"),
+    (GOLD + r" or \boxed{awe}", "several_boxes"),
+    (STEPS + r"\boxed{\boxed{awe}}", "several_boxes"),
+    (STEPS + r"\boxed{awe", "unfinished_box"),
+    (STEPS + r"\boxed awe", "unfinished_box"),
+    (STEPS + r"\boxed{ }", "empty_box"),
+    (STEPS + r"\boxed{\text{ }.}", "empty_box"),
+    (STEPS + "x" * (MAX_LEAD_IN + 1) + r"\boxed{awe}", "text_before_box"),
+    (STEPS + "Answer:\nso\n" + r"\boxed{awe}", "text_before_box"),
+    (GOLD + " because of the dog", "text_after_box"),
+    (GOLD + "}", "text_after_box"),
+]
+
+
+@pytest.mark.parametrize(("completion", "reason"), REASONS)
+def test_a_malformed_completion_has_one_reason(completion, reason):
+    assert explain_malformed(completion) == reason
+    assert explain_malformed(completion, cut_off=True) == "cut_off"
+
+
+def test_every_reason_is_reached_and_a_well_formed_completion_has_none():
+    assert {reason for _, reason in REASONS} | {"cut_off"} == set(MALFORMED_REASONS)
+    assert explain_malformed(GOLD) is None
+    assert explain_malformed(GOLD, cut_off=True) is None  # it was well formed when the limit came
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        (r"<think>A dog.</think>\boxed{awe}", None),
+        (GOLD, "other_tag"),
+        (r"\boxed{awe}", "missing_tag"),
+        (r"<think> </think>\boxed{awe}", "empty_step"),
+        (r"<think>A dog.</think>", "no_box"),
+    ],
+)
+def test_the_plain_baseline_has_reasons_of_its_own(completion, reason):
+    assert explain_malformed(completion, form="think") == reason
 
 
 WORDS = st.text().filter(lambda text: text.strip() and "<" not in text and "\\boxed" not in text)

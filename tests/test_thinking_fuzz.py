@@ -6,7 +6,7 @@ import unicodedata
 
 from emor3_trl.emotions import EMOSET_8, EMOTION6, WEBEMO_7
 from emor3_trl.rewards import ReferenceRewards, accuracy_reward, format_reward, reward_functions, think_format_reward
-from emor3_trl.thinking import boxed_answer, parse
+from emor3_trl.thinking import MALFORMED_REASONS, boxed_answer, explain_malformed, parse
 
 TAGS = ["<step1>", "</step1>", "<step2>", "</step2>", "<step3>", "</step3>"]
 # fmt: off
@@ -118,6 +118,13 @@ def test_random_text_of_the_formats_alphabet_is_handled():
     for _ in range(20_000):
         text = "".join(rng.choice(PIECES) for _ in range(rng.randrange(30)))
         assert parse(text) is None or oracle(text), repr(text)
+        assert (explain_malformed(text) is None) == (parse(text) is not None), repr(text)
+
+
+def test_mutations_reach_the_reasons_for_which_they_have_pieces():
+    rng = random.Random(22)
+    reasons = {explain_malformed(mutate(rng, gold("awe"))) for _ in range(5_000)}
+    assert {None, *MALFORMED_REASONS} - reasons <= {"cut_off", "empty_box"}
 
 
 def test_the_gold_completion_earns_everything_for_every_label():

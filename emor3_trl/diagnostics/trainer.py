@@ -1,5 +1,6 @@
 """A trainer that is watched: diagnostics of each rollout, probes every few steps, and alarms on what is logged."""
 
+import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -20,13 +21,10 @@ logger = logging.getLogger(__name__)
 class DiagnosedTrainer(Trainer):
     """Tells what a reward curve hides; mix it in before a trainer of TRL whose rollout knows its groups.
 
-    Args:
-        reflects: whether the policy is asked about its own steps.
-        reflective_rewards: names of the reward functions that read its answers.
+    `reflects` says whether the policy is asked about its own steps.
     """
 
     reflects: bool
-    reflective_rewards: Sequence[str] = ()
     rollout: Any
     _probed_step: int | None = None  # the last step whose first rollout was generated
 
@@ -49,7 +47,7 @@ class DiagnosedTrainer(Trainer):
         """
         names, weights, group_size = self.reward_func_names, self.reward_weights.tolist(), self._group_size
         how = RewardSum(
-            names, weights, group_size, self.reflective_rewards, self.scale_rewards, self.multi_objective_aggregation
+            names, weights, group_size, self._list_reflective(), self.scale_rewards, self.multi_objective_aggregation
         )
         metrics = zero_spreads(earned, names, weights, group_size) | measure_advantages(earned, how)
         form = "set" if self.reflects or "format_reward" in names else None
@@ -64,6 +62,11 @@ class DiagnosedTrainer(Trainer):
             local = sum_rewards(earned, weights)[start : start + len(rows)]
             metrics |= average_by_emotion(local, columns["emotion"])
         return metrics
+
+    def _list_reflective(self) -> list[str]:
+        """Return the names of the reward functions that read the reflection's answers."""
+        functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
+        return [name for name, function in functions if inspect.signature(function).parameters.keys() & set(ANSWERS)]
 
     def _is_probed(self) -> bool:
         """Return whether a multiple of `probe_steps` is among the optimizer steps that this rollout is for."""

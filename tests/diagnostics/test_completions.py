@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from tiny_model import gold_completion
 
-from emor3_trl.diagnostics import diagnose, entropy, names_valence, zero_spread_share, zero_spreads
+from emor3_trl.diagnostics import (
+    average_by_emotion,
+    count_malformed,
+    diagnose,
+    entropy,
+    names_valence,
+    zero_spread_share,
+    zero_spreads,
+)
+from emor3_trl.diagnostics.completions import contradicts_answer, mask_labels
 from emor3_trl.rewards import reward_functions
 
 LABELS = ["awe", "fear", "joy", "anger"]
@@ -131,3 +140,65 @@ def test_the_entropy_of_answers_from_several_label_spaces_is_a_share_too():
     spaces = {"emotion": ["awe", "joy", "fear", "anger"], "label_space": [LABELS[:2]] + [LABELS] * 3}
     result = diagnose([rf"\boxed{{{label}}}" for label in ("awe", "joy", "fear", "anger")], spaces)
     assert result["diagnostics/answer_entropy"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "truths", "expected"),
+    [
+        pytest.param(["awe"] * 4, ["awe"] * 4, 0.0, id="one-answer-that-is-right"),
+        pytest.param(["awe"] * 4, ["awe", "fear", "joy", "anger"], 0.75, id="one-answer-for-all"),
+        pytest.param(["awe", "awe", "joy", "joy"], ["awe", "fear", "joy", "joy"], 0.25, id="one-too-often"),
+        pytest.param(["fear", "awe"], ["awe", "fear"], 0.0, id="mistakes-that-even-out"),
+    ],
+)
+def test_the_excess_of_a_favourite_answer(answers, truths, expected):
+    result = diagnose([gold_completion(answer) for answer in answers], columns(truths))
+    assert result["diagnostics/favourite_excess"] == expected
+
+
+@pytest.mark.parametrize(
+    ("conclusion", "answer", "expected"),
+    [
+        ("It is positive and excited.", "fear", True),
+        ("It is negative.", "fear", False),
+        ("An unpleasant feeling.", "awe", True),
+        ("Positive or negative?", "fear", None),
+        ("It is calm.", "fear", None),
+        ("It is positive.", "surprise", None),
+        ("It is positive.", None, None),
+        ("It is positive.", "homesickness", None),
+    ],
+)
+def test_a_conclusion_contradicts_an_answer_of_the_other_valence(conclusion, answer, expected):
+    assert contradicts_answer(conclusion, answer) is expected
+
+
+def test_contradictions_are_a_share_of_what_has_a_valence():
+    texts = [gold_completion("awe"), gold_completion("fear"), gold_completion("surprise"), "nothing"]  # all "positive"
+    rows = {"emotion": ["awe"] * 4, "label_space": [["awe", "fear", "surprise"]] * 4}
+    assert diagnose(texts, rows)["diagnostics/conclusion_contradicts_answer"] == 0.5
+
+
+def test_labels_are_masked_as_words_alone():
+    assert mask_labels("Fear, awesome and AWE.", LABELS) == "something, awesome and something."
+
+
+def test_triggers_are_compared_within_their_groups():
+    texts = [gold_completion("awe")] * 2 + ["nothing"] + [gold_completion("awe").replace("night", "dog")]
+    result = diagnose(texts, columns(["awe"] * 4), groups=[0, 0, 1, 1])
+    assert result["diagnostics/trigger_overlap/siblings"] == pytest.approx(1.0)
+    assert result["diagnostics/trigger_overlap/others"] == pytest.approx(6 / 7)
+    assert result["diagnostics/repeated_trigger"] == 0.0
+
+
+def test_reasons_add_up_to_the_malformed():
+    gold = gold_completion("awe")
+    result = count_malformed([gold, gold + " so", "", gold[:30]], "set", [False, False, False, True])
+    assert result["diagnostics/malformed"] == 0.75
+    present = {name: share for name, share in result.items() if share and name.count("/") == 2}
+    assert present == {f"diagnostics/malformed/{name}": 0.25 for name in ("text_after_box", "missing_tag", "cut_off")}
+
+
+def test_rewards_are_averaged_over_the_images_of_an_emotion():
+    result = average_by_emotion([1.0, 0.5, math.nan, 0.0], ["awe", "awe", "awe", "fear"])
+    assert result == {"diagnostics/reward/awe": 0.75, "diagnostics/reward/fear": 0.0}
