@@ -49,6 +49,7 @@ HOOKS = [
     pytest.param(GRPOTrainer._generate_and_score_completions, ["inputs"]),
     pytest.param(GRPOTrainer._log_completion_extra, ["column", "values"]),
     pytest.param(GRPOTrainer._log_metric, ["name", "value"]),
+    pytest.param(GRPOTrainer.log, ["logs", "start_time"]),
     pytest.param(VLLMGeneration.generate, ["prompts", "images", "num_generations", "profiler"]),
     pytest.param(VLLMGeneration.sync_weights, []),
     pytest.param(VLLMGeneration._init_vllm, []),

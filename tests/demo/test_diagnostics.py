@@ -1,4 +1,4 @@
-"""The demo's runs are healthy: no alarm fires, the probes find an honest judge, and what is logged can be counted again.
+"""The demo's runs are healthy: no alarm fires, the judge is honest, and what is logged can be counted again.
 
 They read `trainer_state.json` (all logged metrics) and the tables of completions in the folder of each run.
 """

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +125,13 @@ def test_a_judge_that_says_yes_to_anything_has_no_gap(judge_dir, tmp_path, monke
 def test_every_alarm_is_fired_by_some_policy_of_these_tests():
     shown = {alarm for parameters in CHEATS for alarm in parameters.values[1]}
     assert shown | {"judge_says_yes", "no_exploration"} == {alarm.name for alarm in ALARMS}
+
+
+def test_the_page_has_the_alarms_as_they_are():
+    page = (Path(__file__).parents[2] / "docs" / "DIAGNOSTICS.md").read_text(encoding="utf-8")
+    for alarm in ALARMS:
+        row = f"| `{alarm.name}` | `{alarm.metric}` | {alarm.limit}, {alarm.patience} in a row |"
+        assert f"{row} {alarm.meaning} | {alarm.action} |" in page
 
 
 def test_a_policy_that_is_certain_of_every_token_explores_nothing(untied_model_dir, tmp_path):
