@@ -54,7 +54,7 @@ class DiagnosedTrainer(Trainer):
         form = "think" if "think_format_reward" in names else form
         if form:
             ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
-            metrics |= count_malformed(texts, form, [ids[-1] not in ends for ids in completion_ids])
+            metrics |= count_malformed(texts, form, [len(ids) > 0 and ids[-1] not in ends for ids in completion_ids])
         if {"emotion", "label_space"} <= rows[0].keys():
             columns = {name: [row[name] for row in rows] for name in ("emotion", "label_space", *ANSWERS)}
             metrics |= diagnose(texts, columns, self.rollout.groups, thinking)
