@@ -161,6 +161,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_form_that_breaks_in_any_way_is_told_with_its_reason(judge_dir, tmp_path, monkeypatch, caplog):
     """A step for each way; the completions of the last end without an end of turn."""
     assert set(BROKEN) == set(MALFORMED_REASONS)
@@ -203,6 +204,7 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(judge_dir, 
     assert emotions <= set(LABELS)
 
 
+@pytest.mark.slow
 def test_alarms_are_judged_on_the_mean_that_is_logged(judge_dir, tmp_path, monkeypatch):
     trainer = train_cheat(judge_dir, tmp_path, monkeypatch, answer_awe, max_steps=6, logging_steps=2)
     values = logged(trainer, "diagnostics/favourite_excess")
@@ -243,6 +245,7 @@ def test_an_alarm_below_a_limit_fires_below_it():
     assert judge_series("diagnostics/agreement", [0.41, 0.41, 0.41])[0] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_alarms_of_an_uninterrupted_one(judge_dir, tmp_path, monkeypatch):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = train_cheat(judge_dir, tmp_path / "whole", monkeypatch, answer_awe, **options)
