@@ -130,7 +130,7 @@ class EmoR3Config(GroupConfig):
     )
     probe_steps: int = field(
         default=10,
-        metadata={"help": "Probe the judge every so many steps; 0: never (ours; docs/DIAGNOSTICS.md)."},
+        metadata={"help": "Steps from a probe of the judge to the next; 0: none."},
     )
 
     def __post_init__(self) -> None:

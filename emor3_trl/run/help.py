@@ -19,7 +19,6 @@ _MODEL = [
     "use_peft",
     "lora_r",
     "lora_target_modules",
-    "lora_dropout",
     "freeze_vision_tower",
 ]
 _BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"]
@@ -29,7 +28,7 @@ _DYNAMIC = ["dynamic_sampling", "dynamic_sampling_tries", "dynamic_sampling_star
 GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
-    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer"],
+    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer", "probe_steps"],
     "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", *_DYNAMIC],
     "Optimisation": ["learning_rate", "beta", "seed"],
     "Generation": [
@@ -59,7 +58,6 @@ LIBRARY_OPTIONS = {
     "use_peft": "Train LoRA adapters, not all weights",
     "lora_r": "Rank of the adapters",
     "lora_target_modules": "Layers that get adapters: all-linear, or a pattern",
-    "lora_dropout": "Must be 0 for GRPO, which samples without dropout",
     "per_device_train_batch_size": "Rows of one forward and backward, of each process",
     "gradient_accumulation_steps": "Forwards of one optimiser step, of each process",
     "num_train_epochs": "Passes over the samples",
