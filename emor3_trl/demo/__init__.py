@@ -12,7 +12,7 @@ from emor3_trl.launch import count_devices
 COLD_START_DONE = Path("runs/demo/cold_start/metrics.json")
 # With one of these a call says itself what to run, or runs nothing
 _TOLD = {"--config", "--help", "-h", "--help_all"}
-_TOLD_EVALUATE = {"--model", "--models", "--data"}
+_TOLD_MODEL = {"--model", "--models", "--data"}
 
 
 def default_config(recipe: str | Path) -> Path | None:
@@ -26,7 +26,7 @@ def default_config(recipe: str | Path) -> Path | None:
     """
     recipe = Path(recipe)
     flags = {argument.split("=")[0] for argument in sys.argv[1:]}
-    if flags & (_TOLD | _TOLD_EVALUATE if recipe.stem == "evaluate" else _TOLD):
+    if flags & (_TOLD | _TOLD_MODEL if recipe.stem in ("evaluate", "app") else _TOLD):
         return None
     name, reason = _choose_config(recipe.stem)
     config = recipe.parent / "configs" / name
@@ -38,6 +38,8 @@ def _choose_config(recipe: str) -> tuple[str, str]:
     """Return the file of a bare call, and the reason: what the machine has, and what ran before."""
     if recipe == "evaluate":
         return "demo/evaluate.yaml", "no --model and no --data given"
+    if recipe == "app":
+        return "demo/app.yaml", "no --model given"
     gpus = count_devices()
     if gpus:
         reason = f"this machine has {'several GPUs' if gpus > 1 else 'one GPU'}"

@@ -46,7 +46,13 @@ class TransformersEngine:
 
     @torch.no_grad()
     def complete(
-        self, inputs: Mapping[str, torch.Tensor], *, temperature: float, max_tokens: int, seed: int
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        streamer: Any | None = None,
     ) -> list[Completion]:
         """Return one completion of each prompt; greedy at temperature 0.
 
@@ -55,6 +61,7 @@ class TransformersEngine:
             temperature: of sampling.
             max_tokens: longest completion.
             seed: sampling seed.
+            streamer: of transformers; it gets each token as it is written, of a single prompt.
         """
         options: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
@@ -67,6 +74,7 @@ class TransformersEngine:
                 max_new_tokens=max_tokens,
                 suppress_tokens=image_token_ids(self.processor) or None,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
+                streamer=streamer,
             )
         # `generate` returns a prompt of ids before the completion, and none of embeddings
         completion_ids = output[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else output

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,18 +22,20 @@ from emor3_trl.data.sources.folder_names import is_image_name
 from emor3_trl.data.sources.label_space import read_label_space
 from emor3_trl.data.sources.paths import walk_files
 from emor3_trl.emotions import LabelSpace
+from emor3_trl.evaluation.label_probabilities import MAX_LABELS
 from emor3_trl.files import read_mapping
 from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
 
 SIZES_READ = 32  # training images whose sizes are looked at
+LONGEST_LABEL = 40  # characters of a label that a person writes
+_LABEL = re.compile(rf"\w[\w '’&/-]{{0,{LONGEST_LABEL - 1}}}")
 
 
-@dataclass
-class PhotoArguments:
-    """Which images, which model, and how it is asked."""
+@dataclass(kw_only=True)
+class AskingArguments:
+    """Which model, and how it is asked about an image."""
 
-    images: list[str] = field(metadata={"help": "Images, or folders of them; they may stand before all options."})
     model: str = field(metadata={"help": "A checkpoint, a LoRA adapter or a Hub name."})
     label_space: str | None = field(
         default=None,
@@ -41,7 +44,6 @@ class PhotoArguments:
             "themselves: joy,anger,awe (default: those that the model was trained on, where its data are there)."
         },
     )
-    output_dir: str = field(default="runs/predictions", metadata={"help": "Where predictions are written."})
     base_model: str | None = field(
         default=None, metadata={"help": "The model under a LoRA adapter, if it is not where training found it."}
     )
@@ -49,30 +51,45 @@ class PhotoArguments:
         default="set",
         metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
     )
-    engine: Literal["auto", "vllm", "transformers"] = field(
-        default="auto", metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers."}
-    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Compute type. 'auto': bfloat16 on a GPU, float32 on a CPU."}
     )
     max_tokens: int | None = field(
         default=None, metadata={"help": "Longest completion in tokens (default: what fits, at most 2,048)."}
     )
-    batch_size: int = field(default=64, metadata={"help": "Images per call of the engine."})
-    reflect: bool = field(default=True, metadata={"help": "Ask the model about its own steps."})
     min_pixels: int | None = field(
         default=None, metadata={"help": "Smallest image (default: as in the model's training, else 262,144)."}
     )
     max_pixels: int | None = field(
         default=None, metadata={"help": "Largest image (default: as in the model's training, else 1,048,576)."}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "min_pixels", "max_pixels"):
+            _check_positive(name, getattr(self, name))
+
+
+@dataclass(kw_only=True)
+class PhotoArguments(AskingArguments):
+    """Which images, which model, and how it is asked."""
+
+    images: list[str] = field(metadata={"help": "Images, or folders of them; they may stand before all options."})
+    output_dir: str = field(default="runs/predictions", metadata={"help": "Where predictions are written."})
+    engine: Literal["auto", "vllm", "transformers"] = field(
+        default="auto", metadata={"help": "What generates. 'auto': vLLM if it is installed, else Transformers."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images per call of the engine."})
+    reflect: bool = field(default=True, metadata={"help": "Ask the model about its own steps."})
     overwrite: bool = field(default=False, metadata={"help": "Predict again what is finished."})
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "batch_size", "min_pixels", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}. Expected 1 or more.")
+        super().__post_init__()
+        _check_positive("batch_size", self.batch_size)
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}. Expected 1 or more.")
 
 
 def list_images(places: Sequence[str]) -> list[str]:
@@ -112,7 +129,7 @@ def find_training_data(model: str) -> Dataset | None:
     return None
 
 
-def choose_label_space(args: PhotoArguments, training: Dataset | None) -> LabelSpace:
+def choose_label_space(args: AskingArguments, training: Dataset | None) -> LabelSpace:
     """Return the emotions that the model chooses from.
 
     Raises:
@@ -126,11 +143,29 @@ def choose_label_space(args: PhotoArguments, training: Dataset | None) -> LabelS
             )
         return LabelSpace.of(training[0]["label_space"])
     if "," in args.label_space and not args.label_space.endswith((".yaml", ".yml")):
-        return LabelSpace("named", tuple(label.strip() for label in args.label_space.split(",")))
+        return read_labels(args.label_space)
     return read_label_space(args.label_space)[0]
 
 
-def choose_budget(args: PhotoArguments, training: Dataset | None) -> Budget:
+def read_labels(text: str) -> LabelSpace:
+    """Return the label space that a person writes as joy, anger, awe.
+
+    Raises:
+        ValueError: if that makes no label space, or a label holds what no word has: a prompt's control tokens, say.
+    """
+    labels = tuple(label.strip() for label in re.split(r"[,;\n]", text) if label.strip())
+    strange = next((label for label in labels if not _LABEL.fullmatch(label)), None)
+    if strange is not None:
+        raise ValueError(
+            f"The label '{strange[:60]}' is not a word or a few words of at most {LONGEST_LABEL} letters. Expected "
+            "labels as in joy, anger, awe."
+        )
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"There are {len(labels)} labels. Expected {MAX_LABELS} at most.")
+    return LabelSpace("named", labels)
+
+
+def choose_budget(args: AskingArguments, training: Dataset | None) -> Budget:
     """Return how large images are shown: as large as those of the training, unless the user says otherwise.
 
     Raises:

@@ -59,26 +59,38 @@ def write_photo_page(
     write_text(path, "\n".join([*parts, "</body></html>\n"]))
 
 
-def _show_prediction(prediction: Prediction, image: Image.Image) -> str:
-    steps = [prediction.trigger, prediction.feeling, prediction.conclusion]
-    texts = [step for step in steps if step is not None] or [prediction.completion]
-    notes = [f"Does step 1 describe the image? {prediction.consistency_answer}."] * bool(prediction.consistency_answer)
-    notes += [f"Steps 1 and 2 speak of {prediction.coherence_answer}."] * bool(prediction.coherence_answer)
+def format_probabilities(prediction: Prediction) -> str:
+    """Return the probability of each label as HTML: a list of bars, the most probable first; empty without them."""
     shares = zip(prediction.label_space, prediction.label_probabilities or (), strict=False)
     bars = "".join(
         f"<dt>{html.escape(label)}</dt><dd><meter value='{share:.4f}' aria-label='{html.escape(label)}'></meter></dd>"
         f"<dd>{share:.2f}</dd>"
         for label, share in sorted(shares, key=lambda pair: -pair[1])
     )
+    return f"<dl>{bars}</dl>" if bars else ""
+
+
+def describe_reflection(prediction: Prediction) -> str:
+    """Return what the model answers about its own steps, as text; empty where it was not asked."""
+    notes = [f"Does step 1 describe the image? {prediction.consistency_answer}."] * bool(prediction.consistency_answer)
+    notes += [f"Steps 1 and 2 speak of {prediction.coherence_answer}."] * bool(prediction.coherence_answer)
+    return " ".join(notes)
+
+
+def _show_prediction(prediction: Prediction, image: Image.Image) -> str:
+    steps = [prediction.trigger, prediction.feeling, prediction.conclusion]
+    texts = [step for step in steps if step is not None] or [prediction.completion]
     paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
     return (
-        f"<article><img alt='{html.escape(Path(prediction.id).name)}' src='{_encode_thumbnail(image)}'><div>"
+        f"<article><img alt='{html.escape(Path(prediction.id).name)}' src='{encode_thumbnail(image)}'><div>"
         f"<h2>{html.escape(prediction.answer or 'no answer')}</h2><small>{html.escape(prediction.id)}</small>"
-        f"{paragraphs}<dl>{bars}</dl><small>{html.escape(' '.join(notes))}</small></div></article>"
+        f"{paragraphs}{format_probabilities(prediction)}<small>{html.escape(describe_reflection(prediction))}</small>"
+        "</div></article>"
     )
 
 
-def _encode_thumbnail(image: Image.Image) -> str:
+def encode_thumbnail(image: Image.Image) -> str:
+    """Return an image as the address of a small JPEG that holds its data."""
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
         pytest.param("cold_start", 0, True, "demo/cold_start.yaml", "no GPU here", id="cold start, CPU"),
         pytest.param("cold_start", 1, False, "qwen2_5_vl_3b/emoset_cold_start.yaml", "one GPU", id="cold start, GPU"),
         pytest.param("evaluate", 1, False, "demo/evaluate.yaml", "no --model", id="evaluation"),
+        pytest.param("app", 1, False, "demo/app.yaml", "no --model", id="page"),
     ],
 )
 def test_a_bare_call_runs_what_the_machine_can(
@@ -50,6 +51,7 @@ def test_a_bare_call_runs_what_the_machine_can(
         ("evaluate", "--model"),
         ("evaluate", "--models=runs/mine"),
         ("evaluate", "--data"),
+        ("app", "--model"),
     ],
 )
 def test_a_call_that_says_what_to_run_gets_no_other(

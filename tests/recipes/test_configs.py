@@ -26,8 +26,9 @@ from emor3_trl.run.command_line import UserError, parse_arguments
 from emor3_trl.run.plan import estimate_memory, read_shape
 
 ROOT = Path(__file__).parents[2]
-# A scale of the grid is no run: tests/reproduce/test_scales.py reads those
-CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*/*.yaml") if path.stem != "reproduce")
+# A scale of the grid is no run (tests/reproduce/test_scales.py reads those), nor is a page (tests/recipes/test_app.py)
+NO_RUN = ("reproduce", "app")
+CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*/*.yaml") if path.stem not in NO_RUN)
 EVALUATIONS = [path for path in CONFIGS if "models" in yaml.safe_load(path.read_text())]
 REAL = [path for path in CONFIGS if path.parent.name != "demo" and path not in EVALUATIONS]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))

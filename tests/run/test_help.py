@@ -16,7 +16,7 @@ from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.help import COLD_START_OPTIONS, GRPO_OPTIONS, OptionGroups, describe_options, show_default
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-NAMES = ["grpo", "cold_start", "evaluate", "prepare_data", "report", "predict", "export", "reproduce"]
+NAMES = ["grpo", "cold_start", "evaluate", "prepare_data", "report", "predict", "app", "export", "reproduce"]
 GRPO = (GRPOArguments, ModelConfig, EmoR3Config)
 COLD_START = (RunArguments, ModelConfig, ColdStartConfig)
 SCREENS = [pytest.param(GRPO, GRPO_OPTIONS, id="grpo"), pytest.param(COLD_START, COLD_START_OPTIONS, id="cold_start")]
