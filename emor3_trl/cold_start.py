@@ -25,6 +25,7 @@ from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.groups.checks import check_model_settings
+from emor3_trl.model_card.trainer import CardTrainer
 from emor3_trl.prompts import answer_text, prompt_text
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
@@ -79,8 +80,8 @@ class ColdStartConfig(SFTConfig):
         check_evaluation(self)
 
 
-class ColdStartTrainer(FiniteTrainer, ResumableTrainer, SFTTrainer):
-    """TRL's `SFTTrainer`; a resumed run ends as an uninterrupted one, and what is not finite stops it."""
+class ColdStartTrainer(CardTrainer, FiniteTrainer, ResumableTrainer, SFTTrainer):
+    """TRL's `SFTTrainer`: a resumed run ends as an uninterrupted one, what is not finite stops it, its card is its own."""
 
 
 def draw_balanced_sample(dataset: Dataset, n: int | None, seed: int = 1) -> Dataset:
@@ -177,6 +178,8 @@ def build_cold_start_trainer(
     trainer = ColdStartTrainer(
         model=model, args=args, train_dataset=examples, processing_class=processing_class, **kwargs
     )
+    trainer.labels = LabelSpace.of(train_dataset[0]["label_space"]).labels
+    trainer.question = prompt_text("direct", trainer.labels)
     untrained = settle_vision_tower(trainer.model, args.freeze_vision_tower)
     if untrained and trainer.accelerator.is_main_process:
         logger.warning(untrained)

@@ -6,6 +6,9 @@ It stands on `GroupTrainer`, which makes the step cheap. What differs from it:
 - `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rollout;
 - `log` judges the alarms on what it logs (`diagnostics.trainer`);
 - `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`).
+- `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rewards;
+- `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`);
+- `create_model_card` and `_save_checkpoint` write a card of the run's own facts (`model_card.trainer`).
 
 A prompt that leaves no room for its completion is refused before a model loads (`context_length`).
 """
@@ -37,6 +40,7 @@ from emor3_trl.engines.vllm import VLLMEngine
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.groups.trainer import GroupTrainer
 from emor3_trl.launch import check_reference, weights_sharded, world_size
+from emor3_trl.model_card.trainer import CardTrainer
 from emor3_trl.named_rewards import list_reward_columns, use_named_rewards
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.rewards import ANSWERS, completion_text, reward_functions
@@ -45,7 +49,7 @@ from emor3_trl.thinking import parse
 logger = logging.getLogger(__name__)
 
 
-class EmoR3Trainer(DiagnosedTrainer, GroupTrainer):
+class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
     """GRPO with Structured Emotional Thinking and the Reflective Emotional Reward (paper, Sec. 3, Algorithm 1).
 
     Args:
@@ -113,6 +117,7 @@ class EmoR3Trainer(DiagnosedTrainer, GroupTrainer):
             _check_columns(f"{part}_dataset", dataset, self._needed_columns)
         check_context(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
+        self.learn_question(train_dataset)  # for its card
         if processing_class is None:  # TRL has loaded it
             check_context(datasets, self.processing_class, args, self.model)
         for policy in self._policies():

@@ -95,6 +95,7 @@ def main() -> None:
     metrics |= {f"{name}_before": value for name, value in before.items()}
     metrics |= {f"{name}_after": value for name, value in after.items()}
     opened.folder.write_metrics(metrics)
+    trainer.create_model_card(opened.folder.path.name)
     if trainer.accelerator.is_main_process:
         print_change(before, after, args)
 

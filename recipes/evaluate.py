@@ -38,6 +38,7 @@ from emor3_trl.evaluation.prediction import Prediction, load_predictions, predic
 from emor3_trl.evaluation.sepm import check_family
 from emor3_trl.evaluation.tracking import log_to_wandb
 from emor3_trl.files import check_room, write_json
+from emor3_trl.model_card.trainer import renew_model_card
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
@@ -135,6 +136,7 @@ def evaluate(
     save_confusions(name, greedy, folder.path)
     save_calibration(name, greedy, folder.path)
     folder.write_metrics(metrics)
+    renew_model_card(Path(model), folder.path)
     shutil.rmtree(journals)
     if "wandb" in args.report_to:
         log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)

@@ -12,9 +12,9 @@ from pathlib import Path
 from transformers import AutoProcessor, GenerationConfig
 
 from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, whole_checkpoint
-from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.files import check_room
-from emor3_trl.report.model_card import gather_facts, write_model_card
+from emor3_trl.model_card.card import format_model_card, write_model_card
+from emor3_trl.model_card.facts import Weights, describe_decoding, gather_facts, read_decoding
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -58,12 +58,11 @@ def main() -> None:
             for file in Path(whole).glob(pattern):
                 shutil.copy(file, unfinished)
         processor = AutoProcessor.from_pretrained(whole, padding_side="left")
+        stock = read_decoding(whole, processor)
     processor.save_pretrained(unfinished)
-    build_generation_config(processor, int(facts.config.get("max_completion_length") or 2048)).save_pretrained(
-        unfinished
-    )
+    GenerationConfig(**describe_decoding(stock, processor, facts.config)).save_pretrained(unfinished)
+    write_model_card(format_model_card(facts, output.name, Weights(output.name)), unfinished)
     unfinished.rename(output)
-    write_model_card(facts, output)
     print(f"Written to {output}: weights, processor, generation_config.json, README.md (read it before you pass it on)")
     if args.push_to_hub:
         from huggingface_hub import HfApi
@@ -72,18 +71,6 @@ def main() -> None:
             HfApi().create_repo(args.push_to_hub, private=True, exist_ok=True)
             HfApi().upload_folder(repo_id=args.push_to_hub, folder_path=str(output))
         print(f"Uploaded to {args.push_to_hub}, which is private")
-
-
-def build_generation_config(processor: AutoProcessor, max_tokens: int) -> GenerationConfig:
-    """Return how the model is decoded, as evaluation does it: greedily, and without image tokens."""
-    tokenizer = processor.tokenizer
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=image_token_ids(processor),
-    )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def main() -> None:
     save_model(trainer, opened.processor, model.use_peft)
     rewards = reward_quarters(trainer.state.log_history)
     opened.folder.write_metrics({**result.metrics, **rewards, **(validation.find_best() if validation else {})})
+    trainer.create_model_card(opened.folder.path.name)
     if rewards and trainer.accelerator.is_main_process:
         first, last = rewards.values()
         print(

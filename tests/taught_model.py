@@ -1,4 +1,4 @@
-"""A tiny model that has learnt by heart to write one completion about any of the tiny pictures."""
+"""A tiny model that has learnt by heart to write one completion about a tiny picture."""
 
 from pathlib import Path
 
@@ -11,26 +11,25 @@ from emor3_trl.engines.transformers import padded_inputs
 from emor3_trl.prompts import prompt_text, render
 
 
-def teach_tiny_model(folder: Path, completion: str, labels: list[str], steps: int = 120) -> Path:
-    """Build a tiny model, and teach it to write a completion and end there, under the structured prompt."""
+def teach_tiny_model(folder: Path, completion: str, labels: list[str]) -> Path:
+    """Build a tiny model, and teach its language model to write a completion about a picture, and to end there."""
     build_tiny_model(folder)
     processor = AutoProcessor.from_pretrained(folder, padding_side="left")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    images = tiny_pictures(3)
     completion_ids = [*QuestionEncoder(processor).data_ids(completion), processor.tokenizer.eos_token_id]
-    prompts = [render(processor, prompt_text("set", labels))] * len(images)
-    inputs = padded_inputs(processor, prompts, [completion_ids] * len(images), images)
+    prompt = render(processor, prompt_text("set", labels))
+    inputs = padded_inputs(processor, [prompt], [completion_ids], tiny_pictures(1))
     targets = inputs["input_ids"].clone()
     targets[:, : -len(completion_ids)] = -100
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    model.train()
-    for _ in range(steps):
+    weights = list(model.model.language_model.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-2, betas=(0.9, 0.95))
+    for _ in range(150):
         loss = model(**inputs, labels=targets).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
         optimizer.zero_grad()
-        if loss.item() < 0.01:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        if loss.item() < 0.02:
             break
     model.save_pretrained(folder)
     return folder

@@ -75,6 +75,8 @@ HOOKS = [
     ),
     pytest.param(Trainer._finalize_training, ["trial", "num_train_samples", "start_time"]),
     pytest.param(Trainer._save_checkpoint, ["model", "trial"]),
+    pytest.param(GRPOTrainer.create_model_card, ["model_name", "dataset_name", "tags"]),
+    pytest.param(SFTTrainer.create_model_card, ["model_name", "dataset_name", "tags"]),
     pytest.param(Trainer._save_rng_state, ["output_dir"]),
     pytest.param(Trainer._load_rng_state, ["checkpoint"]),
     pytest.param(Trainer._save, ["output_dir", "state_dict"]),

@@ -72,7 +72,7 @@ def answer_picture(
     picture = ""
 
     def show(status: str, fault: bool = False) -> tuple[str, str]:
-        answers = [format_answer(model, progress[model.name]) for model in models] if picture else []
+        answers = [format_answer(asked, progress[asked.name]) for asked in models] if picture else []
         return _format_status(status, fault), _join(answers, picture)
 
     try:
@@ -84,9 +84,10 @@ def answer_picture(
         for model in models:
             choose_length(model, photos, asking)
         for model in models:
-            for progress[model.name] in ask_model(model, photos, asking):
+            for step in ask_model(model, photos, asking):
+                progress[model.name] = step
                 yield show(f"{model.name} answers.")
-        said = (f"{name}: {step.prediction.answer or 'no answer'}" for name, step in progress.items() if step)
+        said = (f"{name}: {last.prediction.answer or 'no answer'}" for name, last in progress.items() if last)
         yield show(f"Done. {', '.join(said)}.")
     except ValueError as error:
         yield show(" ".join(str(error).split()), fault=True)

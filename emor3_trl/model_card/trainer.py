@@ -1,0 +1,95 @@
+"""Writes a run's card where TRL would write its own: into the run's folder, and into each checkpoint.
+
+`CardTrainer` is mixed into a trainer of TRL. What differs from TRL, by the hook:
+
+- `create_model_card` writes the run's card; TRL's knows neither the base model nor what the model is asked;
+- `_save_checkpoint` writes it into the checkpoint, too.
+"""
+
+import importlib.metadata
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from emor3_trl.emotions import LabelSpace
+from emor3_trl.files import read_mapping
+from emor3_trl.model_card.card import format_model_card, write_model_card
+from emor3_trl.model_card.facts import RunFacts, find_weights, gather_facts, read_manifest
+from emor3_trl.prompts import prompt_text
+
+logger = logging.getLogger(__name__)
+PAPER_REWARDS = {f"{name}_reward" for name in ("accuracy", "consistency", "coherence", "format")}  # the paper's
+_CURE = "Start the run again."
+
+
+class CardTrainer(Trainer):
+    """Writes the run's own model card; mix it in before a trainer of TRL.
+
+    Attributes:
+        labels: the label space that is trained on; None leaves the card to TRL.
+        question: what the model is asked about a picture.
+    """
+
+    labels: tuple[str, ...] | None = None
+    question: str = ""
+
+    def create_model_card(self, model_name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Write the card into the run's folder."""
+        if self.labels is None:
+            super().create_model_card(model_name, *args, **kwargs)
+        else:
+            self._write_card(Path(self.args.output_dir), model_name)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.labels is not None and folder.is_dir():
+            self._write_card(folder, f"{Path(self.args.output_dir).name}, step {self.state.global_step}")
+
+    def learn_question(self, dataset: Any) -> None:
+        """Take label space and question from the first training row, where it has them."""
+        if isinstance(dataset, Dataset) and len(dataset) and {"label_space", "prompt"} <= set(dataset.column_names):
+            row = dataset.select_columns(["label_space", "prompt"])[0]
+            self.labels = LabelSpace.of(row["label_space"]).labels
+            prompt = row["prompt"]
+            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            self.question = text if isinstance(text, str) else prompt_text("set", self.labels)
+
+    def _write_card(self, folder: Path, name: str | None) -> None:
+        if self.is_world_process_zero():
+            facts = self._gather_facts()
+            weights = find_weights(folder, facts.config)
+            write_model_card(format_model_card(facts, name or folder.name, weights), folder)
+
+    def _gather_facts(self) -> RunFacts:
+        """Return what the run's files say; of a run that Python code started, what its arguments say."""
+        run = Path(self.args.output_dir)
+        read = {
+            name: read_mapping(run / name, _CURE) if (run / name).is_file() else {}
+            for name in ("config.yaml", "environment.json", "metrics.json")
+        }
+        config, environment = read["config.yaml"], read["environment.json"]
+        if not config:
+            base = getattr(self.model.config, "_name_or_path", None)
+            names = set(getattr(self, "reward_func_names", PAPER_REWARDS))
+            config = self.args.to_dict() | {"rewards": None if names == PAPER_REWARDS else sorted(names)}
+            config |= {"model_name_or_path": base, "use_peft": is_peft_model(self.model)}
+        if not environment:
+            environment = {"versions": {name: importlib.metadata.version(name) for name in ("emor3_trl", "trl")}}
+        data = read_manifest(config["data"]) if config.get("data") else {}
+        return RunFacts(config, environment, self.labels or (), self.question, data, read["metrics.json"])
+
+
+def renew_model_card(run: Path, evaluation: Path) -> None:
+    """Write the metrics of an evaluation into the card of the run whose model it is of; a person's own card stays."""
+    if (run / "README.md").is_file() and (run / "config.yaml").is_file() and (run / "metrics.json").is_file():
+        try:
+            facts = gather_facts(run, evaluation)
+            write_model_card(format_model_card(facts, run.name, find_weights(run, facts.config)), run)
+        except (OSError, ValueError) as error:  # the evaluation itself is finished
+            logger.warning("The model card in '%s' stays as it is: %s", run, error)
