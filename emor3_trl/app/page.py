@@ -1,4 +1,4 @@
-"""The page: a picture and a list of labels go in, and the models' answers appear side by side while they are written."""
+"""The page: a picture and labels go in, and the answers of the models appear side by side while they are written."""
 
 import html
 import logging
