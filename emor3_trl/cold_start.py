@@ -81,7 +81,7 @@ class ColdStartConfig(SFTConfig):
 
 
 class ColdStartTrainer(CardTrainer, FiniteTrainer, ResumableTrainer, SFTTrainer):
-    """TRL's `SFTTrainer`: a resumed run ends as an uninterrupted one, what is not finite stops it, the card is its own."""
+    """TRL's `SFTTrainer`: a resumed run ends as an uninterrupted one, what is not finite stops it, its card is ours."""
 
 
 def draw_balanced_sample(dataset: Dataset, n: int | None, seed: int = 1) -> Dataset:

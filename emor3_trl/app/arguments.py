@@ -46,6 +46,6 @@ def choose_port(port: int) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise OSError(
-                f"port is {port}, which cannot be opened ({error.strerror}). Choose another --port, or 0 for a free one."
+                f"port is {port}, which cannot be opened ({error.strerror}). Choose another --port; 0 takes a free one."
             ) from None
         return int(probe.getsockname()[1])

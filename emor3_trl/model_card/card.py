@@ -47,7 +47,7 @@ def format_model_card(facts: RunFacts, name: str, weights: Weights) -> str:
     config, versions = facts.config, facts.environment.get("versions", {})
     base = config.get("model_name_or_path")
     method = "Cold-Start-Emo (SFT on answers)" if "num_samples" in config else _name_method(config)
-    start = [f"- started {facts.environment['started']}, commit {facts.environment.get('commit')}"]
+    start = facts.environment.get("started")
     lines = [
         "---", "library_name: transformers", "pipeline_tag: image-text-to-text",
         *([f"base_model: {json.dumps(base)}"] if base else []),
@@ -59,7 +59,7 @@ def format_model_card(facts: RunFacts, name: str, weights: Weights) -> str:
         "## Training", "",
         *_format_data(facts),
         *(f"- {key}: {config[key]}" for key in _list_settings(config)),
-        *(start if "started" in facts.environment else []), "",
+        *([f"- started {start}, commit {facts.environment.get('commit')}"] if start else []), "",
         *_format_training(facts.training),
         *_format_metrics(facts),
         _LIMITS,

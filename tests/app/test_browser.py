@@ -1,18 +1,15 @@
 """The page of recipes/app.py in a real browser, with two tiny models: one writes the steps, the other is hostile."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from browser import find_browser, open_browser
 from PIL import Image
+from served_app import DONE, drop, find_violations, open_app, serve
 from taught_model import teach_tiny_model
 from tiny_model import gold_completion, tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
-
-sys.path.insert(0, str(Path(__file__).parent))
-from serving import DONE, drop, find_violations, open_app, serve
 
 from emor3_trl.data.pictures import Budget
 from emor3_trl.emotions import LabelSpace
@@ -92,9 +89,8 @@ def test_a_dropped_picture_is_answered_step_by_step_by_both_models(view, place: 
     for text, step in zip(steps, (expected.trigger, expected.feeling, expected.conclusion), strict=True):
         assert text.endswith(step)
     assert expected.label_probabilities is not None
-    shown = dict(
-        zip(good.locator("dt").all_inner_texts(), good.locator("dd:last-of-type, dt + dd + dd").all_inner_texts())
-    )
+    numbers = good.locator("dd:nth-of-type(even)").all_inner_texts()
+    shown = dict(zip(good.locator("dt").all_inner_texts(), numbers, strict=True))
     assert shown == {label: f"{share:.2f}" for label, share in zip(LABELS, expected.label_probabilities, strict=True)}
     assert f"Does step 1 describe the image? {expected.consistency_answer}." in good.inner_text()
     assert "transformers (float32, cpu)" in page.inner_text("#head")

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 import torch
 from recipe_commands import ENVIRONMENT, RecipeRunner, command, finish
 from tiny_model import tiny_pictures
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from emor3_trl.checkpoints import whole_checkpoint
 from emor3_trl.engines.transformers import TransformersEngine
+from emor3_trl.evaluation.prediction import load_predictions
 from emor3_trl.prompts import prompt_text
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +125,33 @@ def test_an_adapter_is_merged_into_its_base(place: Path, export: RecipeRunner) -
     assert all(torch.equal(exported[name], weight) for name, weight in expected.items())
 
 
+def test_an_exported_model_predicts_what_the_run_s_does(
+    place: Path, export: RecipeRunner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert export(place, "--model", "run", "--output_dir", "same").returncode == 0
+    evaluate = RecipeRunner("evaluate", monkeypatch, capsys)
+    options = ["--splits", "train", "--engine", "transformers", "--max_tokens", "8"]
+    assert evaluate(place, "--model", "same", "--data", "data", *options).returncode == 0
+    run, exported = (
+        load_predictions(place / "runs" / "evaluation" / name / "predictions.parquet") for name in ("run", "same")
+    )
+    assert len(run) == 8
+    assert exported == run
+
+
+def test_each_token_that_ends_a_text_still_does(place: Path, export: RecipeRunner) -> None:
+    shutil.copytree(place / "run", place / "two_ends")
+    stock = json.loads((place / "run" / "generation_config.json").read_text())
+    ends = [stock["eos_token_id"], stock["pad_token_id"]]  # as Qwen2.5-VL has it
+    settings = {"eos_token_id": ends, "repetition_penalty": 1.05, "do_sample": True, "temperature": 0.1}
+    (place / "two_ends" / "generation_config.json").write_text(json.dumps(stock | settings))
+    assert export(place, "--model", "two_ends", "--output_dir", "ends").returncode == 0
+    exported = GenerationConfig.from_pretrained(place / "ends")
+    assert exported.eos_token_id == ends
+    assert not exported.do_sample
+    assert exported.repetition_penalty in (None, 1.0)
+
+
 @pytest.mark.slow
 def test_vllm_serves_an_exported_model(place: Path, export: RecipeRunner) -> None:
     export(place, "--model", "run", "--output_dir", "served")
@@ -131,9 +160,14 @@ def test_vllm_serves_an_exported_model(place: Path, export: RecipeRunner) -> Non
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "served", "--port", str(port)]
-    server += ["--enforce-eager", "--max-model-len", "512", "--dtype", "float32"]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+    card = (place / "served" / "README.md").read_text()
+    (line,) = re.findall(r"^# on a CPU:\n(.*)$", card, re.M)  # the command that the card names
+    *variables, program, action, folder = line.split(" --")[0].split()
+    assert (program, action, folder) == ("vllm", "serve", "served")
+    server = [str(Path(sys.executable).with_name("vllm")), *line.split()[len(variables) + 1 :]]
+    server += ["--host", "localhost", "--port", str(port)]
+    settings = dict(variable.split("=") for variable in variables)
+    settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}  # not all cores, and sooner
     process = subprocess.Popen(
         server, cwd=place, env=ENVIRONMENT | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
