@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 
 from emor3_trl.data import load_split
@@ -27,6 +29,16 @@ from emor3_trl.files import read_mapping
 from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
 
+_WRITTEN_AT_ONCE = 16
+_PHOTO = Features(
+    {
+        "id": Value("string"),
+        "image": ImageFeature(),
+        "emotion": Value("string"),
+        "label_space": List(Value("string")),
+        "prompt": List({"role": Value("string"), "content": Value("string")}),
+    }
+)
 SIZES_READ = 32  # training images whose sizes are looked at
 LONGEST_LABEL = 40  # characters of a label that a person writes
 _LABEL = re.compile(rf"\w[\w '’&/-]{{0,{LONGEST_LABEL - 1}}}")
@@ -184,7 +196,7 @@ def choose_budget(args: AskingArguments, training: Dataset | None) -> Budget:
 def read_photos(
     files: Sequence[str], space: LabelSpace, budget: Budget, prompt_style: PromptStyle
 ) -> tuple[Dataset, dict[str, str]]:
-    """Read images as preparation does; all of them are held in memory, a quarter of a megabyte each.
+    """Read images as preparation does; they lie in a temporary file, of which memory holds what is looked at.
 
     Args:
         files: the images.
@@ -206,20 +218,21 @@ def read_photos(
         except Unusable as reason:
             return reason
 
-    with ThreadPoolExecutor() as threads:
-        bar = tqdm(threads.map(read_photo, files), total=len(files), desc="reading", unit="picture", leave=False)
-        contents = dict(zip(files, bar, strict=True))
     prompt = [{"role": "user", "content": prompt_text(prompt_style, space.labels)}]
-    rows = [
-        {"id": file, "image": {"bytes": content, "path": None}, "emotion": "", "label_space": list(space.labels)}
-        for file, content in contents.items()
-        if isinstance(content, bytes)
-    ]
-    faults = {
-        escape_controls(file): str(content) for file, content in contents.items() if isinstance(content, Unusable)
-    }
-    photos = Dataset.from_list([{**row, "prompt": prompt} for row in rows])
-    return (photos.cast_column("image", ImageFeature()) if rows else photos), faults
+    asked = {"emotion": "", "label_space": list(space.labels), "prompt": prompt}
+    faults: dict[str, str] = {}
+    with TemporaryDirectory(prefix="emor3-photos-") as scratch, ThreadPoolExecutor() as threads:
+        place = str(Path(scratch, "photos.arrow"))
+        contents = threads.map(read_photo, files)
+        bar = tqdm(contents, total=len(files), desc="reading", unit="picture", leave=False, disable=len(files) == 1)
+        with ArrowWriter(path=place, features=_PHOTO, writer_batch_size=_WRITTEN_AT_ONCE) as writer:
+            for file, content in zip(files, bar, strict=True):
+                if isinstance(content, bytes):
+                    writer.write({"id": file, "image": {"bytes": content, "path": None}, **asked})
+                else:
+                    faults[escape_controls(file)] = str(content)
+            writer.finalize()
+        return Dataset.from_file(place), faults  # it is mapped: the name may go, the data stay until nobody looks
 
 
 def _is_text(name: str) -> bool:

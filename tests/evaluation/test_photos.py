@@ -1,10 +1,12 @@
 """Images of one's own: which there are, and what they are asked."""
 
 import os
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image
@@ -90,3 +92,20 @@ def test_the_page_takes_one_image_at_a_time(tmp_path: Path) -> None:
 
     write_photo_page("Emotions", predictions, open_images(), {}, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("<article>") == 6
+
+
+def test_a_folder_of_many_images_takes_the_memory_of_a_few(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (196, 196, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")  # noise, which is stored as large as it is
+    size, count = (tmp_path / "0.png").stat().st_size, 150
+    files = [str(tmp_path / f"{number}.png") for number in range(count)]
+    for file in files[1:]:
+        os.link(files[0], file)
+    tracemalloc.start()
+    photos, faults = read_photos(files, LabelSpace.of(SPACE), Budget(196 * 196, 196 * 196), "set")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < count * size / 2
+    assert not faults
+    assert list(photos["id"]) == files
+    assert np.array_equal(np.asarray(photos[count - 1]["image"]), pixels)

@@ -162,7 +162,7 @@ class FolderImages:
             if status.st_size > MAX_FILE_BYTES:
                 raise Unusable(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read(MAX_FILE_BYTES)
+                return file.read(status.st_size)  # of more, that much memory would be set aside
         except OSError as error:
             raise Unusable(f"cannot be read: {error.strerror}") from None
         finally:
