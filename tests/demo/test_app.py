@@ -28,12 +28,11 @@ def stored() -> dict[str, Prediction]:
         }
         for name in ("emo_r3", "base")
     }
-    picture = next(
-        id
-        for id, row in models["emo_r3"].items()
-        if row.correct and models["base"][id].answer not in (None, row.answer)
-    )
-    return {name: rows[picture] for name, rows in models.items()}
+    base = models["base"]
+    changed = [
+        row for row in models["emo_r3"].values() if row.correct and base[row.id].answer not in (None, row.answer)
+    ]
+    return {name: rows[changed[0].id] for name, rows in models.items()}
 
 
 def test_the_bare_call_shows_what_the_evaluation_stored(stored: dict[str, Prediction], tmp_path: Path) -> None:
