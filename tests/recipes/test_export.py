@@ -161,12 +161,11 @@ def test_vllm_serves_an_exported_model(place: Path, export: RecipeRunner) -> Non
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     card = (place / "served" / "README.md").read_text()
-    (line,) = re.findall(r"^# on a CPU:\n(.*)$", card, re.M)  # the command that the card names
-    *variables, program, action, folder = line.split(" --")[0].split()
-    assert (program, action, folder) == ("vllm", "serve", "served")
-    server = [str(Path(sys.executable).with_name("vllm")), *line.split()[len(variables) + 1 :]]
-    server += ["--host", "localhost", "--port", str(port)]
-    settings = dict(variable.split("=") for variable in variables)
+    (line,) = re.findall(r"^# the same server on a CPU.*\n(.*)$", card, re.M)  # the command that the card names
+    variable, program, *words = line.split()
+    assert (program, words[2:4]) == ("python", ["--model", "served"])
+    server = [sys.executable, *words, "--host", "localhost", "--port", str(port)]
+    settings = dict([variable.split("=")])
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}  # not all cores, and sooner
     process = subprocess.Popen(
         server, cwd=place, env=ENVIRONMENT | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
