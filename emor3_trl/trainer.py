@@ -5,8 +5,6 @@ It stands on `GroupTrainer`, which makes the step cheap. What differs from it:
 - `_generate` asks the policy both reflection questions while the engine is awake, and writes the answers into the rows;
 - `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rollout;
 - `log` judges the alarms on what it logs (`diagnostics.trainer`);
-- `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`).
-- `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rewards;
 - `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`);
 - `create_model_card` and `_save_checkpoint` write a card of the run's own facts (`model_card.trainer`).
 
