@@ -157,9 +157,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
-        start = perf_counter()
         output = super()._generate(prompts)
-        self._log_metric("rollout/seconds", perf_counter() - start)
         self._log_metric("rollout/completions", float(len(prompts) * self.accelerator.num_processes))
         texts, log_probs = [completion_text(completion) for completion in output[3]], output[4]
         scores = [score is None for row in log_probs or () for score in row]
@@ -172,7 +170,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         return output
 
     def _reflect(self, texts: list[str]) -> list[Reflection]:
-        rows = self.rollout.rows
+        rows, start = self.rollout.rows, perf_counter()
         images, spaces = [row.get("image") for row in rows], [row["label_space"] for row in rows]
         with self.open_engine() as engine:
             reflector = Reflector(engine)
@@ -181,7 +179,9 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
             probes = ask_probes(engine, images, texts, spaces, reflections, emotions) if self._is_probed() else {}
         costs = {f"reflection/{name}": float(value) for name, value in vars(reflector.last_cost).items()}
         for name, value in {**costs, **probes}.items():
-            self._log_metric(name, value)
+            if name != "reflection/seconds":  # time/reflection counts the images as well
+                self._log_metric(name, value)
+        self._log_metric("time/reflection", perf_counter() - start - probes.get("diagnostics/probe_seconds", 0.0))
         return reflections
 
     def _calculate_rewards(
@@ -194,11 +194,9 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         thoughts = [parse(text) for text in texts]
         for column in ("trigger", "feeling", "conclusion", "answer"):
             self._log_completion_extra(column, [getattr(thought, column, None) for thought in thoughts])
-        for column in ("id", "emotion"):  # which image this is about: the report follows it through the steps
+        for column in ("id", "emotion", *ANSWERS):  # id: the report follows an image through the steps
             if column in inputs[0]:
                 self._log_completion_extra(column, [row[column] for row in inputs])
-        for column in ANSWERS:
-            self._log_completion_extra(column, [row[column] for row in inputs])
         for name, value in self._diagnose(inputs, texts, thoughts, completion_ids_list, earned.cpu().numpy()).items():
             self._log_metric(name, value)
         return earned

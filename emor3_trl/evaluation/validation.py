@@ -21,7 +21,7 @@ from emor3_trl.prompts import PromptStyle
 class Validation(TrainerCallback):
     """Asks for the emotions of held-out images before the first step, every few steps, and after the last.
 
-    It logs `eval/<name>/accuracy`, `eval/<name>/format_rate` and `eval/seconds`. The model whose accuracy on the first
+    It logs `eval/<name>/accuracy`, `eval/<name>/format_rate` and `time/validation`. The model whose accuracy on the first
     data set is the highest, the earliest of several, is saved at once, and its checkpoint is kept
     (`state.best_model_checkpoint`). Nothing is drawn, so training goes on as it would without.
 
@@ -116,7 +116,7 @@ class Validation(TrainerCallback):
         control = self.trainer.control
         logs_training = control.should_log
         # Not GRPOTrainer's, which would log the unfinished training metrics with it
-        Trainer.log(self.trainer, {**metrics, "eval/seconds": perf_counter() - start})
+        Trainer.log(self.trainer, {**metrics, "time/validation": perf_counter() - start})
         control.should_log = logs_training  # what was logged here is not the step's own entry
         listed = [f"{key.removeprefix('eval/').replace('/', ' ')} {value:.3f}" for key, value in metrics.items()]
         self._say(f"Step {self.trainer.state.global_step}: {', '.join(listed)}")

@@ -31,12 +31,8 @@ logger = logging.getLogger(__name__)
 
 MEAN_LIMITS = (0.01, 0.99)  # reference: exclusive
 ACCURACY = "accuracy_reward"
-ADDED_UP = (
-    "images/",
-    "reflection/",
-    "rollout/seconds",
-    "rollout/completions",
-)  # metrics that count what a step did, in all its tries
+# Metrics that count what a step did, in all its tries
+ADDED_UP = ("images/", "reflection/", "time/", "rollout/completions")
 
 
 def has_spread(rewards: torch.Tensor) -> torch.Tensor:

@@ -45,9 +45,11 @@ from emor3_trl.groups.images import (
     split_pixels_by_row,
 )
 from emor3_trl.groups.rows import join_rows, take_rows
+from emor3_trl.upkeep.completions_table import CompletionsTableTrainer
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
+from emor3_trl.upkeep.timing import TimedTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,9 @@ class Rollout:
     rewards: torch.Tensor | None = None
 
 
-class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, PrintingTrainer):
+class GroupTrainer(
+    DynamicSampler, FiniteTrainer, ResumableTrainer, CompletionsTableTrainer, TimedTrainer, PrintingTrainer
+):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
     The arguments are those of `GRPOTrainer`, in its order. The configuration may be a `GroupConfig`, whose fields say
@@ -164,6 +168,7 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, PrintingTrai
             rows = [{**row, "images": list_images(row)} for row in rows]
         groups = number_groups(len(rows), self.accelerator.process_index * len(rows), self._group_size)
         self.rollout = Rollout(rows, groups)
+        self._log_completion_extra("group", groups)
         log_multimodal, self.log_multimodal = self.log_multimodal, False
         try:
             with process_images_once(self.processing_class, counts, repeated=not self._keeps_pixels_apart):

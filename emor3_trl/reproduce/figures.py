@@ -179,7 +179,8 @@ def _wrap_completion(row: Prediction, width: int = 56) -> str:
 def split_step(logs: Sequence[Log]) -> dict[str, float]:
     """Return the mean seconds of a step by part, the median over runs; nothing where no run logged them.
 
-    The first step of each run is left out: engines compile and caches fill in it.
+    The first step of each run is left out: engines compile and caches fill in it. Runs of version 0.2 have the
+    seconds under other names.
     """
     runs = []
     for log in logs:
@@ -187,8 +188,12 @@ def split_step(logs: Sequence[Log]) -> dict[str, float]:
         if not steps:
             continue
         whole, rollout, reflection = (
-            sum(entry.get(key, 0.0) for entry in steps) / len(steps)
-            for key in ("step_time", "rollout/seconds", "reflection/seconds")
+            sum(entry.get(key, entry.get(former, 0.0)) for entry in steps) / len(steps)
+            for key, former in (
+                ("step_time", "step_time"),
+                ("time/rollout", "rollout/seconds"),
+                ("time/reflection", "reflection/seconds"),
+            )
         )
         runs.append({"rollout": rollout, "reflection": reflection, "training": whole - rollout - reflection})
     return {part: median(run[part] for run in runs) for part in PARTS} if runs else {}

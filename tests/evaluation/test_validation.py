@@ -44,7 +44,7 @@ def test_each_validation_is_of_the_weights_of_its_step_and_training_goes_on_as_w
     assert all(torch.equal(plain[name], weight) for name, weight in validated.items())
     assert validated_steps(trainer) == [0, 2, 3]  # before the first, every second, and after the last
     assert len(logged(trainer, "loss")) == 3
-    assert logged(trainer, "eval/seconds") > [0, 0, 0]
+    assert logged(trainer, "time/validation") > [0, 0, 0]
     for step, folder in ((0, tiny_model_dir), (1, "checkpoint-2"), (2, "checkpoint-3")):
         model = AutoModelForImageTextToText.from_pretrained(tmp_path / "validated" / folder, dtype="float32")
         engine = TransformersEngine(model, trainer.processing_class)

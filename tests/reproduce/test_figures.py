@@ -26,7 +26,7 @@ def make_log(offset: float = 0.0, starved: tuple[int, ...] = ()) -> list[dict]:
             "rewards/accuracy_reward/mean": step / 10 + offset,
             "step_time": 4.0 if step > 1 else 99.0,
         }
-        entry |= {"rollout/seconds": 1.5, "reflection/seconds": 0.5}
+        entry |= {"time/rollout": 1.5, "time/reflection": 0.5}
         entry |= {"rollout/starved_share": 0.5 if step in starved else 0.0}
         log.append(entry)
         if step % 3 == 0:
