@@ -38,6 +38,7 @@ from emor3_trl.run.help import COLD_START_OPTIONS
 from emor3_trl.run.progress import show_compactly
 from emor3_trl.run.start import count_samples, open_run
 from emor3_trl.run.stopping import train_until_stopped
+from emor3_trl.run.tracking import finish_tracking, start_tracking
 
 
 @dataclass
@@ -83,6 +84,7 @@ def main() -> None:
 
     with user_errors():
         opened.folder.begin()
+    start_tracking(opened.folder, args)
     path, processor = model.model_name_or_path, opened.processor
     before = probe_checkpoint(path, args.model_init_kwargs, processor, held_out, args)
     trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=adapter)
@@ -96,6 +98,7 @@ def main() -> None:
     metrics |= {f"{name}_after": value for name, value in after.items()}
     opened.folder.write_metrics(metrics)
     trainer.create_model_card(opened.folder.path.name)
+    finish_tracking()
     if trainer.accelerator.is_main_process:
         print_change(before, after, args)
 

@@ -31,6 +31,7 @@ from emor3_trl.run.plan import describe_run
 from emor3_trl.run.progress import show_compactly
 from emor3_trl.run.start import count_samples, load_validation, open_run
 from emor3_trl.run.stopping import train_until_stopped
+from emor3_trl.run.tracking import finish_tracking, start_tracking
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
@@ -64,6 +65,7 @@ def main() -> None:
 
     with user_errors():
         opened.folder.begin()
+    start_tracking(opened.folder, args)
     trainer = EmoR3Trainer(
         model=model.model_name_or_path,
         args=args,
@@ -82,6 +84,7 @@ def main() -> None:
     rewards = reward_quarters(trainer.state.log_history)
     opened.folder.write_metrics({**result.metrics, **rewards, **(validation.find_best() if validation else {})})
     trainer.create_model_card(opened.folder.path.name)
+    finish_tracking()
     if rewards and trainer.accelerator.is_main_process:
         first, last = rewards.values()
         print(

@@ -21,8 +21,8 @@ from emor3_trl.prompts import PromptStyle
 class Validation(TrainerCallback):
     """Asks for the emotions of held-out images before the first step, every few steps, and after the last.
 
-    It logs `eval/<name>/accuracy`, `eval/<name>/format_rate` and `time/validation`. The model whose accuracy on the first
-    data set is the highest, the earliest of several, is saved at once, and its checkpoint is kept
+    It logs `eval/<name>/accuracy`, `eval/<name>/format_rate` and `time/validation`. The model whose accuracy on the
+    first data set is the highest, the earliest of several, is saved at once, and its checkpoint is kept
     (`state.best_model_checkpoint`). Nothing is drawn, so training goes on as it would without.
 
     Args:

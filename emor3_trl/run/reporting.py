@@ -4,6 +4,7 @@ import importlib.util
 import netrc
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -14,12 +15,15 @@ from emor3_trl.run.folder import hide_secrets
 from emor3_trl.run.network import can_reach
 
 WANDB_SERVER = "https://api.wandb.ai"
+# Seconds that W&B may take to begin a run and, after the last step, to send the rest of one
+WANDB_PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "120"}
 
 
 def prepare_reporting(values: dict[str, Any]) -> None:
     """Check that what a run is reported to is installed, and keep W&B from asking anything.
 
-    W&B is offline without a key or where its server cannot be reached, and its files are inside the run's folder.
+    W&B is offline without a key or where its server cannot be reached. The files of W&B and of trackio are inside the
+    run's folder.
 
     Raises:
         ImportError: if an integration is asked for and not installed.
@@ -28,6 +32,8 @@ def prepare_reporting(values: dict[str, Any]) -> None:
     report_to = values.get("report_to") or []
     report_to = [report_to] if isinstance(report_to, str) else report_to
     names = [name for name in report_to if name not in ("none", "all")]
+    if "trackio" in names and values.get("output_dir"):  # before trackio is imported, which reads it once
+        os.environ.setdefault("TRACKIO_DIR", str(Path(values["output_dir"], "trackio").absolute()))
     callbacks = dict(zip(names, get_reporting_integration_callbacks(names), strict=True))
     if "wandb" in names and importlib.util.find_spec("wandb") is None:
         raise ImportError(
@@ -45,7 +51,9 @@ def prepare_reporting(values: dict[str, Any]) -> None:
     if not {"wandb", "all"} & set(report_to) or importlib.util.find_spec("wandb") is None:
         return
     sys.argv[1:] = hide_secrets(sys.argv[1:])  # W&B keeps the command
-    if "WANDB_API_KEY" not in os.environ and not _has_wandb_login():
+    for name, seconds in WANDB_PATIENCE.items():
+        os.environ.setdefault(name, seconds)
+    if not has_wandb_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_PROJECT", "emor3_trl")
     if values.get("output_dir"):
@@ -76,6 +84,11 @@ def check_hub(values: dict[str, Any]) -> None:
         reason = f"{endpoint} cannot be reached"
     if reason:
         raise ValueError(f"{pushing[0]} is set, but {reason}. Leave it unset and push the finished folder later.")
+
+
+def has_wandb_key() -> bool:
+    """Return whether W&B has a key: in the environment, or from `wandb login`."""
+    return "WANDB_API_KEY" in os.environ or _has_wandb_login()
 
 
 def _has_wandb_login() -> bool:

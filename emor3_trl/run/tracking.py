@@ -1,0 +1,78 @@
+"""A training run in W&B and trackio: what it is called, what they are told of it, and that a resumed run goes on."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from emor3_trl.files import read_mapping, write_json
+from emor3_trl.launch import is_main_process
+from emor3_trl.run.folder import ENVIRONMENT, SECRETS, RunFolder
+
+RECORD = "tracking.json"
+PROJECT = "emor3_trl"
+
+
+def start_tracking(folder: RunFolder, args: Any) -> None:
+    """Begin a run in what the configuration reports to, or go on with that of a resumed run.
+
+    W&B is told the resolved configuration, the versions and the digests of weights and data. Where it cannot begin
+    online it is offline: `wandb sync` sends the run later.
+
+    Args:
+        folder: the run's folder, after `begin`.
+        args: the trainer's configuration; its `run_name` is set where the user gave none.
+    """
+    names = [name for name in ("wandb", "trackio") if name in (args.report_to or ())]
+    if not names or not is_main_process():
+        return
+    run_id = _choose_run_id(folder)
+    args.run_name = args.run_name or f"{folder.path.name}-{run_id}"
+    if "trackio" in names:
+        args.project = PROJECT if args.project == "huggingface" else args.project
+        if args.trackio_static_space_id is None:
+            args.trackio_static_space_id = False  # otherwise a push to the Hub would make a Space too
+    if "wandb" in names:
+        _start_wandb(folder, args, run_id)
+
+
+def finish_tracking() -> None:
+    """End the W&B run of this process, if there is one."""
+    import sys
+
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish()
+
+
+def _choose_run_id(folder: RunFolder) -> str:
+    """Return the run's id: that of the stopped run if this one goes on from its checkpoint, else a new one."""
+    record = folder.path / RECORD
+    if folder.checkpoint and record.is_file():
+        return str(read_mapping(record, "Delete it: the run goes on as a new one in W&B.")["run_id"])
+    run_id = secrets.token_hex(4)
+    write_json(record, {"run_id": run_id})
+    return run_id
+
+
+def _start_wandb(folder: RunFolder, args: Any, run_id: str) -> None:
+    import wandb
+
+    environment = read_mapping(folder.path / ENVIRONMENT, "Start the run again.")
+    config = {
+        "resolved": {key: None if key in SECRETS else value for key, value in folder.values.items()},
+        "versions": environment["versions"],
+        "sources": environment["sources"],
+    }
+    options = {"id": run_id, "name": args.run_name, "resume": "allow", "config": config}
+    try:
+        run = wandb.init(**options)
+    except wandb.errors.Error as error:
+        reason = str(error).splitlines()[0]
+        print(f"W&B is offline ({reason}). 'wandb sync' sends the run later.", flush=True)
+        os.environ["WANDB_MODE"] = "offline"
+        run = wandb.init(**options, mode="offline")
+    if folder.checkpoint and not run.starting_step:
+        # Offline, W&B does not know where the run stopped. A step logs four entries at most
+        step = int(Path(folder.checkpoint).name.removeprefix("checkpoint-"))
+        run.log({}, step=4 * (step + 1), commit=False)
