@@ -36,7 +36,7 @@ from emor3_trl.evaluation.metrics import average_accuracies, summarise_predictio
 from emor3_trl.evaluation.plots import save_calibration, save_confusions
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, predict_emotions, save_predictions
 from emor3_trl.evaluation.sepm import check_family
-from emor3_trl.evaluation.tracking import log_to_wandb
+from emor3_trl.evaluation.tracking import log_evaluation
 from emor3_trl.files import check_room, write_json
 from emor3_trl.model_card.trainer import renew_model_card
 from emor3_trl.printing import escape_controls
@@ -138,8 +138,7 @@ def evaluate(
     folder.write_metrics(metrics)
     renew_model_card(Path(model), folder.path)
     shutil.rmtree(journals)
-    if "wandb" in args.report_to:
-        log_to_wandb(name, folder.values, metrics, predictions, datasets, folder.path)
+    log_evaluation(args.report_to, name, folder.values, metrics, greedy, datasets, folder.path)
     for split in datasets:
         keys = ("accuracy", "accuracy_low", "accuracy_high", "format_rate")
         accuracy, low, high, form = (metrics[f"eval/{split}/{key}"] for key in keys)

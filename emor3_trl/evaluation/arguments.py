@@ -79,7 +79,7 @@ class EvaluationArguments:
     seed: int = field(default=1, metadata={"help": "Seed of sampling and of the choice of pictures."})
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
-        metadata={"help": "'wandb' also logs metrics and completions with pictures (offline without a key)."},
+        metadata={"help": "'wandb' (offline without a key) and 'trackio' log metrics and completions with pictures."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Evaluate again what is finished."})
 
@@ -102,9 +102,9 @@ class EvaluationArguments:
                 f"temperature is {self.temperature}. Expected more than 0: a greedy completion is always written, and "
                 "--sampled draws more at this temperature."
             )
-        unknown = set(self.report_to) - {"none", "wandb"}
+        unknown = set(self.report_to) - {"none", "wandb", "trackio"}
         if unknown:
-            raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb'.")
+            raise ValueError(f"report_to is {self.report_to}. Expected 'none' or 'wandb', or 'trackio'.")
 
 
 def choose_options(args: EvaluationArguments) -> tuple[PredictionOptions, PredictionOptions]:

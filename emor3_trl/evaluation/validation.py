@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from emor3_trl.evaluation.prediction import Prediction, PredictionOptions, predict_emotions
+from emor3_trl.evaluation.tracking import log_confusions
 from emor3_trl.launch import weights_sharded
 from emor3_trl.prompts import PromptStyle
 
@@ -99,7 +100,7 @@ class Validation(TrainerCallback):
     def _validate(self) -> None:
         """Predict, log and print. Each process takes a part of the rows; those that share an engine take the same."""
         start = perf_counter()
-        metrics = {}
+        metrics, answered = {}, {}
         ranks = self.trainer.args.vllm_tensor_parallel_size if self.trainer.args.use_vllm else 1
         part, leads = divmod(self.trainer.accelerator.process_index, ranks)
         parts = self.trainer.accelerator.num_processes // ranks
@@ -108,6 +109,7 @@ class Validation(TrainerCallback):
                 rows = dataset.select(range(part, len(dataset), parts))
                 predictions = predict_emotions(engine, rows, name, self.options, progress=False)
                 gathered: list[Prediction] = gather_object(predictions if leads == 0 else [])
+                answered[name] = gathered
                 for metric, values in (
                     ("accuracy", [prediction.correct for prediction in gathered]),
                     ("format_rate", [prediction.well_formed for prediction in gathered]),
@@ -118,6 +120,8 @@ class Validation(TrainerCallback):
         # Not GRPOTrainer's, which would log the unfinished training metrics with it
         Trainer.log(self.trainer, {**metrics, "time/validation": perf_counter() - start})
         control.should_log = logs_training  # what was logged here is not the step's own entry
+        if self.trainer.accelerator.is_main_process:
+            log_confusions(self.trainer.reports_to, answered, self.trainer.state.global_step)
         listed = [f"{key.removeprefix('eval/').replace('/', ' ')} {value:.3f}" for key, value in metrics.items()]
         self._say(f"Step {self.trainer.state.global_step}: {', '.join(listed)}")
 

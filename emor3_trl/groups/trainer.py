@@ -45,11 +45,11 @@ from emor3_trl.groups.images import (
     split_pixels_by_row,
 )
 from emor3_trl.groups.rows import join_rows, take_rows
-from emor3_trl.upkeep.completions_table import CompletionsTableTrainer
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
 from emor3_trl.upkeep.timing import TimedTrainer
+from emor3_trl.upkeep.tracking import TrackingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ class Rollout:
     rewards: torch.Tensor | None = None
 
 
-class GroupTrainer(
-    DynamicSampler, FiniteTrainer, ResumableTrainer, CompletionsTableTrainer, TimedTrainer, PrintingTrainer
-):
+class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrainer, TimedTrainer, PrintingTrainer):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
     The arguments are those of `GRPOTrainer`, in its order. The configuration may be a `GroupConfig`, whose fields say

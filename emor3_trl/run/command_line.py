@@ -25,7 +25,7 @@ from emor3_trl.printing import escape_controls
 from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
-from emor3_trl.run.reporting import check_hub, prepare_reporting
+from emor3_trl.run.reporting import check_hub, place_trackio, prepare_reporting
 from emor3_trl.upkeep.finite import NotFiniteError
 
 
@@ -122,6 +122,7 @@ def parse_arguments(
         if unknown:
             raise UserError(_explain_unknown_flag(unknown, _list_fields(dataclass_types)))
         values = vars(namespace)
+        place_trackio(values)
         _check_json(values, _list_fields(dataclass_types))
         check_values(values, parser.source)
         known = _values_for_plan(values) if values.get("plan") else values

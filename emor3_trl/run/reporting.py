@@ -22,8 +22,7 @@ WANDB_PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "120"}
 def prepare_reporting(values: dict[str, Any]) -> None:
     """Check that what a run is reported to is installed, and keep W&B from asking anything.
 
-    W&B is offline without a key or where its server cannot be reached. The files of W&B and of trackio are inside the
-    run's folder.
+    W&B is offline without a key or where its server cannot be reached, and its files are inside the run's folder.
 
     Raises:
         ImportError: if an integration is asked for and not installed.
@@ -32,8 +31,6 @@ def prepare_reporting(values: dict[str, Any]) -> None:
     report_to = values.get("report_to") or []
     report_to = [report_to] if isinstance(report_to, str) else report_to
     names = [name for name in report_to if name not in ("none", "all")]
-    if "trackio" in names and values.get("output_dir"):  # before trackio is imported, which reads it once
-        os.environ.setdefault("TRACKIO_DIR", str(Path(values["output_dir"], "trackio").absolute()))
     callbacks = dict(zip(names, get_reporting_integration_callbacks(names), strict=True))
     if "wandb" in names and importlib.util.find_spec("wandb") is None:
         raise ImportError(
@@ -63,6 +60,12 @@ def prepare_reporting(values: dict[str, Any]) -> None:
         os.environ["WANDB_MODE"] = "offline"
         if is_main_process():
             print(f"W&B is offline: {server} cannot be reached. 'wandb sync' sends the run later.", flush=True)
+
+
+def place_trackio(values: dict[str, Any]) -> None:
+    """Let trackio keep its database inside the run's folder; it reads this once, when it is imported."""
+    if "trackio" in (values.get("report_to") or ()) and values.get("output_dir"):
+        os.environ.setdefault("TRACKIO_DIR", str(Path(values["output_dir"], "trackio").absolute()))
 
 
 def check_hub(values: dict[str, Any]) -> None:

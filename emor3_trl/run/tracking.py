@@ -1,16 +1,18 @@
 """A training run in W&B and trackio: what it is called, what they are told of it, and that a resumed run goes on."""
 
-import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
 from emor3_trl.files import read_mapping, write_json
 from emor3_trl.launch import is_main_process
 from emor3_trl.run.folder import ENVIRONMENT, SECRETS, RunFolder
+from emor3_trl.upkeep.wandb_run import begin_wandb_run
 
 RECORD = "tracking.json"
 PROJECT = "emor3_trl"
+STEP_ENTRIES = 10  # an optimizer step logs fewer: its metrics, a validation, a table
 
 
 def start_tracking(folder: RunFolder, args: Any) -> None:
@@ -38,8 +40,6 @@ def start_tracking(folder: RunFolder, args: Any) -> None:
 
 def finish_tracking() -> None:
     """End the W&B run of this process, if there is one."""
-    import sys
-
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
         wandb.finish()
@@ -56,8 +56,6 @@ def _choose_run_id(folder: RunFolder) -> str:
 
 
 def _start_wandb(folder: RunFolder, args: Any, run_id: str) -> None:
-    import wandb
-
     environment = read_mapping(folder.path / ENVIRONMENT, "Start the run again.")
     config = {
         "resolved": {key: None if key in SECRETS else value for key, value in folder.values.items()},
@@ -65,14 +63,8 @@ def _start_wandb(folder: RunFolder, args: Any, run_id: str) -> None:
         "sources": environment["sources"],
     }
     options = {"id": run_id, "name": args.run_name, "resume": "allow", "config": config}
-    try:
-        run = wandb.init(**options)
-    except wandb.errors.Error as error:
-        reason = str(error).splitlines()[0]
-        print(f"W&B is offline ({reason}). 'wandb sync' sends the run later.", flush=True)
-        os.environ["WANDB_MODE"] = "offline"
-        run = wandb.init(**options, mode="offline")
+    run = begin_wandb_run(**options)
     if folder.checkpoint and not run.starting_step:
-        # Offline, W&B does not know where the run stopped. A step logs four entries at most
+        # Offline, W&B does not know where the run stopped, and a server leaves out what comes at an earlier place
         step = int(Path(folder.checkpoint).name.removeprefix("checkpoint-"))
-        run.log({}, step=4 * (step + 1), commit=False)
+        run.log({}, step=STEP_ENTRIES * (step + 1), commit=False)
