@@ -74,8 +74,9 @@ class TrackingTrainer(GRPOTrainer):
             **{name: list(values) for name, values in logs["rewards"].items()},
             "advantage": list(logs["advantages"]),
             "completion": [_read_text(completion) for completion in logs["completion"]],
-            "prompt": [_read_text(prompt) for prompt in logs["prompt"]],
         }
+        if "trigger" not in columns:  # with steps, all prompts ask the same, and would fill the page
+            columns["prompt"] = [_read_text(prompt) for prompt in logs["prompt"]]
         images = list(logs["images"] or ())
         if len(images) == count and any(images):
             columns["image"] = [row[0] if row else None for row in images]
