@@ -1,6 +1,7 @@
 """The W&B dashboard as code, and trackio's page in a real browser."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from browser import find_browser, open_browser
-from recipe_commands import ENVIRONMENT, ROOT
+from recipe_commands import ENVIRONMENT, ROOT, RecipeRunner
 from training import tiny_trainer
 from wandb_files import find_run_files, read_history
 
@@ -29,7 +30,6 @@ from emor3_trl.report.wandb_dashboard import (
 )
 
 EVALUATED = ["eval/toons/accuracy", "eval/toons/accuracy_low", "eval/toons/macro_f1", "eval/mean/overall"]
-RECIPE = [sys.executable, str(ROOT / "recipes" / "wandb_dashboard.py")]
 LOCAL = [sys.executable, str(ROOT / "recipes" / "local_dashboard.py")]
 NO_KEY = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("WANDB_")} | {"HOME": "/nonexistent"}
 
@@ -105,33 +105,45 @@ def test_a_data_set_has_a_section_with_both_its_curve_and_its_evaluation() -> No
     assert keys == ["train/eval/toons/accuracy", "eval/toons/accuracy", "eval/toons/macro_f1"]
 
 
-@pytest.mark.slow
+@pytest.fixture
+def without_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         pytest.param(["--run", "nowhere"], "no trainer_state.json", id="no run"),
+        pytest.param(["--evaluation", "nowhere"], "is not there", id="no evaluation"),
         pytest.param(["--send"], "send is set, but W&B has no key", id="no key"),
     ],
 )
-def test_a_dashboard_that_cannot_be_made_or_sent_is_one_line(logged_run: Path, options: list[str], reason: str) -> None:
+def test_a_dashboard_that_cannot_be_made_or_sent_is_one_line(
+    logged_run: Path, monkeypatch, capsys, without_key: None, options: list[str], reason: str
+) -> None:
     options = options if "--run" in options else ["--run", str(logged_run), *options]
-    done = subprocess.run([*RECIPE, *options], env=NO_KEY, capture_output=True, text=True, timeout=120)
+    done = RecipeRunner("wandb_dashboard", monkeypatch, capsys)(logged_run, *options)
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
-    assert (logged_run / "wandb_dashboard.json").is_file() or "nowhere" in options
+    assert (logged_run / "wandb_dashboard.json").is_file() is ("--send" in options)
+    (logged_run / "wandb_dashboard.json").unlink(missing_ok=True)
 
 
-@pytest.mark.slow
-def test_a_dashboard_is_not_sent_to_a_server_that_cannot_be_reached(logged_run: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    variables = {**NO_KEY, "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
-    command = [*RECIPE, "--run", str(logged_run), "--send"]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+def test_a_dashboard_is_not_sent_to_a_server_that_cannot_be_reached(
+    logged_run: Path, monkeypatch, capsys, without_key: None
+) -> None:
+    port = find_free_port()
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    run = RecipeRunner("wandb_dashboard", monkeypatch, capsys)
+    done = run(logged_run, "--run", str(logged_run), "--send")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"http://127.0.0.1:{port} cannot be reached" in done.stderr
+    assert run(logged_run, "--run", str(logged_run)).returncode == 0  # nothing is sent unasked
 
 
 # Trains in a process of its own, because trackio reads its folder when it is imported
@@ -201,13 +213,13 @@ def test_the_local_dashboard_shows_the_metrics_and_the_completions_with_images(l
         assert {host for host in hosts if host} == {address.split("/")[2]}  # nothing leaves the machine
 
 
-@pytest.mark.slow
-def test_a_port_in_use_and_a_folder_without_a_database_are_one_line(local_run: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_and_a_folder_without_a_database_are_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "run" / "trackio").mkdir(parents=True)
+    (tmp_path / "run" / "trackio" / "emor3_trl.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        for folder, reason in ((local_run, f"port {port} is in use."), (tmp_path, "holds no database of trackio")):
-            command = [*LOCAL, str(folder), "--port", str(port)]
-            done = subprocess.run(command, env=NO_KEY, capture_output=True, text=True, timeout=100)
+        for folder, reason in (("run", f"port {port} is in use."), ("empty", "holds no database of trackio")):
+            done = RecipeRunner("local_dashboard", monkeypatch, capsys)(tmp_path, folder, "--port", str(port))
             assert done.returncode == 2
             assert reason in done.stderr
             assert done.stderr.count("\n") == 1
