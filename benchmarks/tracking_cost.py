@@ -50,7 +50,7 @@ def main() -> None:
     result = summarise(seconds)
     for arm, row in result.items():
         print(
-            f"{arm:<8} step {row['step']:.2f} s; logging {row['logging']:.3f} s, {row['logging_share']:+.2%} of a step; "
+            f"{arm:<8} step {row['step']:.2f} s; logging {row['logging']:.3f} s, {row['logging_share']:+.2%} of it; "
             f"processor {row['processor']:.2f} s, {row['processor_ratio']:.3f} of none "
             f"({row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f})"
         )
