@@ -121,8 +121,7 @@ def parse_arguments(
         namespace, unknown = parser.parse_known_args(arguments)
         if unknown:
             raise UserError(_explain_unknown_flag(unknown, _list_fields(dataclass_types)))
-        values = vars(namespace)
-        place_trackio(values)
+        place_trackio(values := vars(namespace))
         _check_json(values, _list_fields(dataclass_types))
         check_values(values, parser.source)
         known = _values_for_plan(values) if values.get("plan") else values
