@@ -34,13 +34,9 @@ class GroupConfig(GRPOConfig):
             "an advantage, and it is trained on; 'stop' then saves a checkpoint and ends the run."
         },
     )
-    log_completions_rows: int = field(
-        default=32,
-        metadata={"help": "Most completions of a table in W&B or trackio, whole groups. With log_completions."},
-    )
     log_completions_steps: int = field(
         default=10,
-        metadata={"help": "Optimizer steps between two tables in W&B or trackio. The Parquet files hold every step."},
+        metadata={"help": "Steps between two tables in W&B or trackio. The Parquet files hold every step."},
     )
     vllm_engine_options: dict[str, Any] | str | None = field(
         default=None,
@@ -56,7 +52,7 @@ class GroupConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        for name in ("dynamic_sampling_tries", "log_completions_rows", "log_completions_steps"):
+        for name in ("dynamic_sampling_tries", "log_completions_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected 1 or more.")
         batch_wide = {

@@ -40,7 +40,7 @@ GRPO_OPTIONS: OptionGroups = {
         "parity_stop",
         "parity_patience",
     ],
-    "Output": [*_OUTPUT, "log_completions_rows", "log_completions_steps"],
+    "Output": [*_OUTPUT, "log_completions_steps"],
 }
 COLD_START_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", "num_samples"],
@@ -65,7 +65,7 @@ LIBRARY_OPTIONS = {
     "gradient_checkpointing": "Save memory for a fifth more time",
     "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",
     "output_dir": "Folder of the run; none stands for trainer_output",
-    "report_to": "'wandb' (offline without a key) or 'trackio' shows it while it runs",
+    "report_to": "'wandb' (offline without a key) or 'trackio', a local page",
 }
 
 

@@ -8,7 +8,8 @@ from trl import GRPOTrainer
 
 from emor3_trl.upkeep.completions_table import BACKENDS, build_table, choose_rows
 
-ROWS, STEPS = 32, 10
+ROWS = 32  # of a table: enough to read, small enough to load
+STEPS = 10  # between two tables, where the configuration has no field for it
 # The order of the first columns, where they are there
 LEADING = ("step", "group", "image", "id", "emotion", "answer", "trigger", "feeling", "conclusion",
            "consistency_answer", "coherence_answer")  # fmt: skip
@@ -17,7 +18,7 @@ LEADING = ("step", "group", "image", "id", "emotion", "answer", "trigger", "feel
 class TrackingTrainer(GRPOTrainer):
     """Logs the completions of a rollout to W&B and trackio as one bounded table; TRL still writes its Parquet file.
 
-    It reads the fields `log_completions_rows` and `log_completions_steps` of the configuration.
+    It reads the field `log_completions_steps` of the configuration.
     """
 
     _last_table: int | None = None  # the step that it was logged at
@@ -52,7 +53,7 @@ class TrackingTrainer(GRPOTrainer):
         if not self.accelerator.is_main_process:
             return
         columns = self._collect_columns()
-        chosen = choose_rows(columns["group"], getattr(self.args, "log_completions_rows", ROWS))
+        chosen = choose_rows(columns["group"], ROWS)
         if self.log_unique_prompts:
             chosen = [row for row in chosen if row == 0 or columns["group"][row] != columns["group"][row - 1]]
         for name in names:
