@@ -9,9 +9,9 @@ One trainer takes steps of three kinds in turn, so that whatever disturbs the ma
     on        the diagnostics and alarms of every step
     probes    these and the probes, which a run asks every `probe_steps` steps (10)
 
-It is the demo's step, 8 images with 8 completions each, on the demo's base model, whose weights stay as they are. A step of
-this model is the shortest that there is for its completions, so of a larger one the shares are smaller. Besides the ratio
-of whole steps, which holds the noise of the machine, the time inside the diagnostics is measured as a share of its step.
+It is the demo's step, 8 images with 8 completions each, on the demo's base model, whose weights stay as they are. A
+step of this model is the shortest that there is for its completions, so of a larger one the shares are smaller. Besides
+the ratio of whole steps, which holds the noise of the machine, the time inside the diagnostics is measured as a share of its step.
 Figures: runs/benchmarks/diagnostics_cost.json.
 """
 

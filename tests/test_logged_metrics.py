@@ -20,8 +20,8 @@ from emor3_trl.reproduce.figures import split_step
 from emor3_trl.rewards import reward_functions
 
 ROOT = Path(__file__).parents[1]
-# Keys whose records stand elsewhere
-PENDING = ("diagnostics/", "alarms/")
+# What tests/diagnostics compares with runs whose probes and faults log all of them
+DIAGNOSED = ("diagnostics/", "alarms/")
 NOT_METRICS = {"step"}
 NO_ENGINE = {"use_vllm": False, "max_steps": 2}
 
@@ -89,7 +89,9 @@ def evaluate(*_: Path) -> list[dict]:
     row = {"id": "1", "emotion": "awe", "label_space": ["awe", "fear"]}
     text = r"<step1>Light.</step1><step2>Wonder.</step2><step3>It is positive.</step3>\boxed{awe}"
     answers = {"completion_tokens": 9, "coherence_answer": "awe", "consistency_answer": "Yes"}
-    predictions = [replace(read_completion({**row, "id": str(i)}, "toons", text), **answers) for i in range(2)]
+    texts = (text, text.replace("{awe}", "{fear}"))  # one right, one wrong: AUROC needs both
+    sure = {**answers, "label_probabilities": [0.75, 0.25]}
+    predictions = [replace(read_completion({**row, "id": str(i)}, "toons", texts[i]), **sure) for i in range(2)]
     metrics = summarise_predictions(predictions, predictions)
     return [{**metrics, **average_accuracies({"toons": (2, 2), "emoji": (0, 2)}, ["toons"]), "eval/seconds": 1.0}]
 
@@ -103,16 +105,15 @@ def histories(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.slow
 def test_what_is_logged_is_documented(histories: dict[str, list[dict]]) -> None:
     keys = {key for log in histories.values() for key in collect_keys(log)}
-    unknown = sorted(
-        key for key in keys if find_metric(key) is None and not key.removeprefix("eval_").startswith(PENDING)
-    )
+    unknown = sorted(key for key in keys if find_metric(key) is None)
     assert not unknown, f"Logged, and not explained in logged_metrics.py: {', '.join(unknown)}"
 
 
 @pytest.mark.slow
 def test_what_is_documented_is_logged(histories: dict[str, list[dict]]) -> None:
     keys = {key for log in histories.values() for key in collect_keys(log)}
-    missing = [metric.name for metric in list_metrics() if not any(metric.matches(key) for key in keys)]
+    expected = [metric for metric in list_metrics() if not metric.name.startswith(DIAGNOSED)]
+    missing = [metric.name for metric in expected if not any(metric.matches(key) for key in keys)]
     assert not missing, f"Explained, and logged by no run: {', '.join(missing)}"
 
 

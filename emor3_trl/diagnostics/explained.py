@@ -8,7 +8,7 @@ _WORDS = "Falling towards 0: the step is a formality. Rising without end: lower 
 DIAGNOSTICS: tuple[LoggedMetric, ...] = (
     LoggedMetric(
         "diagnostics/advantage_share/<reward>", "share",
-        "How much of |advantage| this reward causes, signed; the shares of all rewards add up to 1.",
+        "How much of the size of the advantages this reward causes, signed; the shares of all rewards add up to 1.",
         "accuracy the largest; each above 0",
         "A reward that causes more than you meant: lower its weight. A negative one pulls against the others.",
     ),

@@ -65,6 +65,26 @@ EVALUATION = (
         "1: a judge that says Yes to anything. See the diagnostics.",
     ),
     LoggedMetric(
+        "eval/<dataset>/n_with_probabilities", "images", "answers that are a label, and whose probability is known",
+        "n", "0: score_labels is off. Fewer than n: some answers name no label.",
+    ),
+    LoggedMetric(
+        "eval/<dataset>/ece", "0 to 1", "of these: how far the probability of an answer is from its accuracy, in 15 bins",
+        "below 0.1", "High: do not read probabilities as chances of being right. See the reliability diagram.",
+    ),
+    LoggedMetric(
+        "eval/<dataset>/brier", "0 to 2", "of these: mean squared error of all labels' probabilities",
+        "falls with training", "Above 1 - 1 / labels: worse than knowing nothing.",
+    ),
+    LoggedMetric(
+        "eval/<dataset>/auroc", "0 to 1", "of these: a right answer is more probable than a wrong one",
+        "above 0.7", "Near 0.5: the probability does not tell which answers are right.",
+    ),
+    LoggedMetric(
+        "eval/<dataset>/selective_accuracy", "share", "of these: mean accuracy of the k surest answers, over all k",
+        "above the accuracy", "Near the accuracy: leaving out unsure answers gains nothing.",
+    ),
+    LoggedMetric(
         "eval/<dataset>/sampled_n", "completions", "with sampled: completions that were drawn", "as it was set",
         "It is a record.",
     ),

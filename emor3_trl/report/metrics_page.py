@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from emor3_trl import logged_metrics
+from emor3_trl.diagnostics import DIAGNOSTICS
 from emor3_trl.evaluation.logged_metrics import BOUNDS, EVALUATION
 from emor3_trl.logged_metrics import LoggedMetric
 
@@ -13,6 +14,11 @@ GROUPS: dict[str, tuple[str, tuple[LoggedMetric, ...]]] = {
     "Rollout": ("What is generated, and whether it is on-policy.", logged_metrics.ROLLOUT),
     "Optimisation": ("What the optimizer does.", logged_metrics.OPTIMISATION),
     "Time": ("Where the seconds go. The four parts of a step add up to `step_time`.", logged_metrics.TIME),
+    "Diagnostics": (
+        "What a reward curve hides, what the probes find, and the alarms. [DIAGNOSTICS.md](DIAGNOSTICS.md) has the "
+        "formulas and the limits.",
+        DIAGNOSTICS,
+    ),
     "Validation": (
         "What the policy answers to pictures that it is not trained on, while it trains. With `eval_split`, TRL logs "
         "all metrics of the other groups over that split too, with `eval_` before their names.",

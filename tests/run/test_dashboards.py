@@ -19,7 +19,6 @@ from wandb_files import find_run_files, read_history
 
 from emor3_trl.report.metrics_page import find_metric
 from emor3_trl.report.wandb_dashboard import (
-    DIAGNOSTIC,
     SECTIONS,
     build_dashboard,
     collect_keys,
@@ -86,7 +85,7 @@ def test_every_curve_is_a_key_of_the_offline_run_and_documented(logged_run: Path
     assert set(curves) - set(EVALUATED) <= in_wandb
     for key in curves:
         name = key.removeprefix("train/")
-        assert name.startswith(DIAGNOSTIC) or find_metric(name), f"{key} is not documented"
+        assert find_metric(name), f"{key} is not documented"
     assert {"train/reward", "train/time/training", "train/diagnostics/zero_spread/overall"} <= set(curves)
 
 
