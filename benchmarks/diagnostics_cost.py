@@ -10,8 +10,9 @@ One trainer takes steps of three kinds in turn, so that whatever disturbs the ma
     probes    these and the probes, which a run asks every `probe_steps` steps (10)
 
 It is the demo's step, 8 images with 8 completions each, on the demo's base model, whose weights stay as they are. A
-step of this model is the shortest that there is for its completions, so of a larger one the shares are smaller. Besides
-the ratio of whole steps, which holds the noise of the machine, the time inside the diagnostics is measured as a share of its step.
+step of this model is the shortest that there is for its completions, so of a larger one the shares are smaller.
+Besides the ratio of whole steps, which holds the noise of the machine, the time inside the diagnostics is measured as
+a share of its step.
 Figures: runs/benchmarks/diagnostics_cost.json.
 """
 
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def measure_steps(demo: Path, output_dir: Path, rounds: int) -> list[dict[str, Any]]:
-    """Return the seconds of each step, in turn over the arms, and of what it spent on diagnostics, alarms and probes."""
+    """Return the seconds of each step, in turn over the arms, and those of its diagnostics, alarms and probes."""
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
     from emor3_trl import EmoR3Config, EmoR3Trainer

@@ -69,7 +69,8 @@ EVALUATION = (
         "n", "0: score_labels is off. Fewer than n: some answers name no label.",
     ),
     LoggedMetric(
-        "eval/<dataset>/ece", "0 to 1", "of these: how far the probability of an answer is from its accuracy, in 15 bins",
+        "eval/<dataset>/ece", "0 to 1",
+        "of these: how far the probability of an answer is from its accuracy, in 15 bins",
         "below 0.1", "High: do not read probabilities as chances of being right. See the reliability diagram.",
     ),
     LoggedMetric(
