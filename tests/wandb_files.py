@@ -14,8 +14,8 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def find_run_files(folder: Path) -> list[Path]:
-    """Return the files of all offline runs below a folder, in the order in which they began."""
-    return sorted(folder.rglob("offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_ctime)
+    """Return the files of all runs below a folder, offline or not, in the order in which they began."""
+    return sorted(folder.rglob("*run-*/run-*.wandb"), key=lambda file: file.stat().st_ctime)
 
 
 def read_records(file: Path) -> Iterator[Any]:

@@ -85,7 +85,7 @@ def describe_options(about: str, dataclass_types: Sequence[type], groups: Option
     if groups:
         lines.append("--config FILE is one complete run, and options override it. The options that people change:")
     source = " (where the default comes from)" if groups else ""
-    lines += ["", f"{'':<{name_width + 5}}{'default':<{default_width + 1}}what it is{source}"]
+    lines += [f"{'':<{name_width + 5}}{'default':<{default_width + 1}}what it is{source}"]
     for title, names in shown.items():
         lines.append(title)
         for name in names:

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from recipe_commands import ENVIRONMENT, command
 from wandb_files import find_run_files, read_config, read_history, read_run_id
+from wandb_server import serve_until_the_first_upload
 
 from emor3_trl.evaluation import tracking as evaluation_tracking
 from emor3_trl.report.metrics_page import find_metric
@@ -184,6 +185,22 @@ def test_a_server_that_drops_connections_does_not_keep_a_run_from_finishing(
     assert (tmp_path / "run" / "metrics.json").is_file()
     (file,) = find_run_files(tmp_path / "run")
     assert any("train/loss" in entry for entry in read_history(file))
+
+
+@pytest.mark.slow
+def test_a_network_that_is_lost_while_a_run_trains_neither_stops_it_nor_takes_its_numbers(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with serve_until_the_first_upload() as (address, asked):
+        arguments = report_both(command(tmp_path, "cold-start", tiny_model_dir, "run"), tmp_path, max_steps=4)
+        run(arguments, tmp_path, WANDB_API_KEY="a" * 40, WANDB_BASE_URL=address, WANDB_FINISH_TIMEOUT="3")
+    assert "UpsertBucket" in asked  # the run began online
+    assert asked.count("file_stream") == 1  # and then nothing answered
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 4
+    (file,) = find_run_files(tmp_path / "run")
+    assert [entry["train/loss"] for entry in read_history(file) if "train/loss" in entry] == losses
 
 
 def test_a_table_shows_whole_groups() -> None:

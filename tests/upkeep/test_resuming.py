@@ -1,6 +1,7 @@
 """A run that was stopped and goes on ends as one that was never stopped, to the last bit."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,14 +18,12 @@ from transformers.trainer import get_fsdp_ckpt_kwargs
 
 from emor3_trl.upkeep.resuming import load_weights
 
-TIMES = ("runtime", "samples_per_second", "steps_per_second", "step_time", "seconds")
+TIMES = re.compile(r"(eval_)?time/|.*(runtime|samples_per_second|steps_per_second|tokens_per_second|step_time|seconds)$")
 
 
 def outcome(trainer) -> dict:
     """Return all that a run ends with: weights, optimizer, schedule, random state, and what it logged."""
-    log = [
-        {key: value for key, value in entry.items() if not key.endswith(TIMES)} for entry in trainer.state.log_history
-    ]
+    log = [{key: value for key, value in entry.items() if not TIMES.match(key)} for entry in trainer.state.log_history]
     return {
         "weights": {name: weight.clone() for name, weight in trainer.model.state_dict().items()},
         "optimizer": trainer.optimizer.state_dict()["state"],
