@@ -18,7 +18,7 @@ from transformers.trainer import get_fsdp_ckpt_kwargs
 
 from emor3_trl.upkeep.resuming import load_weights
 
-TIMES = re.compile(r"(eval_)?time/|.*(runtime|samples_per_second|steps_per_second|tokens_per_second|step_time|seconds)$")
+TIMES = re.compile(r"(eval_)?time/|.*(runtime|(samples|steps|tokens)_per_second|step_time|seconds)$")
 
 
 def outcome(trainer) -> dict:
