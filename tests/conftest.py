@@ -7,10 +7,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from browser import find_browser, open_browser
 from datasets import Dataset
 from PIL import Image
 from tiny_model import build_tiny_model, gold_completion, tiny_pictures
@@ -59,3 +62,14 @@ def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, which Playwright can open only once in a process."""
+    pytest.importorskip("playwright", reason="Playwright is not installed: pip install -e .[dev]")
+    executable = find_browser()
+    if executable is None:
+        pytest.skip("There is no Chromium here: 'make browser' installs it where apt-get can")
+    with open_browser(executable) as opened:
+        yield opened

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import find_browser, open_browser
 from PIL import Image
 from served_app import DONE, drop, find_violations, open_app, serve
 from taught_model import teach_tiny_model
@@ -24,17 +23,6 @@ SIZES = ["--min_pixels", "784", "--max_pixels", "12544", "--max_tokens", "60"]
 
 
 @pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="Playwright is not installed: pip install -e .[dev]")
-    pytest.importorskip("gradio", reason="Gradio is not installed: pip install -e .[app]")
-    executable = find_browser()
-    if executable is None:
-        pytest.skip("There is no Chromium here: 'make browser' installs it where apt-get can")
-    with open_browser(executable) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both models and two pictures."""
     folder = tmp_path_factory.mktemp("app")
@@ -48,6 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(place: Path, browser):
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install -e .[app]")
     models = ["--model", "good", "--base", "bad", "--label_space", ",".join(LABELS)]
     with serve(place, *models, *SIZES) as address:
         yield address

@@ -1,12 +1,9 @@
 """What the tests of the report share: a folder of runs with evaluations, and the page about it."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browser import find_browser, open_browser
 from fabricated_run import fabricate
 from small_run import write_small_run
 
@@ -44,14 +41,3 @@ def own_run(run: Path, tmp_path: Path) -> Path:
 def small_run(tmp_path: Path) -> Path:
     """A folder of runs whose answers can be counted by hand."""
     return write_small_run(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, which can be opened once per process."""
-    pytest.importorskip("playwright", reason="Playwright is not installed: pip install -e .[dev]")
-    executable = find_browser()
-    if executable is None:
-        pytest.skip("There is no Chromium here: 'make browser' installs it where apt-get can")
-    with open_browser(executable) as opened:
-        yield opened

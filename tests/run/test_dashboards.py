@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from browser import find_browser, open_browser
 from recipe_commands import ENVIRONMENT, ROOT, RecipeRunner
 from training import tiny_trainer
 from wandb_files import find_run_files, read_history
@@ -195,9 +195,8 @@ def find_free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_browser() is None, reason="needs Chromium")
-def test_the_local_dashboard_shows_the_metrics_and_the_completions_with_images(local_run: Path) -> None:
-    with serve(local_run, find_free_port()) as address, open_browser(find_browser()) as browser:
+def test_the_local_dashboard_shows_the_metrics_and_the_completions_with_images(local_run: Path, browser: Any) -> None:
+    with serve(local_run, find_free_port()) as address:
         page = browser.new_page()
         hosts: set[str] = set()
         page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "//" in request.url else ""))

@@ -183,7 +183,7 @@ def test_a_server_that_drops_connections_does_not_keep_a_run_from_finishing(
     assert "W&B is offline (" in said
     assert "'wandb sync' sends the run later." in said
     assert (tmp_path / "run" / "metrics.json").is_file()
-    (file,) = find_run_files(tmp_path / "run")
+    (file,) = (file for file in find_run_files(tmp_path / "run") if "offline-run-" in str(file))
     assert any("train/loss" in entry for entry in read_history(file))
 
 
