@@ -64,8 +64,10 @@ REWARDS = (
 )  # fmt: skip
 REFLECTION = (
     LoggedMetric(
-        "reflection/requests", "questions", "questions that were asked, two for each well-formed completion",
-        "about two for each completion", "Far fewer: many completions are malformed. Look at the format reward.",
+        "reflection/requests", "questions",
+        "questions that one process asked, two for each of its well-formed completions",
+        "about two for each completion of a process",
+        "Far fewer: many completions are malformed. Look at the format reward.",
     ),
     LoggedMetric(
         "reflection/prompt_tokens", "tokens", "tokens of these questions", "steady",
@@ -84,7 +86,8 @@ REFLECTION = (
 )  # fmt: skip
 ROLLOUT = (
     LoggedMetric(
-        "rollout/completions", "completions", "completions of a step, with those of dynamic sampling's further tries",
+        "rollout/completions", "completions",
+        "completions of a step in all processes, with those of dynamic sampling's further tries",
         "the size of a batch, or a small multiple",
         "Many times the batch: most groups are dropped. See rollout/dropped_share.",
     ),
@@ -135,8 +138,8 @@ ROLLOUT = (
         "below max_completion_length", "At the limit: raise max_completion_length.",
     ),
     LoggedMetric(
-        "images/requested", "images", "images that the rollout's rows asked for, copies included",
-        "completions of a step", "Another number: rows without an image are in the data.",
+        "images/requested", "images", "images that one process's rows asked for, copies included",
+        "completions of a step in a process", "Another number: rows without an image are in the data.",
     ),
     LoggedMetric(
         "images/processed", "images", "images that the processor worked on", "one for each group with vLLM",

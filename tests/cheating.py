@@ -1,13 +1,19 @@
-"""Policies that cheat: a tiny model whose judgement is taught, and completions that a rule writes in its name."""
+"""Policies that cheat: a tiny model whose judgement is taught, and completions that a rule writes in its name.
 
+Run as a script by torchrun, it trains a policy that a rule writes in two processes.
+"""
+
+import json
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_model import build_tiny_model, tiny_pictures
-from training import LABELS
+from training import LABELS, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Trainer
@@ -102,3 +108,32 @@ def let_write(
         return ids, [[-1.0] * len(row) for row in ids] if self.use_vllm else None
 
     monkeypatch.setattr(EmoR3Trainer, "_generate_single_turn", written)
+
+
+def train_half_right(model_dir: Path, folder: Path, batch_size: int) -> EmoR3Trainer:
+    """Take one step with groups of two: the first completion is right, the other gives the next label.
+
+    Args:
+        model_dir: the model.
+        folder: the run's folder.
+        batch_size: completions of each process.
+    """
+    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1, "lambda1": 0.0}
+    trainer = tiny_trainer(model_dir, folder, reward_funcs=None, use_vllm=False, **options)
+
+    def write(row: dict[str, Any], place: int) -> str:
+        space = row["label_space"]
+        answer = space[(space.index(row["emotion"]) + place) % len(space)]
+        return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        let_write(trainer, patch, write)
+        trainer.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    run = train_half_right(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3]))
+    if run.accelerator.is_main_process:
+        history = json.dumps({"processes": run.accelerator.num_processes, "log": run.state.log_history})
+        Path(sys.argv[2], "history.json").write_text(history)

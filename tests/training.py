@@ -174,9 +174,10 @@ def logged(trainer: EmoR3Trainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-def launch_two(model_dir: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Train in two processes by torchrun; return the number of processes and the log."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+def launch_two(model_dir: Path, folder: Path, options: dict[str, Any], script: str | None = None) -> dict[str, Any]:
+    """Train in two processes by torchrun, with this script or another; return the number of processes and the log."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*start, script or __file__]
     launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
     environment = {key: value for key, value in os.environ.items() if key not in launched}
     environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}

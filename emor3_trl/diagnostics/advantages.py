@@ -129,7 +129,8 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
     Returns:
         `diagnostics/advantage_share/<reward>`, nothing where no completion has an advantage; and, with a reflective
         reward, `diagnostics/only_reflection_decides`, the share of groups whose other rewards are equal while the
-        overall ones differ. There the deviation cancels the weight of the reflective reward. Nothing for groups of one.
+        overall ones differ. There the deviation of the group cancels the weight of the reflective reward; other scales
+        keep it, and the share is left out. Nothing for groups of one.
     """
     if how.group_size < 2:
         return {}
@@ -142,7 +143,7 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
         for name, cause in zip(how.names, causes, strict=True)
         if size > 0
     }
-    if how.reflective:
+    if how.reflective and how.scale == "group" and how.aggregation == "sum_then_normalize":
         decided = ~_have_no_spread(sum_rewards(rewards, how.weights), how.group_size)
         for place, name in enumerate(how.names):
             if name not in how.reflective and how.weights[place]:

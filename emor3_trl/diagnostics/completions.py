@@ -148,7 +148,9 @@ def _label_pattern(labels: Sequence[str]) -> re.Pattern[str]:
 
 @lru_cache(maxsize=256)
 def _compile_labels(labels: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, labels))})\b", re.IGNORECASE)
+    """Return what finds a label as a word, the longer of two first; "great joy" may stand as Great_Joy."""
+    words = [r"[ _-]+".join(map(re.escape, re.split(r"[ _-]+", label))) for label in labels]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(sorted(words, key=len, reverse=True))})(?!\w)", re.IGNORECASE)
 
 
 def _read_spaces(column: Sequence[Any]) -> list[LabelSpace]:

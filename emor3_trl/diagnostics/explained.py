@@ -145,8 +145,8 @@ DIAGNOSTICS: tuple[LoggedMetric, ...] = (
     ),
     LoggedMetric(
         "diagnostics/probe_requests", "questions",
-        "Questions of the probes, in the steps that are probed (probe_steps).",
-        "at most three per well-formed completion",
+        "Questions of the probes in one process, in the steps that are probed (probe_steps).",
+        "at most two per well-formed completion of a process",
         "Too many: raise probe_steps.",
     ),
     LoggedMetric(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
 from transformers import Trainer
 
 from emor3_trl.diagnostics.advantages import RewardSum, measure_advantages, sum_rewards, zero_spreads
@@ -16,6 +17,8 @@ from emor3_trl.rewards import ANSWERS
 from emor3_trl.thinking import StructuredThinking
 
 logger = logging.getLogger(__name__)
+
+_COLUMNS = ("emotion", "label_space", *ANSWERS)
 
 
 class DiagnosedTrainer(Trainer):
@@ -38,6 +41,9 @@ class DiagnosedTrainer(Trainer):
     ) -> dict[str, float]:
         """Return the diagnostics of a rollout.
 
+        All processes' completions are looked at together: those of one process may be about one image, where every
+        answer is a favourite. A fault in this is told, and does not end the run.
+
         Args:
             rows: N rows of this process, with the reflection's answers.
             texts: their completions.
@@ -45,6 +51,24 @@ class DiagnosedTrainer(Trainer):
             completion_ids: their tokens.
             earned: rewards of the completions of all processes, shape (completions, functions).
         """
+        ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+        cut_off = [len(ids) > 0 and ids[-1] not in ends for ids in completion_ids]
+        told = zip(rows, texts, thinking, cut_off, self.rollout.groups, strict=True)
+        completions = gather_object(
+            [
+                {"text": text, "thinking": thought, "cut_off": is_cut, "group": group}
+                | {name: row.get(name) for name in _COLUMNS}
+                for row, text, thought, is_cut, group in told
+            ]
+        )
+        try:
+            return self._measure(completions, earned)
+        except Exception:  # the same in all processes, which hold the same
+            if self.accelerator.is_main_process:
+                logger.warning("Step %d has no diagnostics.", self.state.global_step + 1, exc_info=True)
+            return {}
+
+    def _measure(self, completions: Sequence[dict[str, Any]], earned: np.ndarray) -> dict[str, float]:
         names, weights, group_size = self.reward_func_names, self.reward_weights.tolist(), self._group_size
         how = RewardSum(
             names, weights, group_size, self._list_reflective(), self.scale_rewards, self.multi_objective_aggregation
@@ -53,14 +77,14 @@ class DiagnosedTrainer(Trainer):
         form = "set" if self.reflects or "format_reward" in names else None
         form = "think" if "think_format_reward" in names else form
         if form:
-            ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
-            metrics |= count_malformed(texts, form, [len(ids) > 0 and ids[-1] not in ends for ids in completion_ids])
-        if {"emotion", "label_space"} <= rows[0].keys():
-            columns = {name: [row[name] for row in rows] for name in ("emotion", "label_space", *ANSWERS)}
-            metrics |= diagnose(texts, columns, self.rollout.groups, thinking)
-            start = self.accelerator.process_index * len(rows)
-            local = sum_rewards(earned, weights)[start : start + len(rows)]
-            metrics |= average_by_emotion(local, columns["emotion"])
+            cut_off = [row["cut_off"] for row in completions]
+            metrics |= count_malformed([row["text"] for row in completions], form, cut_off)
+        # A data set of several sources may know the emotion of some rows alone
+        known = [place for place, row in enumerate(completions) if None not in (row["emotion"], row["label_space"])]
+        if known:
+            columns = {name: [completions[place][name] for place in known] for name in completions[0]}
+            metrics |= diagnose(columns["text"], columns, columns["group"], columns["thinking"])
+            metrics |= average_by_emotion(sum_rewards(earned, weights)[known], columns["emotion"])
         return metrics
 
     def _list_reflective(self) -> list[str]:
@@ -71,11 +95,13 @@ class DiagnosedTrainer(Trainer):
     def _is_probed(self) -> bool:
         """Return whether a multiple of `probe_steps` is among the optimizer steps that this rollout is for."""
         every, step = self.args.probe_steps, self.state.global_step
+        if not (every and self.model.training):  # an evaluation asks none, and leaves the next rollout's to it
+            return False
         is_first = step != self._probed_step  # dynamic sampling takes several rollouts
         self._probed_step = step
         rounds = self.args.steps_per_generation * self.num_iterations
         updates = max(rounds // self.args.gradient_accumulation_steps, 1)
-        return bool(every and self.model.training and is_first and (step + updates) // every > step // every)
+        return is_first and (step + updates) // every > step // every
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and judge the alarms on what is logged."""

@@ -55,7 +55,10 @@ class CardTrainer(Trainer):
         """Take label space and question from the first training row, where it has them."""
         if isinstance(dataset, Dataset) and len(dataset) and {"label_space", "prompt"} <= set(dataset.column_names):
             row = dataset.select_columns(["label_space", "prompt"])[0]
-            self.labels = LabelSpace.of(row["label_space"]).labels
+            try:
+                self.labels = LabelSpace.of(row["label_space"]).labels
+            except (TypeError, ValueError):  # a column of the user's own, which no reward reads
+                return
             prompt = row["prompt"]
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             self.question = text if isinstance(text, str) else prompt_text("set", self.labels)

@@ -89,6 +89,20 @@ def test_lambda_vanishes_where_reflection_alone_decides():
     assert small == pytest.approx(large, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "how", [{"scale": "none"}, {"scale": "batch"}, {"aggregation": "normalize_then_sum"}], ids=lambda how: str(how)
+)
+def test_reflection_decides_with_its_weight_alone_where_a_group_is_not_scaled(how):
+    """The advice of the alarm, scale_rewards: none, ends it."""
+    rewards = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    large, small = (
+        np.abs(split_advantages(rewards, RewardSum(NAMES, [1.0, w], 2, **how)).sum(axis=1))[:2].max() for w in (1, 0.01)
+    )
+    assert small < 0.1 * large
+    result = measure_advantages(rewards, RewardSum(NAMES, [1.0, 0.01], 2, reflective=["coherence_reward"], **how))
+    assert "diagnostics/only_reflection_decides" not in result
+
+
 def test_two_rewards_that_cancel_in_a_dead_group_cause_nothing():
     rewards = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     result = measure_advantages(rewards, RewardSum(NAMES, [0.5, 0.5], 2, reflective=["coherence_reward"]))

@@ -183,6 +183,13 @@ def test_labels_are_masked_as_words_alone():
     assert mask_labels("Fear, awesome and AWE.", LABELS) == "something, awesome and something."
 
 
+def test_labels_of_several_words_are_masked_as_they_may_be_written():
+    labels = ["great", "great joy", "c++"]
+    assert mask_labels("Great_Joy, great  joy; a great-joy and c++!", labels) == (
+        "something, something; a something and something!"
+    )
+
+
 def test_triggers_are_compared_within_their_groups():
     texts = [gold_completion("awe")] * 2 + ["nothing"] + [gold_completion("awe").replace("night", "dog")]
     result = diagnose(texts, columns(["awe"] * 4), groups=[0, 0, 1, 1])

@@ -125,6 +125,11 @@ def write_honestly(row: dict[str, Any], place: int) -> str:
         pytest.param({"probe_steps": 0, "max_steps": 2}, [], id="never"),
         pytest.param({"probe_steps": 3, "max_steps": 6, "steps_per_generation": 2}, [3, 5], id="rollouts-of-two-steps"),
         pytest.param({"probe_steps": 1, "max_steps": 2, "lambda1": 0.0}, [], id="no-reflection"),
+        pytest.param(
+            {"probe_steps": 1, "max_steps": 3, "eval_strategy": "steps", "eval_steps": 1},
+            [1, 2, 3],
+            id="after-an-evaluation",
+        ),
     ],
 )
 def test_probes_are_asked_when_they_are_due(judge_dir, tmp_path, monkeypatch, options, steps):
