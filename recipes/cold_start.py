@@ -84,7 +84,7 @@ def main() -> None:
 
     with user_errors():
         opened.folder.begin()
-    start_tracking(opened.folder, args)
+        start_tracking(opened.folder, args)
     path, processor = model.model_name_or_path, opened.processor
     before = probe_checkpoint(path, args.model_init_kwargs, processor, held_out, args)
     trainer = build_cold_start_trainer(path, args, opened.train, processor, peft_config=adapter)

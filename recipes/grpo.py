@@ -65,7 +65,7 @@ def main() -> None:
 
     with user_errors():
         opened.folder.begin()
-    start_tracking(opened.folder, args)
+        start_tracking(opened.folder, args)
     trainer = EmoR3Trainer(
         model=model.model_name_or_path,
         args=args,

@@ -12,7 +12,8 @@ PARTS = ("time/rollout", "time/reflection", "time/rewards")
 class TimedTrainer(GRPOTrainer):
     """Logs the seconds of an optimizer step by part; together they are TRL's `step_time`.
 
-    A rollout that is used for several steps counts in each of them with its share.
+    A rollout that is used for several steps counts in the first of them; where these are logged together, in each of
+    them with its share.
     """
 
     def _generate(self, prompts: list) -> tuple:

@@ -1,12 +1,15 @@
 """Completions in W&B and trackio: `TrackingTrainer` is mixed into TRL's `GRPOTrainer`, and replaces its table."""
 
 import importlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from trl import GRPOTrainer
 
 from emor3_trl.upkeep.completions_table import BACKENDS, build_table, choose_rows
+
+logger = logging.getLogger(__name__)
 
 ROWS = 32  # of a table: enough to read, small enough to load
 STEPS = 10  # between two tables, where the configuration has no field for it
@@ -52,16 +55,21 @@ class TrackingTrainer(GRPOTrainer):
         self._last_table = step
         if not self.accelerator.is_main_process:
             return
-        columns = self._collect_columns()
+        for name in names:
+            try:
+                self._log_table(importlib.import_module(name))
+            except Exception as error:  # the Parquet file has the completions
+                logger.warning("Step %d: %s took no table of completions: %s", step, name, " ".join(str(error).split()))
+
+    def _log_table(self, backend: Any) -> None:
+        """Log the completions of the last rollout to W&B or trackio, whichever module is given."""
+        if backend.__name__ == "wandb" and backend.run is None:
+            return
+        columns, step = self._collect_columns(), self.state.global_step
         chosen = choose_rows(columns["group"], ROWS)
         if self.log_unique_prompts:
             chosen = [row for row in chosen if row == 0 or columns["group"][row] != columns["group"][row - 1]]
-        for name in names:
-            backend = importlib.import_module(name)
-            if name == "wandb" and backend.run is None:
-                continue
-            table = build_table(backend, columns, chosen)
-            backend.log({"completions": table, "train/global_step": step})
+        backend.log({"completions": build_table(backend, columns, chosen), "train/global_step": step})
 
     def _collect_columns(self) -> dict[str, list[Any]]:
         """Return the columns of the last rollout, one value per completion of all processes."""

@@ -30,6 +30,9 @@ images = {name: Dataset.from_list([{"image": image} for image in tiny_pictures(5
     for name, rows in predictions.items()}
 save_confusions("base", predictions, folder)
 log_evaluation(["wandb", "trackio"], "base", {"seed": 7}, {"eval/test/accuracy": 0.2}, predictions, images, folder)
+# Nothing is there that trackio could read the confusion from
+log_evaluation(["trackio"], "other", {}, {"eval/test/accuracy": 0.1}, predictions, images, folder / "nowhere")
+print("further models follow", file=sys.stderr)
 """
 
 
@@ -43,6 +46,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command, env={**variables, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "trackio did not take the evaluation of other: " in done.stderr
+    assert done.stderr.rstrip().endswith("further models follow")
     return folder
 
 

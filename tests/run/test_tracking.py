@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -9,13 +10,14 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 from recipe_commands import ENVIRONMENT, command
+from training import lengths_differ, tiny_trainer
 from wandb_files import find_run_files, read_config, read_history, read_run_id
 from wandb_server import serve_until_the_first_upload
 
@@ -201,6 +203,45 @@ def test_a_network_that_is_lost_while_a_run_trains_neither_stops_it_nor_takes_it
     assert len(losses) == 4
     (file,) = find_run_files(tmp_path / "run")
     assert [entry["train/loss"] for entry in read_history(file) if "train/loss" in entry] == losses
+
+
+def log_what_fits_no_column(completions: list, log_extra: Callable, **_: object) -> list[float]:
+    """A reward that logs what W&B refuses to hold in one column."""
+    log_extra("details", [{"a": 1} if row % 2 else {"b": "text"} for row in range(len(completions))])
+    return lengths_differ(completions)
+
+
+@pytest.mark.slow
+def test_a_table_that_wandb_refuses_does_not_end_a_run(tiny_model_dir, tmp_path, monkeypatch, caplog) -> None:
+    import wandb
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    options = {"use_vllm": False, "max_steps": 2, "log_completions_steps": 1, "num_completions_to_print": 0}
+    trainer = tiny_trainer(
+        tiny_model_dir, tmp_path, reward_funcs=log_what_fits_no_column, report_to=["wandb"], log_completions=True,
+        **options,
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING, "emor3_trl"):
+        trainer.train()
+    wandb.finish()
+    wandb.teardown()
+    told = [record.getMessage() for record in caplog.records if "took no table of completions" in record.getMessage()]
+    assert [line[:13] for line in told] == ["Step 1: wandb", "Step 2: wandb"]
+    assert len(list((tmp_path / "completions").glob("*.parquet"))) == 2
+    (file,) = find_run_files(tmp_path)
+    assert sum("train/reward" in entry for entry in read_history(file)) == 2
+
+
+def test_a_mode_that_wandb_does_not_know_is_one_line(tiny_model_dir, tmp_path) -> None:
+    arguments = report_both(command(tmp_path, "cold-start", tiny_model_dir, "run"), tmp_path, max_steps=1)
+    done = subprocess.run(
+        arguments, cwd=tmp_path, env={**WITHOUT_KEY, "WANDB_MODE": "nonsense"}, capture_output=True, text=True,
+        timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_table_shows_whole_groups() -> None:
