@@ -201,5 +201,7 @@ def _explain(members: Sequence[tuple[Plot, Sequence[str]]]) -> str:
     for plot, keys in members:
         metric = next((metric for metric in list_metrics() if metric.name in plot.names), None) or find_metric(keys[0])
         if metric:
-            lines.append(f"- **{plot.title}**: {metric.meaning}. Healthy: {metric.healthy}. {metric.action}")
+            lines.append(
+                f"- **{plot.title}**: {metric.meaning.rstrip('.')}. Healthy: {metric.healthy}. {metric.action}"
+            )
     return "\n".join(lines) or "docs/METRICS.md explains each."

@@ -28,6 +28,7 @@ SECRETS = frozenset({"hub_token", "push_to_hub_token"})  # never written to a ru
 NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
     "logging_dir", "disable_tqdm", "local_rank", "log_level", "log_level_replica", "hub_token", "trackio_space_id",
+    "log_completions_steps", "probe_steps",
 })  # fmt: skip
 # What a run leaves once it has computed something: until then its folder may become another run's
 RESULTS = (METRICS, "checkpoint-*", "*.safetensors", "*.parquet", "unfinished/*.jsonl")
@@ -228,9 +229,13 @@ def hide_secrets(arguments: list[str]) -> list[str]:
     shown = []
     for flag, argument in zip(["", *arguments], arguments, strict=False):
         name = argument.split("=")[0]
-        secret = "=" in argument and name.lstrip("-") in SECRETS
-        shown.append("…" if flag.lstrip("-") in SECRETS else f"{name}=…" if secret else argument)
+        secret = "=" in argument and _is_secret(name)
+        shown.append("…" if _is_secret(flag) else f"{name}=…" if secret else argument)
     return shown
+
+
+def _is_secret(flag: str) -> bool:
+    return flag.lstrip("-").replace("-", "_") in SECRETS  # the parser takes --hub-token as well
 
 
 def _to_plain(value: Any) -> Any:

@@ -52,6 +52,7 @@ def prepare_reporting(values: dict[str, Any]) -> None:
         os.environ.setdefault(name, seconds)
     if not has_wandb_key():
         os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own faults
     os.environ.setdefault("WANDB_PROJECT", "emor3_trl")
     if values.get("output_dir"):
         os.environ.setdefault("WANDB_DIR", str(values["output_dir"]))

@@ -76,6 +76,14 @@ def test_a_dashboard_comes_back_from_its_file_as_it_was(logged_run: Path, tmp_pa
     assert first["spec"]["section"]["panelBankConfig"] == again["spec"]["section"]["panelBankConfig"]
 
 
+def test_the_text_of_a_section_is_made_of_whole_sentences(logged_run: Path) -> None:
+    logged, _ = collect_keys(logged_run)
+    sections = build_dashboard(plan_sections(logged, EVALUATED), "project").sections
+    texts = [section.panels[0].markdown for section in sections]
+    assert len(texts) > len(SECTIONS)
+    assert not [line for text in texts for line in text.splitlines() if ".." in line]
+
+
 def test_every_curve_is_a_key_of_the_offline_run_and_documented(logged_run: Path) -> None:
     logged, _ = collect_keys(logged_run)
     curves = list_curves(build_dashboard(plan_sections(logged, EVALUATED), "project"))

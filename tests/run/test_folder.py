@@ -36,6 +36,13 @@ class TestRunFolder:
         with pytest.raises(FileExistsError, match=r"learning_rate was 1\.0, now 2\.0.*--overwrite"):
             RunFolder(tmp_path / "run", {**self.values, "learning_rate": 2.0})
 
+    def test_a_run_goes_on_with_other_tables_and_probes(self, tmp_path: Path) -> None:
+        """They change no weight; and a run of an earlier version knew neither."""
+        RunFolder(tmp_path / "run", self.values).begin()
+        save_checkpoint(tmp_path / "run")
+        watched = {**self.values, "probe_steps": 10, "log_completions_steps": 10}
+        assert RunFolder(tmp_path / "run", watched).checkpoint == str(tmp_path / "run" / "checkpoint-1")
+
     def test_overwrite_replaces_a_run_only_when_it_begins(self, tmp_path: Path) -> None:
         first = RunFolder(tmp_path / "run", self.values)
         first.begin()
@@ -75,7 +82,15 @@ class TestRunFolder:
         with pytest.raises(FileExistsError, match="left alone"):
             RunFolder(tmp_path, self.values, overwrite=True)
 
-    @pytest.mark.parametrize("flags", [["--hub_token", "hf_x", "--seed", "2"], ["--hub_token=hf_x", "--seed", "2"]])
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            ["--hub_token", "hf_x", "--seed", "2"],
+            ["--hub_token=hf_x", "--seed", "2"],
+            ["--hub-token", "hf_x", "--seed", "2"],
+            ["--hub-token=hf_x", "--seed", "2"],
+        ],
+    )
     def test_a_token_is_written_nowhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list) -> None:
         monkeypatch.setattr("sys.argv", ["grpo.py", *flags])
         RunFolder(tmp_path / "run", {**self.values, "hub_token": "hf_x"}).begin()

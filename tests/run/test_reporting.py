@@ -52,12 +52,13 @@ def test_an_offline_run_holds_completions_pictures_rewards_and_reflection(tiny_m
 def test_wandb_is_offline_without_a_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report_to: str | list[str]
 ) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR", "WANDB_ERROR_REPORTING"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(reporting, "_has_wandb_login", lambda: False)
     reporting.prepare_reporting({"report_to": report_to, "output_dir": str(tmp_path)})
     assert reporting.os.environ["WANDB_MODE"] == "offline"
+    assert not wandb.env.error_reporting_enabled()
     assert reporting.os.environ["WANDB_DIR"] == str(tmp_path)
 
 
