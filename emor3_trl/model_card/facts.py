@@ -55,16 +55,17 @@ class Weights:
     decoding: Mapping[str, Any] | None = None
 
 
-def gather_facts(run: Path, evaluation: str | Path | None = None) -> RunFacts:
+def gather_facts(run: Path, evaluation: str | Path | None = None, data: str | None = None) -> RunFacts:
     """Read the files of a run, of its training data and of its evaluation.
 
     Args:
         run: the run's folder.
         evaluation: the folder of an evaluation of this very model, or None.
+        data: the folder of its training data, where they are elsewhere than its configuration says.
 
     Raises:
         FileNotFoundError: if its training data is not there.
-        ValueError: if a file cannot be read, or the evaluation is of other weights.
+        ValueError: if a file cannot be read, its configuration names no data, or the evaluation is of other weights.
     """
     config = read_mapping(run / "config.yaml", _CURE)
     environment = read_mapping(run / "environment.json", _CURE)
@@ -79,10 +80,13 @@ def gather_facts(run: Path, evaluation: str | Path | None = None) -> RunFacts:
                 f"'{run}'. Evaluate this model: recipes/evaluate.py --model {run}."
             )
         metrics = read_mapping(Path(evaluation) / "metrics.json", "Evaluate the model again.")
-    rows = load_split(config["data"], config.get("train_split", "train"), max_samples=1)
+    place = data or config.get("data")
+    if not place:
+        raise ValueError(f"'{run / 'config.yaml'}' names no data, so the labels are not known. {_CURE}")
+    rows = load_split(place, config.get("train_split", "train"), max_samples=1)
     labels = tuple(rows[0]["label_space"])
     question = prompt_text(config.get("prompt_style", "set"), labels)
-    return RunFacts(config, environment, labels, question, read_manifest(config["data"]), training, metrics, evaluated)
+    return RunFacts(config, environment, labels, question, read_manifest(place), training, metrics, evaluated)
 
 
 def read_manifest(data: str) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def read_decoding(model: str | Path, processor: Any) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(model)
+        return GenerationConfig.from_pretrained(model, local_files_only=True)  # it came with the weights
     except OSError:
         tokenizer = processor.tokenizer
         return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)

@@ -8,6 +8,7 @@
 
 import importlib.metadata
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from emor3_trl.emotions import LabelSpace
 from emor3_trl.files import read_mapping
 from emor3_trl.model_card.card import format_model_card, write_model_card
 from emor3_trl.model_card.facts import RunFacts, find_weights, gather_facts, read_manifest
-from emor3_trl.prompts import prompt_text
 
 logger = logging.getLogger(__name__)
 PAPER_REWARDS = {f"{name}_reward" for name in ("accuracy", "consistency", "coherence", "format")}  # the paper's
@@ -55,19 +55,22 @@ class CardTrainer(Trainer):
         """Take label space and question from the first training row, where it has them."""
         if isinstance(dataset, Dataset) and len(dataset) and {"label_space", "prompt"} <= set(dataset.column_names):
             row = dataset.select_columns(["label_space", "prompt"])[0]
-            try:
-                self.labels = LabelSpace.of(row["label_space"]).labels
-            except (TypeError, ValueError):  # a column of the user's own, which no reward reads
-                return
             prompt = row["prompt"]
-            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-            self.question = text if isinstance(text, str) else prompt_text("set", self.labels)
+            # Rewards of a user's own may read neither, so whatever stands there is no reason not to train
+            with suppress(ValueError, TypeError, LookupError, AttributeError):
+                text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+                parts = [text] if isinstance(text, str) else [part.get("text") or "" for part in text]
+                labels = LabelSpace.of(row["label_space"]).labels
+                self.labels, self.question = labels, "".join(parts)
 
     def _write_card(self, folder: Path, name: str | None) -> None:
         if self.is_world_process_zero():
-            facts = self._gather_facts()
-            weights = find_weights(folder, facts.config)
-            write_model_card(format_model_card(facts, name or folder.name, weights), folder)
+            try:
+                facts = self._gather_facts()
+                weights = find_weights(folder, facts.config)
+                write_model_card(format_model_card(facts, name or folder.name, weights), folder)
+            except Exception as error:  # TRL writes the card before the checkpoint, which must not be lost
+                logger.warning("There is no new model card in '%s': %r", folder, error)
 
     def _gather_facts(self) -> RunFacts:
         """Return what the run's files say; of a run that Python code started, what its arguments say."""
@@ -94,5 +97,5 @@ def renew_model_card(run: Path, evaluation: Path) -> None:
         try:
             facts = gather_facts(run, evaluation)
             write_model_card(format_model_card(facts, run.name, find_weights(run, facts.config)), run)
-        except (OSError, ValueError) as error:  # the evaluation itself is finished
-            logger.warning("The model card in '%s' stays as it is: %s", run, error)
+        except Exception as error:  # the evaluation itself is finished
+            logger.warning("The model card in '%s' stays as it is: %r", run, error)

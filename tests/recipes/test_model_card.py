@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +13,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import Dataset
+from PIL import ExifTags, Image
 from recipe_commands import command, finish
 from tiny_model import tiny_pictures
 from training import tiny_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
-from emor3_trl.checkpoints import whole_checkpoint
+from emor3_trl.checkpoints import fingerprint, whole_checkpoint
+from emor3_trl.data import write_split
+from emor3_trl.data.resizing import to_upright_rgb
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.model_card import card as card_module
-from emor3_trl.model_card.card import MARK, write_model_card
+from emor3_trl.model_card.card import MARK, format_model_card, format_snippet, write_model_card
+from emor3_trl.model_card.facts import RunFacts, Weights
+from emor3_trl.model_card.trainer import CardTrainer, renew_model_card
 from emor3_trl.prompts import prompt_text
 
 ROOT = Path(__file__).parents[2]
@@ -100,8 +108,6 @@ def run_snippet(card: str, folder: Path, capsys: pytest.CaptureFixture) -> str:
 
 
 def ask_engine(folder: Path, text: str, photo: Path, tokens: int) -> str:
-    from PIL import Image
-
     with whole_checkpoint(folder) as whole:
         model = AutoModelForImageTextToText.from_pretrained(whole, dtype=torch.float32)
         engine = TransformersEngine(model, AutoProcessor.from_pretrained(whole, padding_side="left"))
@@ -181,6 +187,117 @@ def test_a_trainer_of_python_code_writes_the_card_of_its_arguments(tiny_model_di
     assert "amusement, anger, awe" in card
     assert "GRPO with structured emotional thinking" in card
     assert "training has not ended" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_card_that_cannot_be_written_costs_no_checkpoint(tiny_model_dir: Path, tmp_path: Path) -> None:
+    args = EmoR3Config(
+        str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=1,
+        use_vllm=False, save_strategy="steps", save_steps=1, report_to="none", bf16=False, use_cpu=True,
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text('{"versions"')  # TRL asks for the card before it saves
+    trainer = EmoR3Trainer(str(tiny_model_dir), args=args, train_dataset=tiny_dataset())
+    trainer.train()
+    trainer.create_model_card("run")
+    assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "README.md").exists()
+
+
+@pytest.mark.parametrize("missing", ["eval/test/macro_f1", "prompt_style", "counts"])
+def test_an_evaluation_ends_whatever_the_card_lacks(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    run, evaluation = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(tiny_model_dir, run)
+    evaluation.mkdir()
+    write_split(tmp_path / "data", "train", [{"id": "0", "image": tiny_pictures(1)[0], "emotion": "awe",
+                                              "label_space": LABELS, "source": "x"}])  # fmt: skip
+    (tmp_path / "data" / "manifest.json").write_text('{"counts": null}' if missing == "counts" else "{}")
+    keys = ("n", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "format_rate")
+    metrics = {name: 0.5 for name in (f"eval/test/{key}" for key in keys) if name != missing}
+    config = {"model_fingerprint": fingerprint(run)} | ({"prompt_style": "set"} if missing != "prompt_style" else {})
+    (run / "README.md").write_text(f"{MARK} as it was")
+    for file, content in (
+        (run / "config.yaml", {"data": str(tmp_path / "data")}), (run / "environment.json", {}),
+        (run / "metrics.json", {}), (evaluation / "config.yaml", config), (evaluation / "metrics.json", metrics),
+    ):  # fmt: skip
+        file.write_text(json.dumps(content))
+    renew_model_card(run, evaluation)
+    assert (run / "README.md").read_text() == f"{MARK} as it was"
+    assert "stays as it is" in caplog.text
+
+
+HOSTILE = "<img src=x onerror=alert(1)> `b` | [c](http://d)\n# e\u202e"
+
+
+def write_hostile_card(base: str) -> str:
+    config = {"model_name_or_path": base, "data": f"data/{HOSTILE}", "rewards": [f"{HOSTILE}.py:brief"], "seed": 3}
+    data = {"source": HOSTILE, "counts": {"train": {HOSTILE: 5}}, "licences": {"x": HOSTILE}, "max_pixels": 12544}
+    metrics = {f"eval/{HOSTILE.replace('/', '')}/{key}": 0.5 for key in (
+        "n", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "format_rate")}  # fmt: skip
+    evaluation = {"prompt_style": "set"}
+    labels = ("awe", HOSTILE)
+    facts = RunFacts(config, {}, labels, prompt_text("set", labels), data, {HOSTILE: 0.5}, metrics, evaluation)
+    return format_model_card(facts, HOSTILE, Weights("my; rm -rf x"))
+
+
+def test_what_labels_and_paths_hold_is_no_markup_of_the_card() -> None:
+    card = write_hostile_card("Qwen/Qwen2.5-VL-3B-Instruct")
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert "\u202e" not in card
+    text = re.sub(r"```.*?```|`[^`\n]*(?<!\\)`", "", body.replace(MARK, ""), flags=re.S)
+    assert "img src" in text
+    assert not re.search(r"(?<!\\)[<>`]|(?<!\\)\[c", text)
+    assert [line for line in text.splitlines() if line.startswith("# ")] == [text.strip().splitlines()[0]]
+    rows = [line for line in text.splitlines() if line.startswith("|") and "img" in line]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 6]
+    (code,) = re.findall(r"```python\n(.*?)```", body, re.S)
+    compile(code, "README.md", "exec")
+    assert "max_pixels=12544" in code
+    served = re.findall(r"```shell\n(.*?)```", body, re.S)[0].splitlines()
+    assert shlex.split(served[0]) == ["vllm", "serve", "my; rm -rf x"]
+    assert "my; rm -rf x" in shlex.split(served[2])
+
+
+@pytest.mark.parametrize("base", ["runs/demo/base", "/models/qwen", "runs/base"])
+def test_a_folder_is_no_base_on_the_hub(base: str) -> None:
+    assert "base_model" not in write_hostile_card(base).split("---\n", 2)[1]
+
+
+def test_the_card_s_code_turns_a_picture_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.linear_gradient("L").resize((56, 28)).save(tmp_path / "photo.jpg", exif=exif)
+    code = format_snippet(Weights("x"), "?").splitlines()
+    names: dict[str, Any] = {}
+    chosen = [line for line in code if line.startswith(("from PIL", "photo ="))]
+    exec("\n".join(chosen).replace("photo.jpg", str(tmp_path / "photo.jpg")), names)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        expected = to_upright_rgb(image)
+    assert names["photo"].size == expected.size == (28, 56)
+    assert names["photo"].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "space", "question"),
+    [
+        pytest.param("Which?", LABELS, "Which?", id="text"),
+        pytest.param([{"role": "user", "content": "Which?"}], LABELS, "Which?", id="conversation"),
+        pytest.param(
+            [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "Mine?"}]}],
+            LABELS, "Mine?", id="parts",
+        ),
+        pytest.param([], LABELS, "", id="no turn"),
+        pytest.param("Which?", None, "", id="no labels"),
+    ],
+)  # fmt: skip
+def test_the_question_of_the_card_is_that_of_the_data(prompt: Any, space: Any, question: str) -> None:
+    trainer = object.__new__(CardTrainer)
+    trainer.learn_question(Dataset.from_list([{"prompt": prompt, "label_space": space}]))
+    assert trainer.question == question
+    assert trainer.labels == (tuple(LABELS) if question else None)
 
 
 @pytest.mark.parametrize(
