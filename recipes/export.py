@@ -32,6 +32,9 @@ class ExportArguments:
     base_model: str | None = field(
         default=None, metadata={"help": "The model under a LoRA adapter, if it is not where training found it."}
     )
+    data: str | None = field(
+        default=None, metadata={"help": "The folder of its training data, if they are not where training found them."}
+    )
     push_to_hub: str | None = field(
         default=None, metadata={"help": "Also upload it to this private repository, e.g. me/emo-r3."}
     )
@@ -48,8 +51,10 @@ def main() -> None:
             raise FileNotFoundError(f"'{run}' holds no finished run (no metrics.json). Export a finished one.")
         check_checkpoint(args.model, args.base_model)
         check_fit(args.model, args.base_model)
-        facts = gather_facts(run, args.evaluation)
-        check_room(output, 2 * estimate_room([args.model], args.base_model or args.model, 0, 0), "the model")
+        facts = gather_facts(run, args.evaluation, args.data)
+        room = sum(file.stat().st_size for file in run.glob("*.safetensors"))
+        room += 2 * estimate_room([args.model], args.base_model, 0, 0)  # a merged adapter
+        check_room(output, room, "the model")
     unfinished = output.with_name(output.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -65,12 +70,29 @@ def main() -> None:
     unfinished.rename(output)
     print(f"Written to {output}: weights, processor, generation_config.json, README.md (read it before you pass it on)")
     if args.push_to_hub:
-        from huggingface_hub import HfApi
-
         with user_errors():
-            HfApi().create_repo(args.push_to_hub, private=True, exist_ok=True)
-            HfApi().upload_folder(repo_id=args.push_to_hub, folder_path=str(output))
+            upload_privately(output, args.push_to_hub)
         print(f"Uploaded to {args.push_to_hub}, which is private")
+
+
+def upload_privately(folder: Path, name: str) -> None:
+    """Upload a folder to a private repository of the Hub, which is made if need be.
+
+    Raises:
+        ValueError: if the repository is there and public.
+        OSError: if the Hub cannot be reached, or refuses.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+
+    api, again = HfApi(), f"The folder stays; to upload it yourself: hf upload {name} {folder}"
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        if not api.repo_info(name).private:
+            raise ValueError(f"push_to_hub is '{name}', which is public: nothing is uploaded. {again}")
+        api.upload_folder(repo_id=name, folder_path=str(folder))
+    except httpx.HTTPError as error:
+        raise OSError(f"'{folder}' was not uploaded to '{name}' ({error}). {again}") from error
 
 
 if __name__ == "__main__":

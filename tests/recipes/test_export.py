@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,85 @@ def test_each_token_that_ends_a_text_still_does(place: Path, export: RecipeRunne
     assert exported.eos_token_id == ends
     assert not exported.do_sample
     assert exported.repetition_penalty in (None, 1.0)
+
+
+@pytest.mark.parametrize("model", ["run", "lora"])
+def test_a_disk_without_room_is_told_before_a_model_loads(
+    place: Path, export: RecipeRunner, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    needed = sum(file.stat().st_size for file in (place / "run").glob("*.safetensors"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, needed - 1))
+    refused = export(place, "--model", model, "--output_dir", "no_room")
+    assert refused.returncode == 2
+    assert "The disk of 'no_room' has" in refused.stderr
+    assert not list(place.glob("no_room*"))
+
+
+def test_data_that_have_moved_can_be_named(place: Path, export: RecipeRunner, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    shutil.copytree(place / "data", tmp_path / "moved")
+    config = (run / "config.yaml").read_text().replace(str(place / "data"), "gone")
+    assert "gone" in config
+    (run / "config.yaml").write_text(config)
+    refused = export(tmp_path, "--model", "run", "--output_dir", "new")
+    assert (refused.returncode, refused.stderr.count("error: ")) == (2, 1)
+    done = export(tmp_path, "--model", "run", "--output_dir", "new", "--data", "moved")
+    assert done.returncode == 0, done.stderr
+    assert ", ".join(LABELS) in (tmp_path / "new" / "README.md").read_text()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A Hub on which the repository stands already, and is public; it notes what it is asked."""
+
+    asked: list[str]
+    breaks: bool
+
+    def do_POST(self) -> None:
+        if not self.breaks:
+            self.answer(409, {"error": "You already created it", "url": "https://huggingface.co/me/model"})
+
+    def do_GET(self) -> None:
+        self.answer(200, {"id": "me/model", "_id": "1", "private": False, "siblings": [], "tags": []})
+
+    def answer(self, status: int, content: dict) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        body = json.dumps(content).encode()
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("breaks", "expected"),
+    [
+        pytest.param(False, "push_to_hub is 'me/model', which is public: nothing is uploaded.", id="public"),
+        pytest.param(True, "was not uploaded to 'me/model'", id="a line that breaks"),
+    ],
+)
+def test_what_cannot_be_uploaded_stays_and_is_one_line(
+    place: Path, export: RecipeRunner, monkeypatch: pytest.MonkeyPatch, breaks: bool, expected: str
+) -> None:
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Noting", (Hub,), {"asked": asked, "breaks": breaks}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    refused = export(place, "--model", "run", "--push_to_hub", "me/model", "--output_dir", f"pushed_{breaks}")
+    server.shutdown()
+    server.server_close()
+    assert refused.returncode == 2, refused.stderr
+    assert expected in refused.stderr
+    assert refused.stderr.count("error: ") == 1
+    assert not any("commit" in line or "preupload" in line for line in asked)
+    assert (place / f"pushed_{breaks}" / "README.md").is_file()
 
 
 @pytest.mark.slow
