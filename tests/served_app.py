@@ -1,5 +1,6 @@
 """recipes/app.py as a user starts it, and what a test does on its page."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ DONE = ".answer[data-state=done]"
 
 
 @contextmanager
-def serve(folder: Path, *arguments: str) -> Iterator[str]:
-    """Start the recipe at a free port; gives the page's address. Its output is in app.log."""
+def serve(folder: Path, *arguments: str, end: signal.Signals = signal.SIGTERM) -> Iterator[str]:
+    """Start the recipe at a free port; gives the page's address. Its output and what is temporary are in the folder."""
     command = [sys.executable, "-u", str(ROOT / "recipes" / "app.py"), *arguments, "--port", "0"]
     with (folder / "app.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=log, text=True)
+        settings = ENVIRONMENT | {"TMPDIR": str(folder)}
+        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
@@ -25,7 +27,7 @@ def serve(folder: Path, *arguments: str) -> Iterator[str]:
         assert line, (folder / "app.log").read_text()
         yield line.split()[4]
     finally:
-        process.terminate()
+        process.send_signal(end)
         assert process.wait(30) == 0
 
 

@@ -1,6 +1,10 @@
 """The page of recipes/app.py in a real browser, with two tiny models: one writes the steps, the other is hostile."""
 
+import signal
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -119,6 +123,29 @@ def test_bad_pictures_become_sentences_and_the_page_lives_on(view, place: Path, 
     drop(page, tmp_path / "cmyk.jpg")
     page.wait_for_function(f"document.querySelectorAll('{DONE}').length === 2", timeout=120_000)
     assert "84 × 140 pixels" in page.inner_text("figcaption")
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 400), ("", 400), ("localhost", 200)])
+def test_another_name_for_this_machine_is_refused(address: str, host: str, status: int) -> None:
+    port = urlsplit(address).port
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", "/config", headers={"Host": f"{host}:{port}"})
+        assert connection.getresponse().status == status
+
+
+def test_no_history_of_pictures_is_kept(view, address: str, place: Path) -> None:
+    page = view()
+    drop(page, place / "first.png")
+    page.wait_for_function(f"document.querySelectorAll('{DONE}').length === 2", timeout=120_000)
+    kept = page.evaluate("Object.entries(localStorage).filter(([key]) => key.includes('run-history'))")
+    assert kept == []
+    assert page.request.get(f"{address}/gradio_api/runs").status == 404
+
+
+def test_a_closed_terminal_leaves_no_picture(place: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, "--model", str(place / "good"), "--label_space", "awe,fear", end=signal.SIGHUP):
+        assert list(tmp_path.glob("emor3-app-*"))
+    assert not list(tmp_path.glob("emor3-app-*"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
