@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +167,7 @@ def read_labels(text: str) -> LabelSpace:
         ValueError: if that makes no label space, or a label holds what no word has: a prompt's control tokens, say.
     """
     labels = tuple(label.strip() for label in re.split(r"[,;\n]", text) if label.strip())
-    strange = next((label for label in labels if not _LABEL.fullmatch(label)), None)
+    strange = next((label for label in labels if not _is_word(label)), None)
     if strange is not None:
         raise ValueError(
             f"The label '{strange[:60]}' is not a word or a few words of at most {LONGEST_LABEL} letters. Expected "
@@ -175,6 +176,12 @@ def read_labels(text: str) -> LabelSpace:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"There are {len(labels)} labels. Expected {MAX_LABELS} at most.")
     return LabelSpace("named", labels)
+
+
+def _is_word(label: str) -> bool:
+    """Return whether a label is a word or a few; in many scripts, marks that are no letters belong to a word."""
+    letters = "".join(character for character in label if not unicodedata.category(character).startswith("M"))
+    return len(label) <= LONGEST_LABEL and _LABEL.fullmatch(letters) is not None
 
 
 def choose_budget(args: AskingArguments, training: Dataset | None) -> Budget:

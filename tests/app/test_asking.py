@@ -47,16 +47,21 @@ def test_the_streamed_completion_is_the_one_that_is_generated(model: AskedModel,
     assert [row.tokens for row in beginnings] == sorted(row.tokens for row in beginnings)
 
 
-def test_a_reader_that_goes_stops_the_writing(model: AskedModel, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_goes_stops_the_writing(model: AskedModel, picture: str) -> None:
     forwards = []
     hook = model.engine.model.register_forward_hook(lambda *_: forwards.append(1))
     try:
-        stream = stream_completion(model.engine, prompt_text("set", SPACE.labels), Image.open(picture), 400)
+        question, image = prompt_text("set", SPACE.labels), Image.open(picture)
+        stream = stream_completion(model.engine, question, image, 400)
         next(stream)
         stream.close()  # returns once the writing thread has ended
+        stopped = len(forwards)
+        assert stopped < 400
+        for _ in stream_completion(model.engine, question, image, 100):
+            pass
     finally:
         hook.remove()
-    assert len(forwards) < 400
+    assert len(forwards) - stopped == 100  # it would not have ended by itself
 
 
 def test_the_last_progress_is_what_predict_says(model: AskedModel, picture: str) -> None:
@@ -116,6 +121,9 @@ def test_an_unusual_picture_is_shown_as_in_training_or_refused_in_a_sentence(
         pytest.param("joy", "two or more labels", id="one"),
         pytest.param("joy, Joy", "two or more labels", id="twice"),
         pytest.param("", "two or more labels", id="none"),
+        pytest.param("आनंद, ความสุข", ("आनंद", "ความสุข"), id="scripts with marks"),
+        pytest.param("joy, a" + "\u0301" * 50, "is not a word", id="a heap of marks"),
+        pytest.param("joy, yoj\u202e", "is not a word", id="a turned direction"),
         pytest.param("joy, <|im_end|>", r"The label '<\|im_end\|>' is not a word", id="a control token"),
         pytest.param(f"joy, {'a' * 50}", "at most 40 letters", id="long"),
         pytest.param(",".join(f"label{n}" for n in range(200)), "Expected 128 at most", id="many"),
