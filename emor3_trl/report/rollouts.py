@@ -18,6 +18,7 @@ from emor3_trl.files import read_mapping
 from emor3_trl.named_rewards import NAMED_REWARDS
 from emor3_trl.report.evaluated import MODELS, load_log_history
 from emor3_trl.rewards import reward_functions
+from emor3_trl.thinking import parse
 
 CURE = "Copy it again from the run, or remove it: the page then leaves that step out."
 OVERLONG = "soft_overlong_punishment_reward"  # TRL's, which `overlong_buffer` adds with weight 1
@@ -65,6 +66,7 @@ class TrainingRun:
         folder: its files.
         parent: the folder of runs that it was found in, or itself.
         config: its configuration; empty if the file is not there.
+        data: fingerprint of the file that it trained on (environment.json); None if it did not note one.
         weighing: of its rewards.
         groups: in the order of the steps.
         log: what its trainer logged; of later steps, what follows from the completions.
@@ -74,6 +76,7 @@ class TrainingRun:
     folder: Path
     parent: Path
     config: dict[str, Any]
+    data: str | None
     weighing: Weighing
     groups: list[Group]
     log: list[dict[str, Any]]
@@ -218,7 +221,16 @@ def _load_run(folder: Path, parent: Path, growing: bool) -> TrainingRun:
         raise ValueError(f"'{folder / 'config.yaml'}' cannot be read as a run's rewards ({error}). {CURE}") from error
     groups = [group for rows in _drop_repeated(tables) for group in _split_groups(rows, config, weighing.columns)]
     log = _read_log(folder, growing)
-    return TrainingRun(folder, parent, config, weighing, groups, [*log, *_derive_log(groups, weighing, log)], unread)
+    log += _derive_log(groups, weighing, log)
+    return TrainingRun(folder, parent, config, _read_fingerprint(folder), weighing, groups, log, unread)
+
+
+def _read_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint of a run's training data."""
+    path = folder / "environment.json"
+    environment = read_mapping(path, "Copy it again from the run, or remove it.") if path.is_file() else {}
+    sources = environment.get("sources")
+    return sources.get("training data") if isinstance(sources, dict) else None
 
 
 @lru_cache(maxsize=4_096)
@@ -235,6 +247,9 @@ def _read_completions(path: Path, _modified: int, _size: int) -> list[dict[str, 
         row["step"] = int(row["step"])
         written = row["completion"]
         row["completion"] = written if isinstance(written, str) else "".join(turn["content"] or "" for turn in written)
+        if "trigger" not in row:  # of a trainer of TRL, which does not parse
+            thought = parse(row["completion"])
+            row.update({name: getattr(thought, name, None) for name in ("trigger", "feeling", "conclusion")})
     return rows
 
 
@@ -263,7 +278,7 @@ def _split_groups(rows: list[dict[str, Any]], config: Mapping[str, Any], columns
 
 
 def _to_number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan  # JSON has no inf
 
 
 def _read_log(folder: Path, growing: bool) -> list[dict[str, Any]]:

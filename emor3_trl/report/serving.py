@@ -35,8 +35,11 @@ class LivePage:
         self.page: dict[str, Any] = {}
         self.version = ""
 
-    def refresh(self) -> None:
+    def refresh(self) -> tuple[dict[str, Any], str]:
         """Gather again if a file has changed.
+
+        Returns:
+            What the page shows, and the version of it: another thread may gather again at once.
 
         Raises:
             ValueError, OSError: at the first time. Later, a file that is being written leaves the page as it was, and
@@ -45,17 +48,18 @@ class LivePage:
         with self._lock:
             state = tuple(_describe_file(path) for path in self._list_files())
             if state == self._state:
-                return
+                return self.page, self.version
             try:
-                page = self._gather()
+                page = self._gather() | {"live": True}
+                version = hashlib.sha256(inert_json(page).encode()).hexdigest()[:16]
             except (ValueError, OSError, TypeError, LookupError, AttributeError) as error:
                 if self._state is None:
                     raise
                 print(escape_controls(f"Not drawn again yet: {' '.join(str(error).split())}"), flush=True)
             else:
-                self.page = page | {"live": True}
-                self.version = hashlib.sha256(inert_json(self.page).encode()).hexdigest()[:16]
+                self.page, self.version = page, version
             self._state = state
+            return self.page, self.version
 
 
 def serve_page(gather: Callable[[], dict[str, Any]], list_files: Callable[[], Iterable[Path]], port: int) -> None:
@@ -101,23 +105,23 @@ def make_handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
             if self.headers.get("Host") not in names:
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path == "/":
-                live.refresh()
-                self._send("text/html; charset=utf-8", render_page(live.page))
+                page, version = live.refresh()
+                self._send("text/html; charset=utf-8", render_page(page), version)
             elif self.path == "/data.json":
-                live.refresh()
-                if self.headers.get("If-None-Match") == f'"{live.version}"':
+                page, version = live.refresh()
+                if self.headers.get("If-None-Match") == f'"{version}"':
                     self.send_response(HTTPStatus.NOT_MODIFIED)
                     self.end_headers()
                 else:
-                    self._send("application/json", inert_json(live.page))
+                    self._send("application/json", inert_json(page), version)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
-        def _send(self, kind: str, text: str) -> None:
+        def _send(self, kind: str, text: str, version: str) -> None:
             content = text.encode()
             self.send_response(HTTPStatus.OK)
             for name, value in (("Content-Type", kind), ("Content-Length", str(len(content))),
-                                ("ETag", f'"{live.version}"'), ("Cache-Control", "no-store"),
+                                ("ETag", f'"{version}"'), ("Cache-Control", "no-store"),
                                 ("X-Content-Type-Options", "nosniff")):  # fmt: skip
                 self.send_header(name, value)
             with suppress(ConnectionError):  # the browser has left

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import gold_completion
 from written_rollouts import PAPER, REWARDS, SIZE, make_rows, write_rollouts, write_step
 
+from emor3_trl.report.page import gather_content, inert_json
 from emor3_trl.report.rollouts import check_logged, load_training_runs, measure_disagreement, sum_rewards, weigh_rewards
 
 
@@ -75,6 +77,27 @@ def test_disagreement_is_the_share_of_the_pulls_that_cancels():
     assert measure_disagreement(rewards, [0.8, 0.2]) == pytest.approx(1 - 1.6 / 2)
     assert measure_disagreement(np.array([[1.0, np.nan], [0.0, np.nan]]), [0.8, 0.2]) == 0
     assert measure_disagreement(np.ones((4, 2)), [0.8, 0.2]) is None
+
+
+def test_a_reward_without_end_is_one_that_is_not_known(tmp_path):
+    rows = make_rows(1, ["train-0"])
+    rows[0]["accuracy_reward"] = float("inf")
+    write_step(tmp_path, 1, rows)
+    training = load_training_runs([tmp_path])
+    assert np.isnan(training[0].groups[0].rewards[0, 0])
+    page = json.loads(inert_json(gather_content([], title="x", training=training)))
+    assert page["training"]["groups"][0]["rows"][0]["rewards"][0] is None
+
+
+def test_completions_of_a_trainer_of_trl_are_parsed(tmp_path):
+    parsed = ("id", "emotion", "answer", "trigger", "feeling", "conclusion", "coherence_answer", "consistency_answer")
+    texts = [gold_completion("awe"), "no steps, \\boxed{fear}"]
+    rows = [{**row, "completion": row["completion"][0]["content"]} for row in make_rows(1, ["train-0"], texts)]
+    write_step(tmp_path, 1, [{key: value for key, value in row.items() if key not in parsed} for row in rows])
+    page = gather_content([], title="x", training=load_training_runs([tmp_path]))
+    first, second, *_ = page["training"]["groups"][0]["rows"]
+    assert (first["wellFormed"], first["answer"], len(first["steps"])) == (True, "awe", 3)
+    assert (second["wellFormed"], second["answer"], second["text"]) == (False, "fear", texts[1])
 
 
 def test_a_rollout_that_served_two_updates_counts_once(tmp_path):

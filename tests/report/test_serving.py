@@ -1,5 +1,6 @@
 """The watched page: what it answers, what it refuses, and files that are half written."""
 
+import hashlib
 import json
 import socket
 import threading
@@ -10,7 +11,8 @@ from http.server import ThreadingHTTPServer
 import pytest
 from written_rollouts import make_rows, write_rollouts, write_step
 
-from emor3_trl.report.page import gather_content
+from emor3_trl.report import serving
+from emor3_trl.report.page import gather_content, inert_json
 from emor3_trl.report.rollouts import list_watched_files, load_training_runs
 from emor3_trl.report.serving import LivePage, make_handler, serve_page
 
@@ -93,6 +95,21 @@ def test_a_new_step_changes_the_data(ask, folder):
     assert status == 200
     assert headers["ETag"] != before
     assert max(group["step"] for group in json.loads(text)["training"]["groups"]) == 4
+
+
+def test_the_version_is_that_of_the_data_that_it_comes_with(ask, live, folder, monkeypatch):
+    def change_afterwards(value):
+        text = inert_json(value)
+        monkeypatch.undo()
+        write_step(folder, 4, make_rows(4, ["train-1"]))
+        live.refresh()  # as another request may
+        return text
+
+    monkeypatch.setattr(serving, "inert_json", change_afterwards)
+    _, text, headers = ask("/data.json")
+    assert headers["ETag"] == f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
+    assert len(json.loads(text)["training"]["groups"]) == 6
+    assert ask("/data.json", If_None_Match=headers["ETag"])[0] == 200  # what has changed is not held back
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ function groupCard(group) {
 function trainingPicture(image) {
   return h('div', { class: 'picture' }, image?.picture === null || image?.picture === undefined
     ? h('span', { class: 'missing' }, image ? 'no picture' : 'picture not logged')
-    : h('img', { src: page.pictures[image.picture], alt: `Picture ${image.id}, ${image.emotion}` }));
+    : h('img', { src: page.pictures[image.picture], alt: [`Picture ${image.id}`, image.emotion].filter(Boolean).join(', ') }));
 }
 
 /** What a group earned, and its completions from the highest advantage to the lowest. */

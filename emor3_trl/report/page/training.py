@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from emor3_trl.checkpoints import fingerprint
 from emor3_trl.report.evaluated import Evaluation
 from emor3_trl.report.page.cases import cut_text
 from emor3_trl.report.page.thumbnails import make_thumbnail
@@ -14,7 +15,7 @@ from emor3_trl.thinking import boxed_answer
 
 MAX_COMPLETIONS = 4_000  # on a page
 
-Image = tuple[str, str]  # name of the data's folder, id
+Image = tuple[str, str]  # fingerprint of the data, or the name of their folder where it is not known; id
 
 
 def gather_training(
@@ -65,7 +66,11 @@ def gather_training(
 
 def identify_image(run: TrainingRun, group: Group) -> Image:
     """Return what tells images apart on the page: ids are unique in one data set only."""
-    return (Path(str(run.config.get("data", ""))).name, str(group.image))
+    return (_identify_data(run), str(group.image))
+
+
+def _identify_data(run: TrainingRun) -> str:
+    return run.data or Path(str(run.config.get("data", ""))).name
 
 
 def number_runs(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> list[int]:
@@ -196,9 +201,11 @@ def _add_thumbnails(
     """Read the images that a run's data holds; `pictures` gets the number of each one's thumbnail."""
     split, place = f"{run.config.get('train_split', 'train')}.parquet", str(run.config.get("data", ""))
     folders = [*(data or ()), *([place] if place else ())]
-    file = next((Path(folder) / split for folder in folders if (Path(folder) / split).is_file()), None)
-    wanted = {image[1]: image for image in images if image[0] == Path(place).name}
-    if file is None or not wanted:
+    wanted = {image[1]: image for image in images if image[0] == _identify_data(run)}
+    files = [Path(folder) / split for folder in folders if wanted and (Path(folder) / split).is_file()]
+    # Other data can have images of the same ids
+    file = next((file for file in files if run.data in (None, fingerprint(file))), None)
+    if file is None:
         return
     for image_id, content in read_images(file, wanted):
         uri = make_thumbnail(content)

@@ -4,11 +4,16 @@ import json
 
 import pandas as pd
 import pytest
-from written_rollouts import REWARDS, SIZE, write_rollouts
+from tiny_model import tiny_pictures
+from written_rollouts import LABELS, REWARDS, SIZE, write_rollouts
 
+from emor3_trl.checkpoints import fingerprint
+from emor3_trl.data import write_split
 from emor3_trl.report.evaluated import load_evaluations
 from emor3_trl.report.page import gather_content, render_page
+from emor3_trl.report.page.thumbnails import make_thumbnail
 from emor3_trl.report.page.training import choose_groups, gather_training
+from emor3_trl.report.pictures import read_images
 from emor3_trl.report.rollouts import load_training_runs, measure_disagreement
 
 
@@ -67,6 +72,30 @@ def test_pictures_of_two_data_sets_with_one_name_are_not_taken_for_each_other(tm
     images = page["training"]["images"]
     assert [image["id"] for image in images].count("train-0") == 2
     assert sum(image["picture"] is None for image in images) == 6
+
+
+def test_data_of_one_name_in_two_places_are_told_apart_by_what_they_hold(tmp_path):
+    files = {}
+    for name, images in (("one", tiny_pictures(6)), ("two", tiny_pictures(6)[::-1])):
+        rows = [{"id": f"train-{index}", "image": image, "emotion": LABELS[index % 3], "label_space": LABELS,
+                 "source": "made"} for index, image in enumerate(images)]  # fmt: skip
+        write_split(tmp_path / name / "data", "train", rows)
+        files[name] = tmp_path / name / "data" / "train.parquet"
+        write_rollouts(tmp_path / name / "run")
+        sources = {"training data": fingerprint(files[name])}
+        (tmp_path / name / "run" / "environment.json").write_text(json.dumps({"sources": sources}))
+    runs = load_training_runs([tmp_path / "one", tmp_path / "two"])
+    for data in (None, [str(files["one"].parent), str(files["two"].parent)]):  # also where --data names both
+        page = gather_content([], title="x", training=runs, data=data)
+        images = page["training"]["images"]
+        assert len(images) == 12
+        for index, name in enumerate(files):
+            numbers = {group["image"] for group in page["training"]["groups"] if group["run"] == index}
+            shown = {images[number]["id"]: page["pictures"][images[number]["picture"]] for number in numbers}
+            assert shown == {key: make_thumbnail(content) for key, content in read_images(files[name], list(shown))}
+    files["two"].write_bytes(files["one"].read_bytes())  # prepared again, otherwise
+    page = gather_content([], title="x", training=load_training_runs([tmp_path / "two"]))
+    assert {image["picture"] for image in page["training"]["images"]} == {None}
 
 
 def test_a_page_of_many_completions_keeps_the_sharpest_groups_and_whole_stories(runs):
