@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from nbclient.exceptions import CellExecutionError
 from notebook_runs import NOTEBOOKS, find_parameters, list_outputs, read_notebook, run_notebook
@@ -72,6 +73,22 @@ def test_without_the_demo_a_notebook_says_in_one_sentence_what_to_run(name, tmp_
     message = str(stopped.value)
     assert re.match(r"There is no runs/demo/\S+\. Run `[^`]+` first, or set [\w ,]+\.$", message), message
     assert Path.cwd() == tmp_path  # it looked from the top of the project, too
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_what_a_model_writes_is_no_formula(name, tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    cells = read_notebook(name).cells
+    names: dict[str, object] = {}
+    exec(find_parameters(read_notebook(name)).source, names)
+    with plt.rc_context():
+        with pytest.raises(SystemExit):
+            exec(cells[cells.index(find_parameters(read_notebook(name))) + 1].source, names)
+        figure = plt.figure()
+        figure.text(0, 0, r"So $\boxed{awe}$ it is.")  # as a formula, an unknown symbol
+        figure.canvas.draw()
+        plt.close(figure)
 
 
 def test_one_group_runs_on_another_model_and_data(tiny_model_dir, tmp_path):
