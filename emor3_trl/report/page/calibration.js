@@ -37,6 +37,7 @@ function calibrationTable(dataset) {
 function calibrationPlots(dataset) {
   const models = page.models.map((_, model) => model).filter((model) => page.calibration[dataset][model]);
   const own = (model) => page.calibration[dataset][model];
+  if (!models.length) return h('p', { class: 'note' }, 'No completion about this data set has label probabilities.');
   return h('div', { class: 'squares' },
     h('figure', {}, h('figcaption', {}, h('h3', {}, 'Reliability'), h('small', {}, 'a dot: a bin of confidence, larger with more pictures; on the dashed line, it is right as often as it is sure')),
       square('confidence', 'accuracy', `Reliability: ${models.map((model) => `${page.titles[model]} ${own(model).bins.map((bin) => `${percent(bin.accuracy, 0)}% right at ${percent(bin.confidence, 0)}% sure (${bin.n})`).join(', ')}`).join('; ')}`,

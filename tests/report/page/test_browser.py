@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,25 @@ def found(page):
 def choose(page, **filters):
     for name, value in filters.items():
         page.evaluate(SET_FILTER, [name.replace("_", " "), value])
+
+
+def test_a_data_set_without_probabilities_beside_one_with_them_is_drawn(view, tmp_path):
+    run = fabricate(tmp_path, {"test": 6, "emotion6": 6})
+    for path in (run / "evaluation").glob("*/predictions.parquet"):
+        rows = load_predictions(path)
+        for index, row in enumerate(rows):
+            if row.dataset == "emotion6" and row.answer:
+                shares = [1.0 if label == row.answer else 0.0 for label in row.label_space]
+                rows[index] = replace(row, label_probabilities=shares)
+        save_predictions(rows, path)
+    content = gather_content(load_evaluations([run]), title="runs")
+    assert [dataset["name"] for dataset in content["datasets"]] == ["test", "emotion6"]
+    assert [any(models) for models in content["calibration"]] == [False, True]
+    page = view(path=write_page(content, tmp_path / "report.html"))
+    assert "No completion about this data set has label probabilities" in page.inner_text("#calibration")
+    assert page.locator("#cases .card").count() > 0  # what comes after it is drawn as well
+    page.locator("#calibration select").select_option("1")
+    assert page.locator("#calibration figure").count() == 2
 
 
 def test_every_section_is_drawn(view, values):
