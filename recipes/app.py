@@ -38,9 +38,9 @@ def main() -> None:
         training = find_training_data(args.model)
         space, budget = choose_label_space(args, training), choose_budget(args, training)
     asking = Asking(budget, args.prompt_style, args.max_tokens)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # ended, and its terminal closed
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, end_process)
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):  # ended, and its terminal closed
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal_number, end_process)
     with ExitStack() as stack:
         # Gradio keeps what is dropped on the page in a folder of its own
         os.environ["GRADIO_TEMP_DIR"] = stack.enter_context(TemporaryDirectory(prefix="emor3-app-"))

@@ -85,14 +85,14 @@ def upload_privately(folder: Path, name: str) -> None:
     import httpx
     from huggingface_hub import HfApi
 
-    api, again = HfApi(), f"The folder stays; to upload it yourself: hf upload {name} {folder}"
+    api, hint = HfApi(), f"The folder stays; to upload it yourself: hf upload {name} {folder}"
     try:
         api.create_repo(name, private=True, exist_ok=True)
         if not api.repo_info(name).private:
-            raise ValueError(f"push_to_hub is '{name}', which is public: nothing is uploaded. {again}")
+            raise ValueError(f"push_to_hub is '{name}', which is public: nothing is uploaded. {hint}")
         api.upload_folder(repo_id=name, folder_path=str(folder))
     except httpx.HTTPError as error:
-        raise OSError(f"'{folder}' was not uploaded to '{name}' ({error}). {again}") from error
+        raise OSError(f"'{folder}' was not uploaded to '{name}' ({error}). {hint}") from error
 
 
 if __name__ == "__main__":

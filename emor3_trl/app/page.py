@@ -101,12 +101,12 @@ def answer_picture(
 def serve_page(page: gr.Blocks, port: int) -> None:
     """Serve the page on this machine alone, and return once it answers."""
     # A name that points to this machine from elsewhere must not let another page ask this one
-    named = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    host_check = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     page.queue(max_size=20)
     page.launch(
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, inbrowser=False,
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[],
-        app_kwargs={"middleware": [named]}, run_history=False,  # which would keep pictures in the browser
+        app_kwargs={"middleware": [host_check]}, run_history=False,  # which would keep pictures in the browser
         max_file_size=LARGEST_FILE, css=STYLE.read_text(encoding="utf-8"),
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )  # fmt: skip

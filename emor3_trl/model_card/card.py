@@ -129,10 +129,10 @@ def format_snippet(weights: Weights, question: str, max_pixels: int | None = Non
         imports.append("GenerationConfig")
         settings = ", ".join(f"{key}={value!r}" for key, value in weights.decoding.items())
         load.append(f"model.generation_config = GenerationConfig({settings})")
-    size = f", max_pixels={max_pixels}" if max_pixels else ""
+    pixel_limit = f", max_pixels={max_pixels}" if max_pixels else ""
     return "\n".join([
         *extra, "from PIL import Image, ImageOps", f"from transformers import {', '.join(imports)}", "",
-        *load, f"processor = AutoProcessor.from_pretrained({weights.path!r}{size})", f"question = {question!r}",
+        *load, f"processor = AutoProcessor.from_pretrained({weights.path!r}{pixel_limit})", f"question = {question!r}",
         'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")  # upright, as in training',
         'content = [{"type": "image", "image": photo}, {"type": "text", "text": question}]',
         "inputs = processor.apply_chat_template(",
