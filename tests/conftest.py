@@ -1,8 +1,11 @@
 """A Qwen2.5-VL of 0.1 M parameters with its own tokenizer, built from a config: no network, no stored weights."""
 
 import os
+import signal
 import socket
 
+# A shell ignores SIGINT for what it puts into the background, and commands under test would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
