@@ -4,8 +4,6 @@ import os
 import signal
 import socket
 
-# A shell ignores SIGINT for what it puts into the background, and commands under test would inherit that
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -20,6 +18,9 @@ from browser import find_browser, open_browser
 from datasets import Dataset
 from PIL import Image
 from tiny_model import build_tiny_model, gold_completion, tiny_pictures
+
+# A shell ignores SIGINT for what it puts into the background, and commands under test would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
