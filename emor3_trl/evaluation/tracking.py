@@ -1,7 +1,6 @@
 """An evaluation in W&B and trackio: its metrics, its confusion and a table of completions with their images."""
 
 import importlib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from PIL import Image
 from emor3_trl.evaluation.metrics import collect_labels
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.upkeep.completions_table import BACKENDS, build_table
+from emor3_trl.upkeep.tracking_faults import warn_of_faults
 from emor3_trl.upkeep.wandb_run import begin_wandb_run
-
-logger = logging.getLogger(__name__)
 
 # Rows per data set: enough to read, small enough to load
 TABLE_ROWS = 32
@@ -44,39 +42,25 @@ def log_evaluation(
         folder: the model's folder, which holds its confusions; W&B keeps its files there.
     """
     for backend_name in (backend for backend in BACKENDS if backend in report_to):
-        try:
-            _log_to(backend_name, name, config, metrics, predictions, datasets, folder)
-        except Exception as error:  # the folder has it all, and further models may follow
-            logger.warning("%s did not take the evaluation of %s: %s", backend_name, name, " ".join(str(error).split()))
-
-
-def _log_to(
-    backend_name: str,
-    name: str,
-    config: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    predictions: Mapping[str, Sequence[Prediction]],
-    datasets: Mapping[str, Dataset],
-    folder: Path,
-) -> None:
-    backend = importlib.import_module(backend_name)
-    columns = _collect_columns(predictions, datasets)
-    table = build_table(backend, columns, range(len(columns["id"])))
-    if backend_name == "wandb":
-        options = {"job_type": "evaluation", "config": dict(config), "dir": str(folder)}
-        run = begin_wandb_run(name=f"evaluate-{name}", **options)
-    else:
-        run = backend.init(project="emor3_trl", name=f"evaluate-{name}", config=dict(config), embed=False)
-    try:
-        confusions = {
-            f"eval/{dataset}/confusion": draw_confusion(rows)
-            if backend_name == "wandb"
-            else backend.Image(folder / f"confusion_{dataset}.png")
-            for dataset, rows in predictions.items()
-        }
-        run.log({**metrics, **confusions, "eval/completions": table})
-    finally:
-        run.finish()
+        with warn_of_faults(f"{backend_name} did not take the evaluation of {name}"):  # further models may follow
+            backend = importlib.import_module(backend_name)
+            columns = _collect_columns(predictions, datasets)
+            table = build_table(backend, columns, range(len(columns["id"])))
+            if backend_name == "wandb":
+                options = {"job_type": "evaluation", "config": dict(config), "dir": str(folder)}
+                run = begin_wandb_run(name=f"evaluate-{name}", **options)
+            else:
+                run = backend.init(project="emor3_trl", name=f"evaluate-{name}", config=dict(config), embed=False)
+            try:
+                confusions = {
+                    f"eval/{dataset}/confusion": draw_confusion(rows)
+                    if backend_name == "wandb"
+                    else backend.Image(folder / f"confusion_{dataset}.png")
+                    for dataset, rows in predictions.items()
+                }
+                run.log({**metrics, **confusions, "eval/completions": table})
+            finally:
+                run.finish()
 
 
 def log_confusions(report_to: Sequence[str], predictions: Mapping[str, Sequence[Prediction]], step: int) -> None:
@@ -93,11 +77,9 @@ def log_confusions(report_to: Sequence[str], predictions: Mapping[str, Sequence[
 
     if wandb.run is None:
         return
-    try:
+    with warn_of_faults(f"Step {step}: W&B took no confusion"):
         charts = {f"train/eval/{dataset}/confusion": draw_confusion(rows) for dataset, rows in predictions.items()}
         wandb.log({**charts, "train/global_step": step})
-    except Exception as error:  # training goes on
-        logger.warning("Step %d: W&B took no confusion: %s", step, " ".join(str(error).split()))
 
 
 def draw_confusion(predictions: Sequence[Prediction]) -> Any:

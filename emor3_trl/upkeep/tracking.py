@@ -1,15 +1,13 @@
 """Completions in W&B and trackio: `TrackingTrainer` is mixed into TRL's `GRPOTrainer`, and replaces its table."""
 
 import importlib
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from trl import GRPOTrainer
 
 from emor3_trl.upkeep.completions_table import BACKENDS, build_table, choose_rows
-
-logger = logging.getLogger(__name__)
+from emor3_trl.upkeep.tracking_faults import warn_of_faults
 
 ROWS = 32  # of a table: enough to read, small enough to load
 STEPS = 10  # between two tables, where the configuration has no field for it
@@ -56,10 +54,8 @@ class TrackingTrainer(GRPOTrainer):
         if not self.accelerator.is_main_process:
             return
         for name in names:
-            try:
+            with warn_of_faults(f"Step {step}: {name} took no table of completions"):
                 self._log_table(importlib.import_module(name))
-            except Exception as error:  # the Parquet file has the completions
-                logger.warning("Step %d: %s took no table of completions: %s", step, name, " ".join(str(error).split()))
 
     def _log_table(self, backend: Any) -> None:
         """Log the completions of the last rollout to W&B or trackio, whichever module is given."""
