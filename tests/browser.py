@@ -1,7 +1,7 @@
 """Chromium without a window, for the tests and the benchmark of the report's page."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,22 @@ def open_browser(executable: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def watch_pages(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Give a function that opens a report at a size and in a colour scheme; afterwards nothing may have gone wrong."""
+    opened = []
+
+    def open_at(path: Path, width: int = 1440, scheme: str = "light", **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+        opened.append((context, *open_page(context, path)))
+        return opened[-1][1]
+
+    yield open_at
+    for context, _, faults in opened:
+        context.close()
+        assert faults == []
 
 
 def open_page(context: Any, path: Path) -> tuple[Any, list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import SET_FILTER, open_page
+from browser import SET_FILTER, watch_pages
 from fabricated_run import fabricate
 
 from emor3_trl.evaluation.prediction import load_predictions, read_completion, save_predictions
@@ -41,18 +41,9 @@ def report(values, tmp_path_factory):
 
 @pytest.fixture
 def view(browser, report):
-    """Open the report, or another one, at a size and in a colour scheme; afterwards nothing may have gone wrong."""
-    opened = []
-
-    def open_at(width=1440, scheme="light", path=report):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        opened.append((context, *open_page(context, path)))
-        return opened[-1][1]
-
-    yield open_at
-    for context, _, faults in opened:
-        context.close()
-        assert faults == []
+    """Open the report, or another one; afterwards nothing may have gone wrong."""
+    with watch_pages(browser) as open_at:
+        yield lambda width=1440, scheme="light", path=report: open_at(path, width, scheme)
 
 
 def found(page):

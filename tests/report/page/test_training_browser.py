@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import open_page
+from browser import watch_pages
 from fabricated_run import fabricate
 from tiny_model import tiny_pictures
 from training import tiny_trainer
@@ -34,18 +34,8 @@ HOSTILE = [
 
 @pytest.fixture
 def view(browser):
-    """Open a page at a size and in a colour scheme; afterwards nothing may have gone wrong."""
-    opened = []
-
-    def open_at(path, width=1440, scheme="light", **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
-        opened.append((context, *open_page(context, path)))
-        return opened[-1][1]
-
-    yield open_at
-    for context, _, faults in opened:
-        context.close()
-        assert faults == []
+    with watch_pages(browser) as open_at:
+        yield open_at
 
 
 @pytest.fixture(scope="module")
