@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from emor3_trl.config import LIMITS, check_adapter, check_evaluation, check_numbers
+from emor3_trl.config_checks import LIMITS, check_adapter, check_evaluation, check_numbers
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.policy import settle_vision_tower
 from emor3_trl.engines.transformers import TransformersEngine

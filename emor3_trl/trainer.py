@@ -26,7 +26,8 @@ from trl.models import unwrap_model_for_generation
 from trl.rewards import get_soft_overlong_punishment
 
 from emor3_trl import rewards
-from emor3_trl.config import EmoR3Config, check_adapter
+from emor3_trl.config import EmoR3Config
+from emor3_trl.config_checks import check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics.probes import ask_probes
 from emor3_trl.diagnostics.trainer import DiagnosedTrainer

@@ -26,7 +26,7 @@ from emor3_trl.cold_start import (
     probe_checkpoint,
     select_unused_rows,
 )  # fmt: skip
-from emor3_trl.config import check_adapter
+from emor3_trl.config_checks import check_adapter
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo

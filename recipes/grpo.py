@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.config import EmoR3Config, check_adapter
+from emor3_trl.config import EmoR3Config
+from emor3_trl.config_checks import check_adapter
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config

@@ -11,7 +11,8 @@ from trl import ModelConfig
 
 from emor3_trl import EmoR3Trainer, config
 from emor3_trl.cold_start import ColdStartConfig, build_cold_start_trainer
-from emor3_trl.config import EmoR3Config, check_adapter
+from emor3_trl.config import EmoR3Config
+from emor3_trl.config_checks import check_adapter
 from emor3_trl.rewards import accuracy_reward
 from emor3_trl.run.arguments import RunArguments
 from emor3_trl.run.command_line import UserError, parse_arguments

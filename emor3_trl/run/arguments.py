@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from emor3_trl.config import check_numbers
+from emor3_trl.config_checks import check_numbers
 
 
 @dataclass

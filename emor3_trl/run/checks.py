@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from trl import ModelConfig, get_peft_config
 
-from emor3_trl.config import QUANTIZED, check_adapter, check_ranks
+from emor3_trl.config_checks import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
 from emor3_trl.named_rewards import STYLES
