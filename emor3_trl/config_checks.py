@@ -1,11 +1,10 @@
 """Rules about a configuration that both trainers share: each refuses in one line, before a model loads."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainingArguments
-
-from emor3_trl.engines.adapters import check_adapted_ends
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 # Numbers that nothing else looks at before a model has loaded
 IN_RANGE: dict[str, Callable[[float], bool]] = {
@@ -80,7 +79,7 @@ def check_numbers(args: Any, limits: Mapping[str, str] = LIMITS) -> None:
         raise ValueError(f"max_steps is {steps}. Expected 1 or more, or -1 to train num_train_epochs epochs.")
 
 
-def check_evaluation(args: TrainingArguments) -> None:
+def check_evaluation(args: "TrainingArguments") -> None:
     """Check that what depends on an evaluation has one, and a metric that it returns.
 
     Raises:
@@ -140,4 +139,6 @@ def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
                 "LoraConfig(lora_dropout=0))."
             )
     if model is not None:
+        from emor3_trl.engines.adapters import check_adapted_ends
+
         check_adapted_ends(peft_config, model)

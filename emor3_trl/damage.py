@@ -5,7 +5,6 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerState
 
 # What a run goes on from, each with the files that hold it: in one process, under FSDP, under DeepSpeed
 PARTS = {
@@ -25,6 +24,8 @@ def find_damage(checkpoint: str | Path) -> str | None:
     Args:
         checkpoint: the folder.
     """
+    from transformers import TrainerState  # takes seconds, which a report is spared
+
     folder = Path(checkpoint)
     if not (folder / "trainer_state.json").is_file():
         return "incomplete"

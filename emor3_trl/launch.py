@@ -2,13 +2,13 @@
 
 import os
 
-import torch
-
 FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
 
 
 def device_type() -> str:
     """Return what this machine computes on, as torch calls it: "cuda", "xpu" or "cpu"."""
+    import torch  # takes seconds, which a command that needs no device is spared
+
     return "cuda" if torch.cuda.is_available() else "xpu" if torch.xpu.is_available() else "cpu"
 
 
@@ -19,6 +19,8 @@ def gpu_available() -> bool:
 
 def count_devices() -> int:
     """Return the number of accelerators that this process sees."""
+    import torch
+
     return getattr(torch, device_type()).device_count() if gpu_available() else 0
 
 

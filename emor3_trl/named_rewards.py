@@ -9,10 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
-
-from datasets import Dataset
-from trl.trainer.utils import get_callable_name
+from typing import TYPE_CHECKING, Any
 
 from emor3_trl.own_rewards import PASSED, digest_files, list_needed_columns, load_own_reward
 from emor3_trl.rewards import (
@@ -24,6 +21,9 @@ from emor3_trl.rewards import (
     format_reward,
     think_format_reward,
 )
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 NAMED_REWARDS: dict[str, RewardFunction] = {
     "accuracy": accuracy_reward,
@@ -124,6 +124,8 @@ def asks_reflection(functions: Iterable[Callable]) -> bool:
 
 def title_reward(function: Callable) -> str:
     """Return what a reward is called where people read it: its name in TRL's log, without `_reward`."""
+    from trl.trainer.utils import get_callable_name  # takes seconds, which a report is spared
+
     return get_callable_name(function).removesuffix("_reward")
 
 
@@ -143,7 +145,7 @@ def list_reward_columns(args: Any) -> list[str]:
     return list(dict.fromkeys(name for _, names in _list_columns(args) for name in names))
 
 
-def check_reward_columns(args: Any, datasets: Mapping[str, Dataset | None]) -> None:
+def check_reward_columns(args: Any, datasets: "Mapping[str, Dataset | None]") -> None:
     """Check that data sets have the columns that the user's own among the rewards cannot do without.
 
     Args:

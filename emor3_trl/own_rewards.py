@@ -13,8 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 # What TRL passes to a reward beside the columns of the data, and the columns that it does not pass
 PASSED = ("completions", "prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 NOT_PASSED = ("prompt", "completion")
@@ -89,6 +87,8 @@ def _run_file(path: Path, name: str) -> ModuleType:
 
 def _check_signature(function: Any, name: str, attribute: str) -> None:
     """Check that TRL can call a reward: everything that it passes, it passes by name, columns included."""
+    import torch
+
     if not callable(function) or isinstance(function, type | torch.nn.Module):  # TRL takes a module for a reward model
         kind = "a class" if isinstance(function, type) else f"of type {type(function).__name__}"
         raise ValueError(

@@ -3,9 +3,7 @@
 import math
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
-from torch.nn.functional import interpolate
 
 _TURNS = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where Pillow cannot write the EXIF again
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,6 +61,9 @@ def to_pixel_budget(image: Image.Image, min_pixels: int, max_pixels: int, multip
 
 def _resize_bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize an RGB image as Pillow does, up to two levels of 255, in half the time, and alike on every CPU."""
+    import torch
+    from torch.nn.functional import interpolate
+
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)  # (1, 3, height, width)
     resized = interpolate(pixels, (size[1], size[0]), mode="bicubic", antialias=True)
     return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())

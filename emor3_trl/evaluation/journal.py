@@ -6,11 +6,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from emor3_trl.files import naming
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def append_to_journal(journal: Path, batch: Sequence[Any]) -> None:
@@ -65,7 +66,7 @@ def read_journal(journal: Path, ids: Sequence[str], num_completions: int = 1) ->
 
 
 def check_journals(
-    folder: Path, datasets: Mapping[str, Dataset], sampled: int = 0, pictures: int | None = None, seed: int = 0
+    folder: Path, datasets: "Mapping[str, Dataset]", sampled: int = 0, pictures: int | None = None, seed: int = 0
 ) -> None:
     """Check, before a model loads, that each journal in a folder is of its data set's rows; see `read_journal`.
 
@@ -81,6 +82,6 @@ def check_journals(
             read_journal(folder / f"{name}.sampled.jsonl", draw_rows(dataset, pictures, seed)["id"], sampled)
 
 
-def draw_rows(dataset: Dataset, pictures: int | None, seed: int) -> Dataset:
+def draw_rows(dataset: "Dataset", pictures: int | None, seed: int) -> "Dataset":
     """Return the rows that several completions are drawn for: all, shuffled, or at most so many of them."""
     return dataset.shuffle(seed=seed).select(range(min(pictures or len(dataset), len(dataset))))

@@ -7,23 +7,26 @@ one is a wrong prediction, never an error.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 from tqdm.auto import tqdm
 
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine
 from emor3_trl.evaluation.journal import append_to_journal, read_journal
 from emor3_trl.evaluation.label_probabilities import score_labels
-from emor3_trl.evaluation.sepm import Decision, ask_in_two_stages
 from emor3_trl.files import replacing
 from emor3_trl.printing import escape_controls
 from emor3_trl.prompts import PromptStyle, prompt_text
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.thinking import answered, boxed_answer, is_plain_think, parse
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from emor3_trl.evaluation.sepm import Decision
 
 # Between the streams of two seeds, whose rows count up from there
 SEED_STRIDE = 1_000_003
@@ -115,7 +118,7 @@ class PredictionOptions:
 
 def predict_emotions(
     engine: Engine,
-    dataset: Dataset,
+    dataset: "Dataset",
     name: str,
     options: PredictionOptions | None = None,
     *,
@@ -165,6 +168,8 @@ def _predict_batch(
     decisions: Sequence[Decision | None] = [None] * len(rows)
     if options.method == "sepm":
         style = options.prompt_style
+        from emor3_trl.evaluation.sepm import ask_in_two_stages  # imports the engine, which a report is spared
+
         siblings, decisions = ask_in_two_stages(
             engine, pictures, label_spaces, style, n=options.num_completions, **decoding
         )
@@ -201,7 +206,7 @@ def _predict_batch(
     ]
 
 
-def _add_decision(prediction: Prediction, decision: Decision | None) -> Prediction:
+def _add_decision(prediction: Prediction, decision: "Decision | None") -> Prediction:
     if decision is None:
         return prediction
     return replace(

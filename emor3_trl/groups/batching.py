@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def number_groups(rows: int, first_row: int, group_size: int) -> list[int]:
     return [row // group_size for row in range(first_row, first_row + rows)]
 
 
-def permute_groups(groups: Sequence[int]) -> torch.Tensor:
+def permute_groups(groups: Sequence[int]) -> "torch.Tensor":
     """Return a random order of rows in which the rows of a group stay next to each other.
 
     Args:
@@ -132,6 +133,8 @@ def permute_groups(groups: Sequence[int]) -> torch.Tensor:
     Returns:
         A permutation, shape (rows,).
     """
+    import torch
+
     numbers = torch.tensor(groups) - groups[0]
     rank = torch.randperm(int(numbers[-1]) + 1)
     return torch.argsort(rank[numbers], stable=True)

@@ -8,16 +8,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import Trainer, TrainingArguments, get_scheduler
-from trl import ModelConfig, get_peft_config
+from typing import TYPE_CHECKING, Any
 
 from emor3_trl.config_checks import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import gpu_available, world_size
 from emor3_trl.named_rewards import STYLES
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 NEEDS_GPU: dict[str, Callable[[Any], bool]] = {
     "bf16": lambda value: value is not False,  # TRL turns it on when it is not set
@@ -68,19 +67,27 @@ def check_arguments(arguments: Sequence[Any]) -> None:
         ValueError: for an adapter that cannot be trained, or options that the optimizer or its schedule does not have.
         ImportError: if the optimizer is not installed.
     """
+    if not any(hasattr(part, "use_peft") for part in arguments):
+        return
+    from transformers import TrainingArguments  # takes seconds, which a command without a model is spared
+    from trl import ModelConfig, get_peft_config
+
     for model in (part for part in arguments if isinstance(part, ModelConfig)):
         for args in (part for part in arguments if isinstance(part, TrainingArguments)):
             check_adapter(get_peft_config(model), args)
             check_optimizer(args)
 
 
-def check_optimizer(args: TrainingArguments) -> None:
+def check_optimizer(args: "TrainingArguments") -> None:
     """Check, without a model, that there are the optimizer and its schedule, with the options that they are given.
 
     Raises:
         ValueError: for options that they do not have, or lack.
         ImportError: if the optimizer is not installed.
     """
+    import torch
+    from transformers import Trainer, get_scheduler
+
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
     except (ValueError, ImportError, KeyError) as error:
@@ -160,6 +167,10 @@ def check_adapter_options(values: dict[str, Any]) -> None:
     Raises:
         ValueError: naming the options, and what to set.
     """
+    if not any(name.startswith(("lora_", "use_", "load_in_")) or "bnb" in name for name in values):
+        return
+    from trl import ModelConfig
+
     changed = [field.name for field in fields(ModelConfig) if values.get(field.name, field.default) != field.default]
     lora = [name for name in changed if name.startswith("lora_") or name in ("use_rslora", "use_dora")]
     if lora and not values.get("use_peft"):
@@ -198,8 +209,11 @@ def check_processes(values: dict[str, Any], source: Path | None) -> None:
             "unset and start it with 'accelerate launch --config_file recipes/accelerate/fsdp2.yaml …'."
         )
     trains = "per_device_train_batch_size" in values and not values.get("use_cpu")
-    # Of Transformers' trainer, which spreads a batch over the GPUs of CUDA alone
-    if trains and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+    if not trains or "WORLD_SIZE" in os.environ:
+        return
+    import torch
+
+    if torch.cuda.device_count() > 1:  # Transformers' trainer spreads a batch over the GPUs of CUDA alone
         raise ValueError(
             f"This machine has {torch.cuda.device_count()} GPUs, and this launch is one process. DataParallel would "
             "spread each batch over them: use one (CUDA_VISIBLE_DEVICES=0 python …), or start a process for each with "
@@ -213,10 +227,8 @@ def check_gpu(values: dict[str, Any], source: Path | None) -> None:
     Raises:
         ValueError: naming the settings, and the configuration to use instead.
     """
-    if gpu_available():
-        return
     needing = [key for key, needs in NEEDS_GPU.items() if key in values and needs(values[key])]
-    if needing:
+    if needing and not gpu_available():
         raise ValueError(
             f"{', '.join(needing)} need a GPU, and torch sees none on this machine"
             + (f" (configuration '{source}')" if source else "")

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from trl import ModelConfig, TrlParser, get_quantization_config
+from trl import TrlParser
 
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.launch import world_size
@@ -26,7 +26,9 @@ from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.reporting import check_hub, place_trackio, prepare_reporting
-from emor3_trl.upkeep.finite import NotFiniteError
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
 
 class UserError(ValueError):
@@ -159,7 +161,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     except Exception as failure:
         full = explain_full_disk(failure)
         error = UserError(full) if full else failure
-        if os.environ.get("EMOR3_DEBUG") or not isinstance(error, (UserError, OffPolicyError, NotFiniteError)):
+        if os.environ.get("EMOR3_DEBUG") or not (isinstance(error, UserError) or _stops_training(error)):
             raise
         rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
         prefix = f"[rank {rank}] " if wrong and rank != "0" else ""
@@ -171,13 +173,22 @@ def run_recipe(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def build_model_options(model: ModelConfig, given: dict[str, Any] | str | None) -> dict[str, Any]:
+def _stops_training(error: Exception) -> bool:
+    """Whether a check on the training stopped it: what it saved is kept, and the message says all."""
+    from emor3_trl.upkeep.finite import NotFiniteError  # imports what a command that trains nothing is spared
+
+    return isinstance(error, (OffPolicyError, NotFiniteError))
+
+
+def build_model_options(model: "ModelConfig", given: dict[str, Any] | str | None) -> dict[str, Any]:
     """Return what `from_pretrained` gets, for the policy and for the reference model.
 
     Args:
         model: TRL's model arguments.
         given: the trainer's `model_init_kwargs`; the model arguments that are set win.
     """
+    from trl import get_quantization_config
+
     options = {
         "dtype": model.dtype,
         "revision": model.model_revision,

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from transformers.integrations import get_reporting_integration_callbacks
 
 from emor3_trl.launch import is_main_process
-from emor3_trl.run.folder import hide_secrets
 from emor3_trl.run.network import can_reach
 
 WANDB_SERVER = "https://api.wandb.ai"
@@ -30,6 +28,10 @@ def prepare_reporting(values: dict[str, Any]) -> None:
     """
     report_to = values.get("report_to") or []
     report_to = [report_to] if isinstance(report_to, str) else report_to
+    if not report_to:
+        return
+    from transformers.integrations import get_reporting_integration_callbacks
+
     names = [name for name in report_to if name not in ("none", "all")]
     callbacks = dict(zip(names, get_reporting_integration_callbacks(names), strict=True))
     if "wandb" in names and importlib.util.find_spec("wandb") is None:
@@ -47,6 +49,8 @@ def prepare_reporting(values: dict[str, Any]) -> None:
             ) from None
     if not {"wandb", "all"} & set(report_to) or importlib.util.find_spec("wandb") is None:
         return
+    from emor3_trl.run.folder import hide_secrets
+
     sys.argv[1:] = hide_secrets(sys.argv[1:])  # W&B keeps the command
     for name, seconds in WANDB_PATIENCE.items():
         os.environ.setdefault(name, seconds)

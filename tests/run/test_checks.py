@@ -20,7 +20,7 @@ def test_one_process_uses_one_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, en
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(checks.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     training = {"per_device_train_batch_size": 8}
     if refused:
         with pytest.raises(ValueError, match=r"2 GPUs.*CUDA_VISIBLE_DEVICES=0"):

@@ -105,14 +105,26 @@ def test_the_groups_are_those_that_a_yaml_has() -> None:
     assert list(GRPO_OPTIONS) == ["Data", "Model", "Reward", "Batches", "Optimisation", "Generation", "Output"]
 
 
-def test_help_imports_no_engine() -> None:
+def list_imports_of_help(recipe: str, shows: str) -> set[str]:
+    """Return the modules that a process has imported after a recipe's `--help`."""
     code = (
         "import runpy, sys\n"
-        f"sys.argv = [{str(RECIPES / 'grpo.py')!r}, '--help']\n"
+        f"sys.argv = [{str(RECIPES)!r} + '/{recipe}.py', '--help']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "assert 'vllm' not in sys.modules"
+        "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "--num_generations" in done.stdout
+    assert shows in done.stdout
+    return set(done.stderr.split())
+
+
+def test_help_imports_no_engine() -> None:
+    assert "vllm" not in list_imports_of_help("grpo", "--num_generations")
+
+
+@pytest.mark.parametrize(("recipe", "shows"), [("prepare_data", "--dataset"), ("report", "--baseline")])
+def test_what_needs_no_model_starts_without_the_libraries_of_one(recipe: str, shows: str) -> None:
+    heavy = {"torch", "transformers", "accelerate", "peft", "datasets", "pandas", "vllm", "matplotlib"}
+    assert not heavy & list_imports_of_help(recipe, shows)
