@@ -4,7 +4,8 @@
 
 Its class is told the engine instead of starting one: that is the one thing that is changed. What is measured is its
 `generate_until`: its messages, its PNG of each picture in base64, vLLM's chat. Its evaluator, which lists requests
-before and scores completions after, is not counted.
+before and scores completions after, is not counted. (It imports Hugging Face's `evaluate`, and
+gets the benchmark of that name in this folder: nothing of it is used here.)
 """
 
 import importlib.util

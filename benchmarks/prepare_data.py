@@ -84,6 +84,7 @@ def write_photos(root: Path, count: int) -> list[list[str]]:
     for number in range(DRAWN_PHOTOS, count):
         start, comment = 2, f"copy {number}".encode()  # after the marker that starts a JPEG
         drawn = (root / rows[number % DRAWN_PHOTOS][1]).read_bytes()
+        (root / rows[number][1]).parent.mkdir(exist_ok=True)
         segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
         (root / rows[number][1]).write_bytes(drawn[:start] + segment + drawn[start:])
     for split in ("train", "test"):
