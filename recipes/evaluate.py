@@ -1,6 +1,6 @@
 """Evaluate base models, checkpoints and adapters on one data set or several; compare them on the same pictures.
 
-    python recipes/evaluate.py                                             # the demo's four models
+    python recipes/evaluate.py                                             # the demo's five models
     python recipes/evaluate.py --model runs/mine --data data/emoset data/emotion6 data/webemo
     python recipes/evaluate.py --model base=Qwen/Qwen2.5-VL-3B-Instruct lora=runs/lora --data data/emoset --sampled 4
 
