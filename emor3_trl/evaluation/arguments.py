@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from datasets import Dataset
-
-from emor3_trl.data import load_split
 from emor3_trl.evaluation.prediction import PredictionOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 T = TypeVar("T")
 
@@ -131,13 +131,15 @@ def choose_style(args: EvaluationArguments, name: str) -> EvaluationArguments:
     return replace(args, prompt_style="direct", reflect=False) if name in args.direct else args
 
 
-def load_datasets(splits: Mapping[str, tuple[str, str]], args: EvaluationArguments) -> dict[str, Dataset]:
+def load_datasets(splits: Mapping[str, tuple[str, str]], args: EvaluationArguments) -> "dict[str, Dataset]":
     """Load the rows of each data set; see `load_split`.
 
     Args:
         splits: folder and split of each, by name.
         args: how they are asked, and how many of them.
     """
+    from emor3_trl.data import load_split  # with Datasets, which a report does not need
+
     return {
         name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
         for name, (folder, split) in splits.items()
