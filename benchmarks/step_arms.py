@@ -68,7 +68,9 @@ def work(arm: str, folder: Path, steps: int) -> None:
     processor = AutoProcessor.from_pretrained(folder / "model", padding_side="left")
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype="float32")
     data = rows(prompt(processor), 4)
-    if arm == "A":
+    if arm in "AT":
+        if arm == "T":  # what TRL has for this step on a CPU, and in the same arithmetic
+            options["vllm_importance_sampling_correction"] = False
         with stock_engine():
             trainer = GRPOTrainer(
                 model=model,
@@ -80,6 +82,8 @@ def work(arm: str, folder: Path, steps: int) -> None:
     else:
         if arm == "D":
             options["vllm_engine_options"] = {"enable_prefix_caching": False}
+        if arm == "P":
+            keep_old_pass()
         trainer_class = ReferenceReflection() if arm == "D" else EmoR3Trainer
         trainer = trainer_class(
             model=model,
@@ -123,6 +127,14 @@ def stock_engine():
         yield
     finally:
         trl_vllm.LLM, trl_grpo.VLLMGeneration = llm, stock
+
+
+def keep_old_pass() -> None:
+    """Let the trainer take its step as it did before: a pass for old log-probabilities, and one for every group."""
+    from emor3_trl.groups.one_pass import OnePassTrainer
+    from emor3_trl.groups.skipping import SkippingTrainer
+
+    OnePassTrainer._scores_once = SkippingTrainer._skips_groups = False
 
 
 def ReferenceReflection() -> type:  # noqa: N802 - a class, made where the package can be imported
