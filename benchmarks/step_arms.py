@@ -59,6 +59,9 @@ def work(arm: str, folder: Path, steps: int) -> None:
         "vllm_gpu_memory_utilization": 0.1,
         "vllm_max_model_length": 2048,
         "generation_kwargs": {"ignore_eos": True},
+        # The completions are not the engine's own, so nothing is to be corrected: each ratio is 1
+        "vllm_importance_sampling_clip_min": 1.0,
+        "vllm_importance_sampling_clip_max": 1.0,
         "report_to": [],
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -183,7 +186,7 @@ def use_fixed_completions(trainer: Any) -> None:
     def generate(prompt_ids, *args, **kwargs):
         made, _ = stock(prompt_ids, *args, **kwargs)
         assert all(len(row) == COMPLETION for row in made)
-        return [list(row) for row in ids], [[-6.5] * COMPLETION for _ in ids]  # about what a random model gives
+        return [list(row) for row in ids], [[-6.5] * COMPLETION for _ in ids]
 
     trainer._generate_single_turn = generate
 
