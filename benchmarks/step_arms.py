@@ -59,8 +59,8 @@ def work(arm: str, folder: Path, steps: int) -> None:
         "vllm_gpu_memory_utilization": 0.1,
         "vllm_max_model_length": 2048,
         "generation_kwargs": {"ignore_eos": True},
-        # The completions are not the engine's own, so nothing is to be corrected: each ratio is 1
-        "vllm_importance_sampling_clip_min": 1.0,
+        # The completions are not the engine's own, so nothing is to be corrected: each ratio is about 1
+        "vllm_importance_sampling_clip_min": 0.999,
         "vllm_importance_sampling_clip_max": 1.0,
         "report_to": [],
         "save_strategy": "no",
