@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from emor3_trl.groups.checks import check_choices
+from emor3_trl.groups.checks import check_choices, check_skipping
 
 
 @dataclass
@@ -15,6 +15,13 @@ class GroupConfig(GRPOConfig):
     shared_prefix: bool = field(
         default=True,
         metadata={"help": "Compute a group's prompt and image once; same numbers."},
+    )
+    skip_flat_groups: bool = field(
+        default=False,
+        metadata={
+            "help": "Groups of equal rewards: no forward, no KL. With beta 0, those whose advantages are exactly 0 "
+            "cost none anyway; this adds those that TRL's mean rounds. rollout/skipped_share logs how many."
+        },
     )
     dynamic_sampling: str = field(
         default="none",
@@ -52,6 +59,7 @@ class GroupConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
+        check_skipping(self)
         for name in ("dynamic_sampling_tries", "log_completions_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected 1 or more.")
