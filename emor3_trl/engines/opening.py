@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emor3_trl.checkpoints import whole_checkpoint
+from emor3_trl.checkpoints import SAFE, whole_checkpoint
 from emor3_trl.engines.engine import Engine
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
@@ -50,9 +50,9 @@ def open_engine(
 
     resolved = compute_dtype(dtype)
     with whole_checkpoint(model_path, base_model, scratch) as path:
-        processor = AutoProcessor.from_pretrained(path, padding_side="left")
+        processor = AutoProcessor.from_pretrained(path, padding_side="left", trust_remote_code=False)
         if resolve_engine(engine) == "transformers":
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved)
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved, **SAFE)
             yield TransformersEngine(model.to(device_type()), processor)
             return
         with open_llm(path, resolved, max_prompt_tokens, max_tokens, seed) as llm:
@@ -84,7 +84,7 @@ def open_llm(
     if device_type() == "cpu":
         # One process: a second one would import vLLM again, which takes longer than a small evaluation.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    longest = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config().max_position_embeddings
     from vllm.distributed import cleanup_dist_env_and_memory
 
     options |= {"max_model_len": min(longest, max_prompt_tokens + max_tokens)}

@@ -28,7 +28,7 @@ def describe_shape(path: str, processor: Any) -> dict[str, Any]:
         Its configuration, the shape of each stored weight, the tokens that end a text, how images are processed, and a
         digest of the tokenizer.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     tokenizer = processor.tokenizer
     return {
         "config": _leave_out(config.to_dict()),

@@ -74,7 +74,7 @@ class SuccessiveEngine:
         try:
             with ExitStack() as block:
                 folder = block.enter_context(whole_checkpoint(model_path, base_model, scratch))
-                processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+                processor = AutoProcessor.from_pretrained(folder, padding_side="left", trust_remote_code=False)
                 shape = describe_shape(folder, processor) | {"max_prompt_tokens": max_prompt_tokens}
                 if self._shape is None or self._shape != shape:
                     self._start(folder, find_base(model_path, base_model), shape)
@@ -97,7 +97,7 @@ class SuccessiveEngine:
         """Start vLLM on a model: on the base of a merged adapter, whose own folder goes before the engine does."""
         self.close()
         if base != folder:
-            processor = AutoProcessor.from_pretrained(base)
+            processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
             fits = describe_shape(base, processor) | {"max_prompt_tokens": shape["max_prompt_tokens"]} == shape
             self._open(base if fits else folder, shape)
             if not fits:

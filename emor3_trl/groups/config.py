@@ -6,6 +6,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from emor3_trl.groups.checks import check_choices, check_skipping
+from emor3_trl.masking import mask_secrets
 
 
 @dataclass
@@ -55,6 +56,10 @@ class GroupConfig(GRPOConfig):
 
     # Fields that may be given as JSON on the command line
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields without secrets, as trackers get them."""
+        return mask_secrets(super().to_dict())
 
     def __post_init__(self) -> None:
         super().__post_init__()
