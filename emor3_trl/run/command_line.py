@@ -175,9 +175,10 @@ def run_recipe(main: Callable[[], None]) -> None:
 
 def _stops_training(error: Exception) -> bool:
     """Whether a check on the training stopped it: what it saved is kept, and the message says all."""
-    from emor3_trl.upkeep.finite import NotFiniteError  # imports what a command that trains nothing is spared
+    from emor3_trl.engines.server_checks import ServerError  # both import what a command that trains nothing is spared
+    from emor3_trl.upkeep.finite import NotFiniteError
 
-    return isinstance(error, (OffPolicyError, NotFiniteError))
+    return isinstance(error, (OffPolicyError, NotFiniteError, ServerError))
 
 
 def build_model_options(model: "ModelConfig", given: dict[str, Any] | str | None) -> dict[str, Any]:
