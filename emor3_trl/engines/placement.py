@@ -20,7 +20,9 @@ def use_engine(mode: str, options: dict[str, Any]) -> Iterator[None]:
     """
     engine: type[ColocatedEngine] = ColocatedEngine
     if mode == "server":
-        from emor3_trl.engines.server import ServedEngine as engine  # imports vLLM
+        from emor3_trl.engines.server import ServedEngine  # imports vLLM
+
+        engine = ServedEngine
     stock = trl_grpo.VLLMGeneration
     trl_grpo.VLLMGeneration = partial(engine, options=options)
     try:

@@ -1,8 +1,8 @@
 """The vLLM engine on a server, so that engine and trainer stand on different GPUs (`vllm_mode: server`).
 
-`ServedEngine` is `ColocatedEngine` whose `llm` lives elsewhere. Prompts, caches, adapters and the checks of both are the
-same code; what differs is how weights reach the engine, and that it never sleeps. Each process sends its own requests;
-the main process alone sends weights, while the others wait.
+`ServedEngine` is a `ColocatedEngine` whose `llm` lives elsewhere. Prompts, caches, adapters and checks are the same
+code; what differs is how weights reach the engine, and that it never sleeps. Each process sends its own requests; the
+main process alone sends weights, while the others wait.
 """
 
 from emor3_trl.engines.colocated import ColocatedEngine, check_adapter_sharding
@@ -19,6 +19,7 @@ class ServedEngine(ColocatedEngine):
     """
 
     vllm_client: ServerClient
+    _weight_metadata: list[tuple[str, str, list[int]]] | None
 
     def _init_vllm(self) -> None:
         check_adapter_sharding(self.model, self._dist)

@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import requests
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from emor3_trl.engines.server_weights import BACKEND
 from emor3_trl.launch import device_type, is_main_process
@@ -24,20 +26,20 @@ def server_url(base_url: str | None, host: str, port: int) -> str:
     return (base_url or f"http://{host}:{port}").rstrip("/")
 
 
-def name_model(model: str | PreTrainedModel | PreTrainedConfig) -> str:
-    """Return a name that two checkpoints share if one's weights fit the other: the sizes of the language model.
+def name_model(model: str | PreTrainedModel) -> str:
+    """Return a name that two checkpoints share if the weights of one fit the other: the sizes of its language model.
 
     Args:
-        model: a model, its configuration or its path.
+        model: a model or its path.
     """
-    loaded = AutoConfig.from_pretrained(model) if isinstance(model, str) else model
-    config: Any = loaded if isinstance(loaded, PreTrainedConfig) else loaded.config
+    config: Any = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
     text = config.get_text_config()
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    return "-".join([config.model_type, *(str(getattr(text, size, "")) for size in sizes)])
+    ends = "tied" if text.tie_word_embeddings else "untied"
+    return "-".join([config.model_type, *(str(getattr(text, size, "")) for size in sizes), ends])
 
 
-def check_server(args: Any, model: str | PreTrainedModel, options: dict[str, Any]) -> None:
+def check_server(args: Any, model: str | PreTrainedModel, options: Mapping[str, Any]) -> None:
     """Check that a run in server mode finds its server, and that it was started for such a run.
 
     Args:
@@ -52,27 +54,67 @@ def check_server(args: Any, model: str | PreTrainedModel, options: dict[str, Any
         return
     url = server_url(args.vllm_server_base_url, args.vllm_server_host, args.vllm_server_port)
     wait_for_server(url, args.vllm_server_timeout)
-    served = _read_settings(url)
-    limits = served["multimodal_config"].get("limit_per_prompt", {}) if served["multimodal_config"] else {}
-    images = options.get("limit_mm_per_prompt", {}).get("image", 0)
-    device = "cpu" if getattr(args, "use_cpu", False) else device_type()
-    name = name_model(model)
-    faults = [
-        (served["version"] == _vllm_version(), "vLLM", served["version"], _vllm_version()),
-        (CONSTRAINT in (served["logits_processors"] or []), "logits_processors", served["logits_processors"], CONSTRAINT),
-        (served["serves_tokens"], "enable_scale_out", False, True),
-        (served["logprobs_mode"] == "processed_logprobs", "logprobs_mode", served["logprobs_mode"], "processed_logprobs"),
-        (served["served_model_name"] == name, "the model", served["served_model_name"], name),
-        (served["dtype"] == options["dtype"], "dtype", served["dtype"], options["dtype"]),
-        (limits.get("image", {}).get("count", 999) >= images, "images a prompt", limits.get("image"), images),
-        (served["backend"] == (BACKEND if device == "cpu" else "nccl"), "weight transfer", served["backend"], f"that of {device}"),
-        (served["max_model_len"] >= (args.vllm_max_model_length or 0), "max_model_len", served["max_model_len"], f"{args.vllm_max_model_length} (vllm_max_model_length) or more"),
-    ]
-    for fits, setting, found, expected in faults:
-        if not fits:
-            raise ServerError(
-                f"vLLM's server at {url} was not started for this run: {setting} is {found}, expected {expected}. {START}"
-            )
+    on_cpu = bool(getattr(args, "use_cpu", False)) or device_type() == "cpu"
+    needed = Needed(
+        vllm=_vllm_version(),
+        model=name_model(model),
+        dtype=options["dtype"],
+        images=options["limit_mm_per_prompt"]["image"],
+        max_model_len=args.vllm_max_model_length or 0,
+        weight_transfer=BACKEND if on_cpu else "nccl",
+    )
+    fault = find_fault(_read_settings(url), needed)
+    if fault:
+        raise ServerError(f"vLLM's server at {url} was not started for this run: {fault}. {START}")
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a run needs of its server.
+
+    Args:
+        vllm: the version of vLLM, whose routes and transfer of weights both sides must know.
+        model: as `name_model` calls it.
+        dtype: what the trainer computes in.
+        images: the most of a prompt.
+        max_model_len: tokens of the longest prompt with its completion.
+        weight_transfer: how weights travel from the trainer's device.
+    """
+
+    vllm: str
+    model: str
+    dtype: str
+    images: int
+    max_model_len: int
+    weight_transfer: str
+
+
+def find_fault(served: Mapping[str, Any], needed: Needed) -> str | None:
+    """Return what a server lacks that a run needs; None if it lacks nothing.
+
+    Args:
+        served: vLLM's model settings, with `version`, `serves_tokens` and `weight_transfer`.
+        needed: what the run needs.
+    """
+    limits = (served["multimodal_config"] or {}).get("limit_per_prompt", {}).get("image", {})
+    images = limits.get("count", needed.images) if isinstance(limits, Mapping) else limits
+    length, longest = served["max_model_len"], needed.max_model_len
+    faults = {
+        f"its vLLM is {served['version']}, the trainer's {needed.vllm}": served["version"] != needed.vllm,
+        "it cannot constrain the answers of reflection": CONSTRAINT not in (served["logits_processors"] or ()),
+        "it takes no token ids with images (--enable-scale-out)": not served["serves_tokens"],
+        f"its logprobs_mode is {served['logprobs_mode']}": served["logprobs_mode"] != "processed_logprobs",
+        f"it serves {served['served_model_name']}, the run trains {needed.model}": (
+            served["served_model_name"] != needed.model
+        ),
+        f"it computes in {served['dtype']}, the trainer in {needed.dtype}": served["dtype"] != needed.dtype,
+        f"it takes {images} image(s) a prompt, the data have {needed.images}": images < needed.images,
+        f"it takes {length} tokens, vllm_max_model_length is {longest}": length < longest,
+        f"weights reach it over {served['weight_transfer']}, not over {needed.weight_transfer}": (
+            served["weight_transfer"] != needed.weight_transfer
+        ),
+    }
+    return next((text for text, is_fault in faults.items() if is_fault), None)
 
 
 def wait_for_server(url: str, timeout: float) -> None:
@@ -123,7 +165,7 @@ def _read_settings(url: str) -> dict[str, Any]:
         "version": version.split("+")[0],
         "serves_tokens": tokens,
         "dtype": model["dtype"].removeprefix("torch."),
-        "backend": (config["weight_transfer_config"] or {}).get("backend"),
+        "weight_transfer": (config["weight_transfer_config"] or {}).get("backend"),
     }
 
 

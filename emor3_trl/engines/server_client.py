@@ -8,11 +8,12 @@ from typing import Any
 import requests
 import torch
 from requests.adapters import HTTPAdapter
+from torch.distributed import TCPStore
 from trl.generation.vllm_client import VLLMClient
 from vllm.utils.network_utils import get_ip
 
 from emor3_trl.engines.server_checks import ServerError
-from emor3_trl.engines.server_weights import join_group, open_meeting
+from emor3_trl.engines.server_weights import INTERRUPTED, join_group, open_meeting
 
 CONNECTIONS = 256  # requests of a process at once; vLLM makes batches of them
 # A machine that is gone is noticed in a minute. A server that dies closes its connections by itself.
@@ -41,6 +42,7 @@ class ServerClient(VLLMClient):
 
     base_url: str
     communicator: Any
+    _meeting: TCPStore | None = None  # with the workers of a server on a CPU
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -88,7 +90,7 @@ class ServerClient(VLLMClient):
 
     def close_communicator(self) -> None:
         """Leave the group."""
-        if hasattr(self, "_meeting"):
+        if self._meeting is not None:
             self.communicator = self._meeting = None
         else:
             super().close_communicator()
@@ -96,11 +98,13 @@ class ServerClient(VLLMClient):
     def _start_weight_update(self) -> None:
         try:
             super()._start_weight_update()
-        except ServerError as error:  # an earlier trainer was killed in the middle of one
-            if "already" not in str(error):
+        except ServerError as error:
+            if INTERRUPTED not in str(error):
                 raise
-            self._finish_weight_update()
-            super()._start_weight_update()
+            raise ServerError(
+                f"An earlier trainer was stopped while it sent weights to vLLM's server at {self.base_url}, which holds a "
+                "part of them. Start the server again."
+            ) from error
 
     def update_named_params(
         self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, torch.Tensor]]
@@ -111,7 +115,7 @@ class ServerClient(VLLMClient):
             metadata: name, type and shape of each.
             named_params: names and weights, in the same order.
         """
-        if not hasattr(self, "_meeting"):
+        if self._meeting is None:
             super().update_named_params(metadata, named_params)
             return
         names, dtypes, shapes = (list(part) for part in zip(*metadata, strict=True))
@@ -132,8 +136,8 @@ class ServerClient(VLLMClient):
         """Drop what the server computed with earlier weights: prefixes, and what the vision tower made of images."""
         if not self._post(f"{self.base_url}/reset_prefix_cache").get("success", True):
             raise ServerError(
-                f"vLLM's server at {self.base_url} cannot drop its prefix cache, because it answers somebody else. Give "
-                "each run a server of its own."
+                f"vLLM's server at {self.base_url} cannot drop its prefix cache, because it answers somebody else. "
+                "Give each run a server of its own."
             )
         self._post(f"{self.base_url}/reset_encoder_cache")
 

@@ -47,7 +47,10 @@ class RemoteLLM:
         """Do nothing: `reset_prefix_cache` has dropped the images, too."""
 
     def generate(
-        self, prompts: Sequence[dict[str, Any]], sampling_params: Any, use_tqdm: bool = False
+        self,
+        prompts: Sequence[dict[str, Any]],
+        sampling_params: Any,
+        use_tqdm: bool = False,  # noqa: ARG002  # there is no progress bar
     ) -> list[RequestOutput]:
         """Return what `vllm.LLM.generate` would, with one request a prompt.
 
@@ -57,7 +60,7 @@ class RemoteLLM:
         Args:
             prompts: each with `prompt_token_ids`, one image token an image, and `multi_modal_data`.
             sampling_params: of all prompts, or a list of one for each.
-            use_tqdm: unused; there is no progress bar.
+            use_tqdm: as `vllm.LLM` has it.
         """
         if isinstance(sampling_params, SamplingParams):
             start = int(torch.randint(2**40, ())) if sampling_params.temperature > 0 else 0
@@ -135,9 +138,9 @@ def _write_params(params: SamplingParams) -> dict[str, Any]:
     written = {**msgspec.to_builtins(params, str_keys=True), "max_tokens": params.max_tokens}
     if params.logprob_token_ids and params.logprobs is None:
         # The server lists as many as `logprobs` says, the sampled token first: one more makes room for all
-        spare = next(token for token in range(len(params.logprob_token_ids) + 1) if token not in params.logprob_token_ids)
-        written["logprob_token_ids"] = [*params.logprob_token_ids, spare]
-        written["logprobs"] = len(params.logprob_token_ids) + 1
+        wanted = params.logprob_token_ids
+        spare = next(token for token in range(len(wanted) + 1) if token not in wanted)
+        written |= {"logprob_token_ids": [*wanted, spare], "logprobs": len(wanted) + 1}
     return written
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
 
 BACKEND = "gloo"  # under this name vLLM's workers know it (`server_worker`)
+INTERRUPTED = "already active"  # what a worker says that has begun to take weights and has not ended
 SECONDS = 120  # that a side waits for the other
 
 
