@@ -102,8 +102,8 @@ class ServerClient(VLLMClient):
             if INTERRUPTED not in str(error):
                 raise
             raise ServerError(
-                f"An earlier trainer was stopped while it sent weights to vLLM's server at {self.base_url}, which holds a "
-                "part of them. Start the server again."
+                f"An earlier trainer was stopped while it sent weights to vLLM's server at {self.base_url}, which has "
+                "a part of them. Start the server again."
             ) from error
 
     def update_named_params(

@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from PIL import Image
 from vllm import RequestOutput, SamplingParams
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from emor3_trl.engines.server_checks import ServerError
 from emor3_trl.engines.server_client import CONNECTIONS, ServerClient
@@ -102,7 +104,7 @@ class RemoteLLM:
     def _read_output(self, answer: dict[str, Any], params: SamplingParams) -> RequestOutput:
         usage, outputs = answer["usage"], []
         for choice in answer["choices"]:
-            text = self.tokenizer.decode(choice["token_ids"], skip_special_tokens=True) if params.detokenize else ""
+            text = self._read_text(answer["prompt_token_ids"], choice, params) if params.detokenize else ""
             listed = choice["logprobs"]
             outputs.append(
                 CompletionOutput(
@@ -123,6 +125,13 @@ class RemoteLLM:
             finished=True,
             num_cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
         )
+
+    def _read_text(self, prompt_ids: list[int], choice: dict[str, Any], params: SamplingParams) -> str:
+        """Return a completion's text as vLLM reads it, which leaves out half of a character at the end."""
+        request: Any = SimpleNamespace(request_id="", sampling_params=params, prompt_token_ids=prompt_ids)
+        reader: Any = IncrementalDetokenizer.from_new_request(self.tokenizer, request)
+        reader.update(choice["token_ids"], stop_terminated=choice["finish_reason"] == "stop" and not params.stop)
+        return reader.output_text
 
 
 def _seed(params: SamplingParams, seed: int) -> SamplingParams:
