@@ -13,7 +13,7 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 240  # that the server may take to start on a busy machine
+SECONDS = 300  # that the server may take to start on a busy machine
 
 
 class Server:
