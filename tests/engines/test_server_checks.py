@@ -143,6 +143,7 @@ def test_a_plan_leaves_the_server_out_of_the_trainers_memory(tmp_path):
         "num_generations": 4,
         "per_device_train_batch_size": 4,
     }
+    values |= {"gradient_accumulation_steps": 1}
     parts = {
         mode: [row[0] for row in estimate_memory({**values, "vllm_mode": mode}, shape, 1)]
         for mode in ("colocate", "server")

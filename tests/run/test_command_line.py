@@ -67,7 +67,7 @@ def test_resolved_values_are_a_config_again(tmp_path: Path) -> None:
         pytest.param({"lambda1": 0.9, "lambda2": 0.2}, [], ["lambda"], id="weights above 1"),
         pytest.param({"vllm_mode": "servr"}, [], ["'servr'", "colocate or server"], id="unknown place of the engine"),
         pytest.param(
-            {"vllm_mode": "server", "vllm_engine_options": {"block_size": 16}},
+            {"use_vllm": True, "vllm_mode": "server", "vllm_engine_options": {"block_size": 16}},
             [],
             ["vllm_engine_options", "recipes/serve.py"],
             id="options for an engine that has started",
