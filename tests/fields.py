@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 _ENGINE = "read where use_vllm is true, as the tests of engines/ do"
-_SERVER = "of vllm_mode: server, which is refused"
+_SERVER = "of vllm_mode: server, as tests/engines/test_server.py does"
 _SEVERAL = "of several processes, where an accelerate file sets it"
 _HUB = "read where push_to_hub is true"
 _TRACKIO = "read by trackio alone"

@@ -10,6 +10,7 @@ import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
+from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
 from emor3_trl.groups.rows import OF_IMAGES
@@ -54,6 +55,10 @@ HOOKS = [
     pytest.param(VLLMGeneration.sync_weights, []),
     pytest.param(VLLMGeneration._init_vllm, []),
     pytest.param(VLLMGeneration._iter_named_params, []),
+    pytest.param(VLLMClient.init_communicator, ["device"]),
+    pytest.param(VLLMClient.update_named_params, ["metadata", "named_params"]),
+    pytest.param(VLLMClient._start_weight_update, []),
+    pytest.param(VLLMClient._finish_weight_update, []),
     pytest.param(Trainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
     pytest.param(Trainer._load_best_model, []),
     pytest.param(Trainer._prepare_for_training, ["max_steps", "train_dataloader", "resume_from_checkpoint"]),

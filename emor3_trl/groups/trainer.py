@@ -14,7 +14,7 @@ It knows nothing of emotions. What differs from `GRPOTrainer`, by the hook that 
 - `_generate_single_turn` generates without what the checkpoint's `generation_config.json` adds, and turns a completion
   without any token into an end of turn;
 - a resumed run ends as an uninterrupted one (`resuming`), and what is not finite stops it (`finite`);
-- vLLM in the same process gets exact prompts and fresh caches (`engines.colocated`).
+- vLLM, in the same process or on a server, gets exact prompts and fresh caches (`engines.colocated`).
 """
 
 from collections.abc import Callable
@@ -29,9 +29,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from emor3_trl.engines.colocated import colocated_engine
 from emor3_trl.engines.opening import engine_options
+from emor3_trl.engines.placement import use_engine
 from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.engines.server_checks import check_server
 from emor3_trl.engines.transformers import plain_generation
 from emor3_trl.groups.batching import number_groups, permute_groups
 from emor3_trl.groups.checks import check_choices, check_model_settings
@@ -108,14 +109,13 @@ class GroupTrainer(
             check_choices(args)
             check_dynamic_sampling(args, train_dataset, reward_funcs)
             check_model_settings(model, args, kwargs.get("peft_config"))
-        colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
         self.engine_options: dict[str, Any] = {}
-        if colocated:
-            assert args is not None
+        if args is not None and args.use_vllm:
             options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
             options |= getattr(args, "vllm_engine_options", None) or {}
             self.engine_options = engine_options(_compute_dtype(model, args), options)
-        with colocated_engine(self.engine_options) if colocated else nullcontext():
+            check_server(args, model, self.engine_options)
+        with use_engine(args.vllm_mode, self.engine_options) if self.engine_options and args else nullcontext():
             super().__init__(
                 model=model,
                 reward_funcs=reward_funcs,
@@ -125,7 +125,7 @@ class GroupTrainer(
                 processing_class=processing_class,
                 **kwargs,
             )
-        if colocated:  # vLLM never samples an image token, so both sides leave these out
+        if self.engine_options:  # vLLM never samples an image token, so both sides leave these out
             for policy in self._policies():
                 suppress_image_tokens(policy, self.processing_class)
         self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()

@@ -48,7 +48,7 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
     if planning and "num_generations" in values:  # EmoR3Config counts the processes of this launch
         processes = values.get("processes") or world_size()
         check_batch(values, processes)
-        if values.get("use_vllm"):
+        if values.get("use_vllm") and values.get("vllm_mode") != "server":
             check_ranks(values.get("vllm_tensor_parallel_size") or 1, processes)
     check_combinations(values)
     check_adapter_options(values)

@@ -176,9 +176,11 @@ def run_recipe(main: Callable[[], None]) -> None:
 
 def _stops_training(error: Exception) -> bool:
     """Whether a check on the training stopped it: what it saved is kept, and the message says all."""
-    from emor3_trl.upkeep import finite, torch_files  # they import what a command that trains nothing is spared
+    from emor3_trl.engines import server_checks  # they import what a command that trains nothing is spared
+    from emor3_trl.upkeep import finite, torch_files
 
-    return isinstance(error, (OffPolicyError, finite.NotFiniteError, torch_files.UntrustedFileError))
+    kinds = (OffPolicyError, finite.NotFiniteError, torch_files.UntrustedFileError, server_checks.ServerError)
+    return isinstance(error, kinds)
 
 
 def build_model_options(model: "ModelConfig", given: dict[str, Any] | str | None) -> dict[str, Any]:
