@@ -14,7 +14,8 @@ MARK = "EMOR3_SURVIVE"  # a variable in the environment of a command, which all 
 # What a clock decides, or tells of the launches themselves
 CLOCK = re.compile(r"runtime|seconds|per_second|^time/|_time$|^started$|^is_whole$|^train_mfu$")
 LOGS = ("log.txt",)  # say that a run was resumed; that they are there is compared
-GRACE = 10.0  # seconds until a process that is ending, or a segment that is being given back, counts as left
+# Seconds until a process counts as left: a rank whose launcher is killed while it imports ends after its imports
+GRACE = 60.0
 
 
 @dataclass
@@ -105,7 +106,7 @@ def _read(file: Path) -> Any:
 
         return torch.load(file, map_location="cpu", weights_only=False).to_dict()
     if file.suffix == ".md":
-        return re.sub(r"\d[\d.,]* (seconds|minutes|s|min|h)\b", "a while", file.read_text(encoding="utf-8"))
+        return re.sub(r"started [\d:T+-]+", "started", file.read_text(encoding="utf-8")).splitlines()
     return file.read_bytes()
 
 

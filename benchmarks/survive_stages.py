@@ -75,7 +75,7 @@ STAGES = {
     "grpo_two_ranks": Stage(
         "GRPO, two ranks (gloo)",
         ("model", "data", "own.py"),
-        _recipe("grpo", *_config("emo_r3"), *COMMON, "2", *RUN, *GRPO, "--max_steps", "8", "--save_steps", "1",
+        _recipe("grpo", *_config("emo_r3"), *COMMON, "2", *RUN, *GRPO, "--max_steps", "6", "--save_steps", "1",
                 "--use_vllm", "false", processes=2),
     ),
     "evaluate": Stage(

@@ -16,6 +16,7 @@ import yaml
 from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
+from emor3_trl.checksums import MODEL_FILES, write_checksums
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import read_mapping, write_json, write_text
 from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
@@ -145,13 +146,21 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
+            remove_remains(self.path, Path(self.checkpoint))
         values = {key: None if key in SECRETS else value for key, value in self.values.items()}
         write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         write_json(self.path / ENVIRONMENT, {**describe_environment(), "sources": self.sources})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder."""
+        """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder.
+
+        Beside the weights of a model, its checksums are written first.
+        """
         if is_main_process():
+            for folder in {
+                file.parent for place in ("", "merged/") for file in self.path.glob(f"{place}*.safetensors")
+            }:
+                write_checksums(folder, MODEL_FILES)
             write_json(self.path / METRICS, _to_plain(metrics))
             unlock_folder(self.path)
 
@@ -202,6 +211,13 @@ def find_last_checkpoint(folder: Path) -> str | None:
             return str(steps[step])
         _say(f"{steps[step]}: {damage}, skipped")
     return None
+
+
+def remove_remains(folder: Path, checkpoint: Path) -> None:
+    """Remove what a killed run left of checkpoints that it was saving or deleting: they are not whole."""
+    for path in folder.glob("checkpoint-*"):
+        if path != checkpoint and path.name[11:].isdigit() and find_damage(path, read_whole=False):
+            shutil.rmtree(path)
 
 
 def describe_environment() -> dict[str, Any]:
