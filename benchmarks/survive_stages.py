@@ -38,6 +38,11 @@ class Stage:
     needs: tuple[str, ...]
     arguments: tuple[str, ...]
 
+    @property
+    def is_launched(self) -> bool:
+        """Whether torchrun stands between."""
+        return "torch.distributed.run" in self.arguments
+
     def list_command(self) -> list[str]:
         """Return the command, to be run in a folder of its own."""
         return [sys.executable, *self.arguments]

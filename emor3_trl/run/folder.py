@@ -18,7 +18,7 @@ from accelerate import PartialState
 from emor3_trl.checkpoints import fingerprint
 from emor3_trl.checksums import MODEL_FILES, write_checksums
 from emor3_trl.damage import check_launch, find_damage
-from emor3_trl.files import read_mapping, write_json, write_text
+from emor3_trl.files import empty_folder, read_mapping, write_json, write_text
 from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
@@ -141,9 +141,8 @@ class RunFolder:
         if not is_main_process():
             return
         self.lock()
-        if self.overwrite:  # the folder itself stays, because the lock is on it
-            for path in self.path.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if self.overwrite:
+            empty_folder(self.path)
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
             remove_remains(self.path, Path(self.checkpoint))
