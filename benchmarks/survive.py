@@ -3,14 +3,14 @@
     python benchmarks/survive.py --kills 50                           # all stages: two to four hours on two cores
     python benchmarks/survive.py --kills 50 --stages grpo evaluate    # some; the others' rows in the JSON stay
 
-A stage is a recipe on a model of 0.1 M parameters (survive_stages.py). It runs twice to its end. Then, in a new folder,
+A stage is a recipe on a model of 0.1 M parameters (survive_stages.py). It runs to its end once. Then, in a new folder,
 it is started and killed with SIGKILL, with its whole process group, at a moment that is drawn uniformly from the
 uninterrupted duration; and started again there, until it ends before its moment comes. What it left is compared with
-what the first uninterrupted run left: all files, number by number (survive_checks.py), what a clock decides left out.
+what the uninterrupted run left: all files, number by number (survive_checks.py), what a clock decides left out.
 Then a new folder begins, until there are as many kills as asked for. After each kill no process of the command may be
 alive, and no segment of shared memory left. At last each stage gets SIGTERM, and Ctrl-C, once: exit code 143 or 130,
-one line, no traceback, and the same command ends as uninterrupted. (torchrun, which launches two ranks, has an exit code
-and a traceback of its own.)
+one line, no traceback, and the same command ends as uninterrupted. (torchrun, which launches two ranks, has an exit
+code and a traceback of its own.)
 
 Figures: runs/benchmarks/survive.json, written again after each run.
 """
@@ -33,6 +33,8 @@ from typing import Any
 
 from survive_checks import MARK, compare_folders, find_orphans, find_segments, list_segments
 from survive_stages import ROOT, STAGES, Stage, build_inputs, copy_inputs, run_command
+
+from emor3_trl.files import write_json
 
 LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 TIME_LIMIT = 900.0
@@ -116,17 +118,11 @@ class Survivor:
         return self.stage.title.startswith("export") and code == 2 and "output_dir 'out/exported' exists" in said
 
     def measure(self) -> None:
-        """Run the stage twice to its end: how long it takes, and that it does the same twice."""
-        took = []
-        for name in ("whole", "again"):
-            folder = self.begin(name)
-            code, seconds, said = self.attempt(folder, None)
-            if code:
-                raise RuntimeError(f"{self.stage.title} ended with {code}:\n{said[-3000:]}")
-            took.append(seconds)
-        self.finish(folder)
-        self.row["seconds"] = took
-        self.seconds = statistics.mean(took)
+        """Run the stage to its end: how long that takes, and what it leaves."""
+        code, self.seconds, said = self.attempt(self.begin("whole"), None)
+        if code:
+            raise RuntimeError(f"{self.stage.title} ended with {code}:\n{said[-3000:]}")
+        self.row["seconds"] = round(self.seconds, 1)
 
     def kill_and_go_on(self, kills: int) -> None:
         """Start the stage in a new folder until it ends, killing it on the way while kills are left; compare."""
@@ -158,7 +154,8 @@ class Survivor:
                 break
         record: dict[str, Any] = {
             "signal": number.name, "exit_code": 128 - code if code < 0 else code, "lines": lines,
-            "traceback": "Traceback" in said and not self.stage.is_launched, "worst_difference": 0.0, "unlike": [], "left_behind": [],
+            "traceback": "Traceback" in said and not self.stage.is_launched, "worst_difference": 0.0, "unlike": [],
+            "left_behind": [],
         }  # fmt: skip
         code, _, said = self.attempt(folder, None)
         if code and not self.is_finished(code, said):
@@ -204,7 +201,7 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
             for record in row["signals"]
         )
         lines.append(
-            f"{row['stage']:26}{statistics.mean(row['seconds']):8.1f}{row['kills']:6}{row['runs']:5}"
+            f"{row['stage']:26}{row['seconds']:8.1f}{row['kills']:6}{row['runs']:5}"
             f"{row['worst_difference']:8.1g}{len(row['unlike']):7}{len(row['left_behind']):5}{len(row['orphans']):8}"
             f"{len(row['failed']):7}{again:8.1f}  {signals}"
         )
@@ -226,6 +223,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--no_signals", action="store_true", help="leave out SIGTERM and Ctrl-C")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--photos", type=int, default=160, help="that 'prepare' starts from")
     parser.add_argument("--work", type=Path, help="where the stages run; kept (default: a temporary folder)")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
@@ -237,22 +235,24 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="survive-", dir=args.work) as temporary:
         work = Path(temporary)
-        build_inputs(work / "inputs", args.stages, lambda command, at: run_command(command, at, make_environment()))
-        for name in args.stages:
-            survivor = Survivor(name, work / name, work / "inputs", random.Random(f"{args.seed} {name}"))
+        environment = make_environment()
+        inputs = work / "inputs"
+        build_inputs(inputs, args.stages, args.photos, lambda command, at: run_command(command, at, environment))
+        survivors = {
+            name: Survivor(name, work / name, inputs, random.Random(f"{args.seed} {name}")) for name in args.stages
+        }
+        for name, survivor in survivors.items():
             survivor.measure()
             rows[name] = survivor.row
-
-            def save() -> None:
-                file.write_text(json.dumps({**describe_machine(), "stages": rows}, indent=1) + "\n")
-
-            while survivor.row["kills"] < args.kills:
+        while left := [survivor for survivor in survivors.values() if survivor.row["kills"] < args.kills]:
+            for survivor in left:  # in turn, so that a benchmark that is stopped has seen each stage
                 survivor.kill_and_go_on(args.kills)
-                save()
-                print(format_table({name: survivor.row}).splitlines()[1], flush=True)
-            for number in () if args.no_signals else SIGNALS:
+                write_json(file, {**describe_machine(), "stages": rows})
+                print(format_table({"": survivor.row}).splitlines()[1], flush=True)
+        for survivor in () if args.no_signals else survivors.values():
+            for number in SIGNALS:
                 survivor.stop_and_go_on(number)
-            save()
+            write_json(file, {**describe_machine(), "stages": rows})
     print(format_table(rows))
     faulty = [row["stage"] for name, row in rows.items() if name in args.stages and not is_clean(row)]
     if faulty:

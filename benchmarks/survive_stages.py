@@ -117,12 +117,13 @@ def copy_inputs(stage: Stage, inputs: Path, folder: Path) -> None:
             shutil.copy(source, target)
 
 
-def build_inputs(folder: Path, stages: list[str], run: Callable[[list[str], Path], None]) -> None:
+def build_inputs(folder: Path, stages: list[str], photos: int, run: Callable[[list[str], Path], None]) -> None:
     """Make what the stages start from: pictures, a model, data, a LoRA run and its evaluation, a small grid.
 
     Args:
         folder: where to; what is there already is kept.
         stages: names of the stages.
+        photos: how many there are to prepare.
         run: runs a command in a folder, and raises if it fails.
     """
     from tiny_model import build_tiny_model, tiny_pictures
@@ -130,7 +131,7 @@ def build_inputs(folder: Path, stages: list[str], run: Callable[[list[str], Path
     folder.mkdir(parents=True, exist_ok=True)
     needs = {name for stage in stages for name in STAGES[stage].needs}
     if "photos" in needs and not (folder / "photos").exists():
-        _draw_photos(folder / "photos")
+        _draw_photos(folder / "photos", photos)
     if needs <= {"photos"}:
         return
     if not (folder / "model").exists():
@@ -149,13 +150,13 @@ def build_inputs(folder: Path, stages: list[str], run: Callable[[list[str], Path
         run([sys.executable, str(recipe), *EVALUATE, "--model", "lora=lora", *settings], folder)
 
 
-def _draw_photos(folder: Path) -> None:
-    """Write 160 noisy photos of 0.8 megapixels in folders named after their emotions: seconds of work."""
+def _draw_photos(folder: Path, count: int) -> None:
+    """Write noisy photos of 0.8 megapixels in folders named after their emotions: seconds of work."""
     import numpy as np
     from PIL import Image
 
     generator = np.random.default_rng(0)
-    for number in range(160):
+    for number in range(count):
         place = folder / ("awe", "fear", "anger", "sadness")[number % 4]
         place.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))

@@ -10,10 +10,10 @@ import xxhash
 from emor3_trl.files import write_json
 
 CHECKSUMS = "checksums.json"
-# What a model is loaded from, and what its training ended with
+# What a model is loaded from, and what its training ended with; how it decodes (generation_config.json) users may edit
 MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*config.json", "token*", "vocab*", "merges*", "special_tokens*",
-    "added_tokens*", "chat_template*", "trainer_state.json",
+    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "*processor_config.json",
+    "token*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*", "trainer_state.json",
 )  # fmt: skip
 RENEWED = frozenset({CHECKSUMS, "README.md"})  # an evaluation adds its metrics to a model's card
 

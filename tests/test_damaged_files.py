@@ -167,7 +167,7 @@ def test_a_finished_run_has_checksums_of_its_models_alone(tmp_path: Path, tiny_m
     folder.write_metrics({"loss": 1.0})
     for model in (tmp_path / "run", tmp_path / "run" / "merged"):
         listed = set(read_mapping(model / CHECKSUMS, "")["files"])
-        assert listed == {path.name for path in tiny_model_dir.iterdir()} - {"README.md"}
+        assert listed == {path.name for path in tiny_model_dir.iterdir()} - {"generation_config.json"}
     evaluation = RunFolder(tmp_path / "evaluation", {})
     evaluation.begin()
     evaluation.write_metrics({"accuracy": 1.0})
