@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ from emor3_trl.run.signals import describe_stop, end_on_sigterm
 
 if TYPE_CHECKING:
     from trl import ModelConfig
+
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}  # what the system says of a folder without rights
 
 
 class UserError(ValueError):
@@ -148,6 +151,9 @@ def user_errors() -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+            place = f"'{error.filename}' cannot be read or written ({error.strerror})"
+            raise UserError(f"{place}. Choose another folder, or change its rights.") from error
         raise UserError(str(error)) from error
 
 
