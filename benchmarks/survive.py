@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from survive_checks import MARK, compare_folders, find_orphans, find_segments, list_segments
-from survive_stages import ROOT, STAGES, Stage, build_inputs, copy_inputs, run_command
+from survive_stages import ROOT, STAGES, build_inputs, copy_inputs, run_command
 
 from emor3_trl.files import write_json
 
@@ -52,7 +52,7 @@ class Survivor:
     """
 
     def __init__(self, name: str, work: Path, inputs: Path, draw: random.Random) -> None:
-        self.stage: Stage = STAGES[name]
+        self.name, self.stage = name, STAGES[name]
         self.work, self.inputs, self.draw = work, inputs, draw
         self.row: dict[str, Any] = {
             "stage": self.stage.title, "kills": 0, "runs": 0, "files": 0, "worst_difference": 0.0, "unlike": [],
@@ -230,6 +230,7 @@ def main() -> None:
     enter_own_shared_memory()
     # A shell ignores SIGINT for what it puts into the background; commands would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, and the temporary folder
     file = args.output_dir / "survive.json"
     rows: dict[str, Any] = json.loads(file.read_text())["stages"] if file.is_file() else {}
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -241,11 +242,11 @@ def main() -> None:
         survivors = {
             name: Survivor(name, work / name, inputs, random.Random(f"{args.seed} {name}")) for name in args.stages
         }
-        for name, survivor in survivors.items():
-            survivor.measure()
-            rows[name] = survivor.row
         while left := [survivor for survivor in survivors.values() if survivor.row["kills"] < args.kills]:
             for survivor in left:  # in turn, so that a benchmark that is stopped has seen each stage
+                if not survivor.seconds:
+                    survivor.measure()
+                    rows[survivor.name] = survivor.row
                 survivor.kill_and_go_on(args.kills)
                 write_json(file, {**describe_machine(), "stages": rows})
                 print(format_table({"": survivor.row}).splitlines()[1], flush=True)

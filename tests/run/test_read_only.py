@@ -18,7 +18,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1g", "tmpfs", str(folder)], check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this user may not mount a disk")
     yield folder
