@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from emor3_trl.run.command_line import run_recipe
-from emor3_trl.run.stopping import _StopOnSignal, end_on_sigterm
+from emor3_trl.run.signals import end_on_sigterm
+from emor3_trl.run.stopping import _StopOnSignal
 
 
 @pytest.fixture(autouse=True)
