@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from emor3_trl.checksums import CHECKSUMS, find_changed
 from emor3_trl.damage import find_file_damage
 from emor3_trl.files import read_mapping
 
@@ -28,7 +29,7 @@ def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
 
     Raises:
         FileNotFoundError: if it is neither, or its base model is not there; the message says what is missing.
-        ValueError: if a file of weights is not whole.
+        ValueError: if a file of weights is not whole, or one changed since a run saved it.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -66,6 +67,12 @@ def _check_whole(folder: Path) -> None:
             raise ValueError(
                 f"'{file}' is not whole ({damage}). Was it copied, or its run stopped, half-way? Save it again."
             )
+    changed = find_changed(folder)
+    if changed:
+        raise ValueError(
+            f"The model folder '{folder}' is damaged: {changed}. Copy it again from where it was saved, or train it "
+            f"again with --overwrite. If you changed it on purpose, delete its {CHECKSUMS}."
+        )
 
 
 def find_base(model: str | Path, base_model: str | None = None) -> str:
@@ -151,7 +158,7 @@ def fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         # What evaluation reads, not what a run notes beside it
-        if file.name in ("metrics.json", "environment.json", "log_history.json", "trainer_state.json"):
+        if file.name in ("metrics.json", "environment.json", "log_history.json", "trainer_state.json", CHECKSUMS):
             continue
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
@@ -256,7 +263,7 @@ def check_model_path(path: str | None) -> None:
 
     Raises:
         FileNotFoundError: if the folder, or its config.json, does not exist.
-        ValueError: if no model is set, or a file of weights is not whole.
+        ValueError: if no model is set, a file of weights is not whole, or one changed since a run saved it.
     """
     if not path:
         raise ValueError("No model is set. Give --model_name_or_path a checkpoint folder or a model's name on the Hub.")

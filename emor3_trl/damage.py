@@ -1,10 +1,12 @@
-"""What keeps a stopped run from going on from its checkpoint: a file that is cut short or missing, another launch."""
+"""What keeps a stopped run from going on from its checkpoint: a file that is damaged or missing, another launch."""
 
 import json
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
+
+from emor3_trl.checksums import CHECKSUMS, find_changed, find_missing
 
 # What a run goes on from, each with the files that hold it: in one process, under FSDP, under DeepSpeed
 PARTS = {
@@ -16,20 +18,22 @@ PARTS = {
 }
 
 
-def find_damage(checkpoint: str | Path) -> str | None:
-    """Return what keeps a run from going on from a `checkpoint-N`, or None: a file that is cut short, or missing.
+def find_damage(checkpoint: str | Path, read_whole: bool = True) -> str | None:
+    """Return what keeps a run from going on from a `checkpoint-N`, or None: a file that is damaged, or missing.
 
-    The trainer writes `trainer_state.json` last; a run that was killed while it saved left none.
+    The trainer writes `trainer_state.json` when all else is there, and `checksums.json` after it; a run that was killed
+    while it saved left none. Without `checksums.json`, a file that is cut short is seen, and a changed byte is not.
 
     Args:
         checkpoint: the folder.
+        read_whole: whether files are compared with their checksums, for which all of them are read.
     """
     from transformers import TrainerState  # takes seconds, which a report is spared
 
     folder = Path(checkpoint)
     if not (folder / "trainer_state.json").is_file():
         return "incomplete"
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS]
     for file in sorted(files):
         damage = find_file_damage(file)
         if damage:
@@ -47,7 +51,9 @@ def find_damage(checkpoint: str | Path) -> str | None:
     missing = [name for name in sorted(shards) if not (folder / name).is_file()]
     parts = {part: any(any(folder.glob(pattern)) for pattern in patterns) for part, patterns in PARTS.items()}
     missing += [f"the {part}" for part, present in parts.items() if not present and any(parts.values())]
-    return f"{', '.join(missing)} missing" if missing else None
+    if missing:
+        return f"{', '.join(missing)} missing"
+    return find_changed(folder) if read_whole else find_missing(folder)
 
 
 def check_launch(checkpoint: str | Path, processes: int) -> None:

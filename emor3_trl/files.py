@@ -2,9 +2,11 @@
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +23,17 @@ FULL_TEXTS = (*map(os.strerror, sorted(FULL)), "PytorchStreamWriter failed writi
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to; what stands there takes the place of `path` at the end of the block.
 
-    A reader finds the old file or the whole new one, also after a crash. An error in the block leaves the old one.
+    A reader finds the old file or the whole new one, also after a crash. An error in the block leaves the old one. What
+    a killed process left of an earlier attempt is removed.
 
     Args:
         path: the file to write; its folder is made if need be.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(remains.name.split(".")[-2]):
+            remains.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path):
@@ -37,6 +43,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_alive(process: str) -> bool:
+    """Return whether there is a process of that number; what is no number counts as alive."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove all that a folder holds; the folder itself stays, because a lock may be on it."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
@@ -104,7 +127,7 @@ def open_locked(folder: Path) -> int:
     """Lock a folder against other processes until the descriptor that is returned is closed, or this process dies.
 
     Args:
-        folder: the folder, which exists. On a network drive without locks nothing is locked.
+        folder: the folder, which exists. On a network drive without locks nothing is locked, which is said.
 
     Raises:
         BlockingIOError: if another process has locked it.
@@ -115,8 +138,12 @@ def open_locked(folder: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise
-    except OSError:  # a network drive that has no locks
-        pass
+    except OSError:  # a network drive that has no locks, or none for folders
+        warnings.warn(
+            f"'{folder}' is on a drive that locks no folders: a second run into it would not be refused, from this "
+            "machine or another. Start one at a time.",
+            stacklevel=2,
+        )
     return descriptor
 
 

@@ -1,6 +1,10 @@
 """This launch: how many processes, with sharded weights or whole ones, on which kind of device."""
 
+import ctypes
 import os
+import signal
+import sys
+from pathlib import Path
 
 FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
 
@@ -58,3 +62,23 @@ def world_size() -> int:
 def is_main_process() -> bool:
     """Whether this process is the one that writes and prints for the launch."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def end_with_launcher() -> None:
+    """Let the system kill this process when its launcher is killed; a launcher starts it in a session of its own.
+
+    Without it, processes of a launch that was killed train on, and keep the run's folder locked. Linux only.
+
+    Raises:
+        SystemExit: if the launcher is gone already.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
+        return
+    end_with_parent = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+    try:
+        program = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+    except OSError:  # it may not be looked at
+        return
+    if not Path(program).name.startswith("python"):  # who takes the launcher's orphans, such as init
+        raise SystemExit("The launcher of this process was killed.")

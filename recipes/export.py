@@ -12,10 +12,11 @@ from pathlib import Path
 from transformers import AutoProcessor, GenerationConfig
 
 from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, whole_checkpoint
-from emor3_trl.files import check_room
+from emor3_trl.files import check_room, empty_folder
 from emor3_trl.model_card.card import format_model_card, write_model_card
 from emor3_trl.model_card.facts import Weights, describe_decoding, gather_facts, read_decoding
 from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.lock import lock_folder, unlock_folder
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 
@@ -55,9 +56,10 @@ def main() -> None:
         room = sum(file.stat().st_size for file in run.glob("*.safetensors"))
         room += 2 * estimate_room([args.model], args.base_model, 0, 0)  # a merged adapter
         check_room(output, room, "the model")
-    unfinished = output.with_name(output.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+        unfinished = output.with_name(output.name + ".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock_folder(unfinished)
+        empty_folder(unfinished)  # of what a killed export left
     with whole_checkpoint(args.model, args.base_model, unfinished) as whole:
         for pattern in WEIGHTS:
             for file in Path(whole).glob(pattern):
@@ -68,6 +70,7 @@ def main() -> None:
     GenerationConfig(**describe_decoding(stock, processor, facts.config)).save_pretrained(unfinished)
     write_model_card(format_model_card(facts, output.name, Weights(output.name)), unfinished)
     unfinished.rename(output)
+    unlock_folder(unfinished)
     print(f"Written to {output}: weights, processor, generation_config.json, README.md (read it before you pass it on)")
     if args.push_to_hub:
         with user_errors():

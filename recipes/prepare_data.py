@@ -56,13 +56,15 @@ def main() -> None:
 def prepare_demo(output_dir: Path, seed: int) -> None:
     """Draw the demo's three data sets and teach its base model."""
     with user_errors():
+        from emor3_trl.data.output_folder import lock_folder
         from emor3_trl.demo.model import build_demo_model
         from emor3_trl.demo.pictures import write_demo_data
 
-        manifest = write_demo_data(output_dir / "data", seed=seed)
-        for world, counts in manifest["counts"].items():
-            print(f"{world}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
-        build_demo_model(output_dir / "data", output_dir / "base", seed=seed)
+        with lock_folder(output_dir):
+            manifest = write_demo_data(output_dir / "data", seed=seed)
+            for world, counts in manifest["counts"].items():
+                print(f"{world}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
+            build_demo_model(output_dir / "data", output_dir / "base", seed=seed)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """A checkpoint that was cut short is seen before a model loads, whichever of its files it is."""
 
+import random
 import shutil
 
 import pytest
 from training import SAVING, cold_start_trainer, tiny_trainer
 
+from emor3_trl.checksums import CHECKSUMS
 from emor3_trl.damage import check_launch, find_damage
-from emor3_trl.run.folder import find_last_checkpoint
+from emor3_trl.run.folder import find_last_checkpoint, remove_remains
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,59 @@ def test_a_damaged_checkpoint_is_skipped_for_an_older_whole_one(runs, tmp_path, 
     assert said.endswith(", skipped\n")
     assert said.count("\n") == 1
     assert file in said or harm == "removed"
+
+
+@pytest.mark.parametrize("run", FILES)
+def test_one_changed_bit_in_any_file_of_a_checkpoint_is_seen(runs, tmp_path, run):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(runs[run] / "checkpoint-2", checkpoint)
+    draw, names = random.Random(run), {path.name for path in checkpoint.iterdir()} - {"README.md", CHECKSUMS}
+    assert {*FILES[run], "tokenizer.json", "trainer_state.json", "training_args.bin"} <= names
+    for name in sorted(names):
+        content = bytearray((checkpoint / name).read_bytes())
+        for place in (0, draw.randrange(len(content)), len(content) - 1):
+            content[place] ^= 1 << draw.randrange(8)
+            (checkpoint / name).write_bytes(content)
+            damage = find_damage(checkpoint)
+            assert damage is not None
+            assert name in damage
+            (checkpoint / name).write_bytes((runs[run] / "checkpoint-2" / name).read_bytes())
+            content = bytearray((checkpoint / name).read_bytes())
+    assert find_damage(checkpoint) is None
+
+
+def test_what_a_killed_run_was_saving_or_deleting_is_removed_and_what_is_whole_is_kept(runs, tmp_path):
+    shutil.copytree(runs["grpo"], tmp_path / "run")
+    for number, left in ((3, ["config.json", "model.safetensors"]), (4, ["optimizer.pt"])):
+        (tmp_path / "run" / f"checkpoint-{number}").mkdir()
+        for name in left:
+            shutil.copy(tmp_path / "run" / "checkpoint-2" / name, tmp_path / "run" / f"checkpoint-{number}")
+    (tmp_path / "run" / "checkpoint-best").mkdir()  # somebody's own
+    (tmp_path / "run" / "checkpoint-1" / "tokenizer.json").unlink()
+    remove_remains(tmp_path / "run", tmp_path / "run" / "checkpoint-2")
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-best"}
+
+
+def test_a_checkpoint_that_is_saved_again_holds_nothing_of_what_a_killed_run_left(tiny_model_dir, tmp_path):
+    old = tmp_path / "checkpoint-1"
+    old.mkdir()
+    for name in ("trainer_state.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"):
+        (old / name).write_text("{}")
+    trainer = cold_start_trainer(tiny_model_dir, tmp_path, max_steps=1, **SAVING)
+    trainer.train()
+    assert find_damage(old) is None
+    assert not (old / "pytorch_model.bin").exists()
+
+
+def test_a_changed_checkpoint_is_not_resumed_in_python_either(runs, tiny_model_dir, tmp_path):
+    shutil.copytree(runs["cold-start"], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "checkpoint-1" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    trainer = cold_start_trainer(tiny_model_dir, tmp_path, max_steps=2, **SAVING)
+    with pytest.raises(ValueError, match=r"checkpoint-1' is damaged: optimizer\.pt is not as it was saved"):
+        trainer.train(resume_from_checkpoint=str(file.parent))
 
 
 def test_a_shard_that_is_not_there_is_missed(tmp_path):

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, Image
 from recipe_commands import ENVIRONMENT, ROOT
 from small_run import make_predictions, write_small_run
+from tiny_model import tiny_pictures
 
-from emor3_trl.checkpoints import check_model_path, find_base
+from emor3_trl.checkpoints import check_checkpoint, check_model_path, find_base
+from emor3_trl.checksums import CHECKSUMS, MODEL_FILES, find_changed, find_missing, write_checksums
 from emor3_trl.damage import find_damage
+from emor3_trl.data import load_split, write_split
 from emor3_trl.evaluation.journal import append_to_journal, read_journal
 from emor3_trl.evaluation.prediction import Prediction, load_predictions, save_predictions
 from emor3_trl.files import read_mapping, write_json
@@ -35,6 +39,14 @@ harms = pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
 
 def flip(content: bytes, place: int, bits: int) -> bytes:
     return content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
+
+
+def read_rows(dataset: Dataset) -> list[dict[str, Any]]:
+    """Return rows with the bytes of their images."""
+    return [
+        {name: row[name] for name in ("id", "emotion", "label_space", "source", "image")}
+        for row in dataset.cast_column("image", Image(decode=False))
+    ]
 
 
 def read_stored(journal: Path) -> list[Prediction]:
@@ -115,6 +127,83 @@ def test_weights_that_are_cut_off_start_no_run(tmp_path: Path, tiny_model_dir: P
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"model\.safetensors' is not whole"):
         check_model_path(str(file.parent))
+
+
+@pytest.mark.parametrize("check", [check_model_path, check_checkpoint])
+def test_one_changed_bit_in_a_file_that_a_run_saved_starts_no_other_run(
+    tmp_path: Path, tiny_model_dir: Path, check: Callable
+) -> None:
+    model = tmp_path / "run"
+    shutil.copytree(tiny_model_dir, model)
+    write_json(model / "trainer_state.json", {"log_history": []})
+    write_checksums(model, MODEL_FILES)
+    check(str(model))
+    saved = sorted(path for path in model.iterdir() if path.name not in ("generation_config.json", CHECKSUMS))
+    assert {"model.safetensors", "tokenizer.json", "config.json", "chat_template.jinja"} <= {
+        path.name for path in saved
+    }
+    for file in saved:
+        content = file.read_bytes()
+        file.write_bytes(flip(content, len(content) // 2, 1))
+        with pytest.raises(ValueError, match=file.name) as raised:
+            check(str(model))
+        assert str(raised.value).count("\n") == 0
+        file.write_bytes(content)
+    (model / "wandb_dashboard.json").write_text("{}")  # written later, as a model's card is
+    (model / "README.md").write_text("A card")
+    check(str(model))
+    (model / "tokenizer.json").write_text((model / "tokenizer.json").read_text() + "\n")
+    with pytest.raises(ValueError, match=rf"If you changed it on purpose, delete its {CHECKSUMS}\."):
+        check(str(model))
+    (model / CHECKSUMS).unlink()
+    check(str(model))
+
+
+def test_a_finished_run_has_checksums_of_its_models_alone(tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = RunFolder(tmp_path / "run", {})
+    folder.begin()
+    shutil.copytree(tiny_model_dir, tmp_path / "run", dirs_exist_ok=True)
+    shutil.copytree(tiny_model_dir, tmp_path / "run" / "merged")
+    folder.write_metrics({"loss": 1.0})
+    for model in (tmp_path / "run", tmp_path / "run" / "merged"):
+        listed = set(read_mapping(model / CHECKSUMS, "")["files"])
+        assert listed == {path.name for path in tiny_model_dir.iterdir()} - {"generation_config.json"}
+    evaluation = RunFolder(tmp_path / "evaluation", {})
+    evaluation.begin()
+    evaluation.write_metrics({"accuracy": 1.0})
+    assert not (tmp_path / "evaluation" / CHECKSUMS).exists()
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+def test_a_damaged_list_of_checksums_is_named(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_checksums(tmp_path)
+    assert find_changed(tmp_path) is None
+    (tmp_path / CHECKSUMS).write_bytes(harm((tmp_path / CHECKSUMS).read_bytes()))
+    assert CHECKSUMS in (find_changed(tmp_path) or "")
+    assert CHECKSUMS in (find_missing(tmp_path) or "")
+
+
+def test_no_flipped_byte_gives_other_training_data(tmp_path: Path) -> None:
+    """Every 31st byte of a split, and every third of its last 300: refused, or read as it was."""
+    rows = [
+        {"id": f"{place}", "image": picture, "emotion": ("awe", "fear")[place % 2], "label_space": ["awe", "fear"],
+         "source": "made"}
+        for place, picture in enumerate(tiny_pictures(2))
+    ]  # fmt: skip
+    file = write_split(tmp_path, "train", rows)
+    content, expected = file.read_bytes(), read_rows(load_split(tmp_path, "train"))
+    refused = 0
+    for place in sorted({*range(0, len(content), 31), *range(len(content) - 300, len(content), 3)}):
+        file.write_bytes(flip(content, place, 1 << place % 8))
+        with suppress(ValueError):
+            loaded = load_split(tmp_path, "train")
+            assert read_rows(loaded) == expected
+            continue
+        refused += 1
+        with pytest.raises(ValueError, match=str(file)):
+            load_split(tmp_path, "train")
+    assert refused > len(content) / 31 / 2
 
 
 @pytest.mark.parametrize(

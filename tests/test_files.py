@@ -125,3 +125,13 @@ def test_every_writer_of_a_file_leaves_the_old_one_when_it_is_stopped(tmp_path, 
     write(path)
     assert path.read_bytes() != b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_kept(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    kept = [f".file.json.{os.getppid()}.tmp", ".file.json.of-somebody.tmp", f".other.json.{ended.pid}.tmp"]
+    for name in (f".file.json.{ended.pid}.tmp", *kept):
+        (tmp_path / name).write_text("half")
+    write_json(tmp_path / "file.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"file.json", *kept}

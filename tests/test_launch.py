@@ -1,5 +1,10 @@
 """What a launch is: its processes, its devices, and what each process loads."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -75,3 +80,36 @@ def test_a_reference_model_that_one_process_loads_is_refused(
             launch.check_reference(beta, lora)
     else:
         launch.check_reference(beta, lora)
+
+
+RANK = """
+import time
+from emor3_trl.launch import end_with_launcher
+print("imported", flush=True)
+time.sleep(WAIT)
+end_with_launcher()
+print("begun", flush=True)
+time.sleep(60)
+"""
+LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's end")
+@pytest.mark.parametrize(("wait", "said"), [(0, ["imported", "begun"]), (2, ["imported"])], ids=["later", "early"])
+def test_a_rank_ends_when_its_launcher_is_killed(wait: int, said: list[str]) -> None:
+    """A launcher starts its ranks in sessions of their own, so that what kills its group does not reach them."""
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, RANK.replace("WAIT", str(wait))], stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env=environment, start_new_session=True,
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout is not None
+        lines = [launcher.stdout.readline().strip()]
+        while lines[-1] != said[-1]:
+            lines.append(launcher.stdout.readline().strip())
+        time.sleep(0.2)
+        os.killpg(launcher.pid, signal.SIGKILL)
+        began = time.monotonic()
+        lines += launcher.stdout.read().split()  # ends when the rank, which holds it open, has ended
+        assert time.monotonic() - began < 30
+    assert lines == said

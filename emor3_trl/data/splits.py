@@ -81,7 +81,7 @@ def load_split(
         raise ValueError(f"max_samples is {max_samples}. Expected 1 or more, or None for all rows.")
     path = _find_split(Path(data_dir), split)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
             if absent:
                 raise ValueError(
@@ -94,7 +94,7 @@ def load_split(
             check_votes(rows, VOTES in names, path)
             chosen = _choose_rows(texts.num_rows, max_samples, seed)
             table = texts.take(chosen).append_column("image", _read_images(file, chosen))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a Parquet file ({error}). Prepare the data again.") from error
     check_images(table, chosen, path, decode=len(chosen) <= FULL_CHECK_LIMIT)
 
@@ -203,7 +203,8 @@ class SplitWriter:
             # Images are compressed already
             if VOTES in self._rows[0]:
                 self._schema = Features({**_STORED, VOTES: _SHARES}).arrow_schema
-            writer = pq.ParquetWriter(temporary, self._schema, compression="none")
+            options = {"compression": "none", "write_page_checksum": True}
+            writer = pq.ParquetWriter(temporary, self._schema, **options)
             self._file = self._whole.enter_context(writer)
         check_votes(self._rows, VOTES in self._schema.names, self.path)
         self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))

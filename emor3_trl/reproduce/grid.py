@@ -5,12 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, current_thread, main_thread
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -78,14 +77,14 @@ class Grid:
     def run(self) -> list[Failure]:
         """Run what is not finished, and return what failed.
 
-        Ctrl-C and SIGTERM stop the recipes too, which keep what they have; a second one kills them.
+        Ctrl-C, and SIGTERM where it is raised, stop the recipes too, which keep what they have; a second kills them.
         """
         self._waiting = {cell.folder: cell.list_waiting() for cell in self.cells}
         self._done = {folder for folder, waiting in self._waiting.items() if not waiting}
         if self._done:
             self.say(f"{len(self._done)} of {len(self.cells)} cells are finished already")
         futures: dict[Path, Future[bool]] = {}
-        with _exiting_on_sigterm(), ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 for cell in self.cells:  # a cell starts after what it needs, which stands before it
                     if cell.folder not in self._done:
@@ -211,20 +210,3 @@ def read_last_lines(log: Path) -> tuple[str, ...]:
     """Return the last lines of a log as a terminal would show them."""
     lines = log.read_text(errors="replace").rstrip().splitlines()[-LAST_LINES:]
     return tuple(line.split("\r")[-1][:300] for line in lines)
-
-
-@contextmanager
-def _exiting_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block with `SystemExit`, as Ctrl-C does with `KeyboardInterrupt`."""
-    if current_thread() is not main_thread():
-        yield
-        return
-
-    def leave(*_: Any) -> None:
-        raise SystemExit(STOPPED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import errno
 import json
 import logging
 import os
@@ -20,16 +21,19 @@ import yaml
 from trl import TrlParser
 
 from emor3_trl.engines.parity import OffPolicyError
-from emor3_trl.launch import world_size
+from emor3_trl.launch import end_with_launcher, is_main_process, world_size
 from emor3_trl.masking import mask_text
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.checks import check_arguments, check_secrets, check_values
 from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.reporting import check_hub, place_trackio, prepare_reporting
+from emor3_trl.run.signals import describe_stop, end_on_sigterm
 
 if TYPE_CHECKING:
     from trl import ModelConfig
+
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}  # what the system says of a folder without rights
 
 
 class UserError(ValueError):
@@ -148,6 +152,9 @@ def user_errors() -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+            place = f"'{error.filename}' cannot be read or written ({error.strerror})"
+            raise UserError(f"{place}. Choose another folder, or change its rights.") from error
         raise UserError(str(error)) from error
 
 
@@ -156,6 +163,8 @@ def run_recipe(main: Callable[[], None]) -> None:
     # vLLM warns before it reads its own setting, so its logger is told as well.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    end_with_launcher()
+    end_on_sigterm()
     logging.raiseExceptions = False  # a log that finds no room on the disk would print a traceback for each line
     try:
         main()
@@ -169,9 +178,11 @@ def run_recipe(main: Callable[[], None]) -> None:
         message = f"{'error' if wrong else 'stopped'}: {escape_controls(mask_text(' '.join(str(error).split())))}"
         print(f"{prefix}{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(2 if wrong else 1) from None
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from what is saved.", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        message, code = describe_stop(stop)
+        if is_main_process():
+            print(f"\n{message}", file=sys.stderr)
+        raise SystemExit(code) from None
 
 
 def _stops_training(error: Exception) -> bool:

@@ -16,8 +16,9 @@ import yaml
 from accelerate import PartialState
 
 from emor3_trl.checkpoints import fingerprint
+from emor3_trl.checksums import MODEL_FILES, write_checksums
 from emor3_trl.damage import check_launch, find_damage
-from emor3_trl.files import read_mapping, write_json, write_text
+from emor3_trl.files import empty_folder, read_mapping, write_json, write_text
 from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
 from emor3_trl.masking import mask_arguments, mask_secrets
 from emor3_trl.printing import escape_controls
@@ -143,17 +144,24 @@ class RunFolder:
         if not is_main_process():
             return
         self.lock()
-        if self.overwrite:  # the folder itself stays, because the lock is on it
-            for path in self.path.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if self.overwrite:
+            empty_folder(self.path)
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
+            remove_remains(self.path, Path(self.checkpoint))
         write_text(self.path / CONFIG, yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True))
         write_json(self.path / ENVIRONMENT, {**describe_environment(), "sources": self.sources})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder."""
+        """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder.
+
+        Beside the weights of a model, its checksums are written first.
+        """
         if is_main_process():
+            for folder in {
+                file.parent for place in ("", "merged/") for file in self.path.glob(f"{place}*.safetensors")
+            }:
+                write_checksums(folder, MODEL_FILES)
             write_json(self.path / METRICS, _to_plain(metrics))
             unlock_folder(self.path)
 
@@ -204,6 +212,13 @@ def find_last_checkpoint(folder: Path) -> str | None:
             return str(steps[step])
         _say(f"{steps[step]}: {damage}, skipped")
     return None
+
+
+def remove_remains(folder: Path, checkpoint: Path) -> None:
+    """Remove what a killed run left of checkpoints that it was saving or deleting: they are not whole."""
+    for path in folder.glob("checkpoint-*"):
+        if path != checkpoint and path.name[11:].isdigit() and find_damage(path, read_whole=False):
+            shutil.rmtree(path)
 
 
 def describe_environment() -> dict[str, Any]:

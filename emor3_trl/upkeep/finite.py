@@ -23,11 +23,12 @@ class FiniteTrainer(Trainer):
 
     reward_funcs: list[Any]
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        self._check_weights(
-            f"before step {self.state.global_step + 1}", "Check the model that model_name_or_path names."
-        )
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        cure = "Check the model that model_name_or_path names."
+        if resume_from_checkpoint is not None:
+            cure = f"Delete '{resume_from_checkpoint}' to go on from an earlier checkpoint."
+        self._check_weights(f"before step {self.state.global_step + 1}", cure)
         return prepared
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -7,7 +7,8 @@
 - `_save_rng_state`, `_load_rng_state` keep the rest of the run's state: a rollout that is used for several updates,
   the place in it, sums of the log, and a reference model that follows the policy;
 - `_generate` starts with empty caches in vLLM;
-- `_prepare_for_training` looks at the files of a checkpoint and reads tensors and values alone (`torch_files`);
+- `_save_checkpoint` writes the checksums of what it saved; `_prepare_for_training` compares them, looks at the files
+  and reads tensors and values alone (`torch_files`);
 - `_save` leaves tokens and passwords out of `training_args.bin`;
 - `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
 
@@ -15,6 +16,7 @@ Optimizer, schedule and random state are Trainer's. DeepSpeed and FSDP have file
 """
 
 import copy
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler
 
 from emor3_trl.checkpoints import check_adapter_fits
-from emor3_trl.damage import check_launch
+from emor3_trl.checksums import write_checksums
+from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.masking import mask_secrets
 from emor3_trl.upkeep.torch_files import check_no_code, only_tensors
 
@@ -70,6 +73,9 @@ class ResumableTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
         if resume_from_checkpoint is not None:
+            damage = find_damage(resume_from_checkpoint)
+            if damage:
+                raise ValueError(f"The checkpoint '{resume_from_checkpoint}' is damaged: {damage}. Go on from another.")
             check_launch(resume_from_checkpoint, self.args.world_size)
             check_no_code(resume_from_checkpoint)
         self._resumes_from = resume_from_checkpoint
@@ -121,6 +127,15 @@ class ResumableTrainer(Trainer):
             setattr(self, name, value)
         if getattr(self.args, "sync_ref_model", False):
             load_weights(self.accelerator.unwrap_model(self.ref_model), Path(checkpoint) / REFERENCE)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.is_dir() and find_damage(folder):
+            shutil.rmtree(folder)  # what a killed run left would stand among the new files
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            write_checksums(folder)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         arguments, self.args = self.args, copy.copy(self.args)  # training_args.bin holds all of them

@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from emor3_trl.checkpoints import whole_checkpoint
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.prediction import load_predictions
+from emor3_trl.files import open_locked
 from emor3_trl.prompts import prompt_text
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,23 @@ def test_a_mistake_is_one_line(
     assert expected in refused.stderr
     assert refused.stderr.count("error: ") == 1
     assert not (place / "new").exists()
+
+
+def test_a_second_export_to_one_folder_is_refused_and_what_a_killed_one_left_is_removed(
+    place: Path, export: RecipeRunner
+) -> None:
+    unfinished = place / "twice.unfinished"
+    (unfinished / "emor3-merged-x").mkdir(parents=True)
+    descriptor = open_locked(unfinished)
+    refused = export(place, "--model", "run", "--output_dir", "twice")
+    assert refused.returncode == 2
+    assert "Another run is writing to output_dir" in refused.stderr
+    assert (unfinished / "emor3-merged-x").is_dir()
+    os.close(descriptor)
+    done = export(place, "--model", "run", "--output_dir", "twice")
+    assert done.returncode == 0, done.stderr
+    assert not unfinished.exists()
+    assert not (place / "twice" / "emor3-merged-x").exists()
 
 
 def test_an_exported_model_answers_as_the_run_s(

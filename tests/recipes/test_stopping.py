@@ -46,6 +46,11 @@ def test_a_run_that_was_told_to_stop_and_then_killed_ends_as_one_that_was_not(tm
     assert code == 143
     assert said.count("Stopped by SIGTERM: ") == 1
     assert "Traceback" not in said
+    if run == "cold-start":
+        code, said = interrupt(arguments, tmp_path, signal.SIGINT)
+        assert code == 130
+        assert said.count("Stopped by Ctrl-C: ") == 1
+        assert "Traceback" not in said
     code, said = interrupt(arguments, tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert "resuming from checkpoint-" in said

@@ -186,7 +186,8 @@ class TestTwoRuns:
             raise OSError("no locks available")
 
         monkeypatch.setattr("fcntl.flock", refuse)
-        RunFolder(tmp_path / "run", self.values).begin()
+        with pytest.warns(UserWarning, match="run' is on a drive that locks no folders: a second run"):
+            RunFolder(tmp_path / "run", self.values).begin()
         assert (tmp_path / "run" / "config.yaml").is_file()
 
 

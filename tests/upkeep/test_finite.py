@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 from training import SAVING, cold_start_trainer, lengths_differ, tiny_trainer
 from transformers import AutoModelForImageTextToText
 
+from emor3_trl.checksums import write_checksums
 from emor3_trl.upkeep.finite import NotFiniteError, list_not_finite
 
 GRPO = {"use_vllm": False, **SAVING}
@@ -26,6 +27,20 @@ def test_a_model_that_is_not_finite_is_not_trained(tiny_model_dir, broken_model,
     with pytest.raises(NotFiniteError, match=r"^1 of 56 weights are not finite before step 1 \(first: .*up_proj"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from_and_an_earlier_one_is(tiny_model_dir, tmp_path):
+    cold_start_trainer(tiny_model_dir, tmp_path, max_steps=2, **SAVING).train()
+    broken, kept = tmp_path / "checkpoint-2", (tmp_path / "checkpoint-1" / "model.safetensors").read_bytes()
+    weights = load_file(broken / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = math.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    write_checksums(broken)  # as a run that does not look at its weights would have saved it
+    again = cold_start_trainer(tiny_model_dir, tmp_path, max_steps=3, **SAVING)
+    with pytest.raises(NotFiniteError, match=r"not finite before step .*Delete '.*checkpoint-2' to go on from an earl"):
+        again.train(resume_from_checkpoint=str(broken))
+    assert not (tmp_path / "checkpoint-3").exists()
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").read_bytes() == kept
 
 
 @pytest.mark.parametrize("build", [tiny_trainer, cold_start_trainer], ids=["grpo", "cold-start"])
