@@ -45,6 +45,8 @@ from emor3_trl.groups.images import (
     split_pixels_by_row,
 )
 from emor3_trl.groups.rows import join_rows, take_rows
+from emor3_trl.groups.vision_tower import compute_tower_always
+from emor3_trl.launch import weights_sharded
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
@@ -127,6 +129,9 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
         if colocated:  # vLLM never samples an image token, so both sides leave these out
             for policy in self._policies():
                 suppress_image_tokens(policy, self.processing_class)
+        if self.accelerator.num_processes > 1:
+            for policy in self._policies():
+                compute_tower_always(policy, self.processing_class, weights_sharded())
         self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()
         self.rollout = Rollout()
 

@@ -1,0 +1,50 @@
+"""Every process computes the vision tower in each forward, also the one whose rows have no image.
+
+Processes exchange the tower's gradients, and where they shard it (ZeRO-3, FSDP) its weights, layer by layer. One that
+leaves the tower out lets the others wait, or answers with the bytes of another layer: ZeRO-2 ends with "collective
+mismatch", DistributedDataParallel with "expected to have finished reduction" where gradients are checkpointed. A small
+blank image, whose features count zero times, keeps them in step.
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils._pytree import tree_leaves
+
+SIDE = 56  # pixels of the blank image, which image processors may enlarge
+
+
+def compute_tower_always(model: Any, processor: Any, sharded: bool) -> None:
+    """Let a model's forward compute its vision tower for a blank image where it is given none.
+
+    A forward that keeps a cache, as generation does, is left as it is.
+
+    Args:
+        model: the policy or the reference model, with or without an adapter; a text model is left alone.
+        processor: the model's processor.
+        sharded: whether the processes share the weights. Else only a forward with gradients needs the tower.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = getattr(base, "model", None)
+    if not hasattr(inner, "get_image_features") or not hasattr(processor, "image_processor"):
+        return
+    blank = processor.image_processor(images=[Image.new("RGB", (SIDE, SIDE))], return_tensors="pt")
+    missing = False
+
+    def look_for_image(_module: Any, _arguments: tuple, inputs: dict[str, Any]) -> None:
+        nonlocal missing
+        exchanged = sharded or torch.is_grad_enabled()
+        missing = exchanged and inputs.get("pixel_values") is None and not inputs.get("use_cache")
+
+    def add_blank_image(_module: Any, _arguments: tuple, embeddings: torch.Tensor) -> torch.Tensor:
+        nonlocal missing
+        if not missing:
+            return embeddings
+        missing = False
+        features = inner.get_image_features(**{name: value.to(embeddings.device) for name, value in blank.items()})
+        parts = [part for part in tree_leaves(features) if isinstance(part, torch.Tensor)]
+        return embeddings + 0.0 * sum(part.sum() for part in parts).to(embeddings.dtype)
+
+    inner.register_forward_pre_hook(look_for_image, with_kwargs=True)
+    inner.get_input_embeddings().register_forward_hook(add_blank_image)
