@@ -1,6 +1,8 @@
 """This launch: how many processes, with sharded weights or whole ones, on which kind of device."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
 
@@ -31,6 +33,19 @@ def weights_sharded() -> bool:
     return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
 
 
+@contextmanager
+def building_whole() -> Iterator[None]:
+    """Let a model be built as it is: ZeRO-3 takes over each one that is built once a process's arguments are made."""
+    from transformers.integrations import deepspeed
+
+    settings = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = settings
+
+
 def check_reference(beta: float, lora: bool) -> None:
     """Check that each process loads the reference model: TRL shards the weights that the process itself has.
 
@@ -58,3 +73,34 @@ def world_size() -> int:
 def is_main_process() -> bool:
     """Whether this process is the one that writes and prints for the launch."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def check_shared_folder(folder: object, checkpoint: str | None) -> None:
+    """Check that every process sees the same checkpoint in a folder, and wait until all have looked.
+
+    Args:
+        folder: the run's folder, for the message.
+        checkpoint: where this process would go on, None from the start.
+
+    Raises:
+        ValueError: if the processes see different ones: some would resume, others start, and all wait forever.
+    """
+    from accelerate.utils import gather_object
+
+    seen = gather_object([checkpoint])
+    other = next((rank for rank, value in enumerate(seen) if value != seen[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"output_dir '{folder}' is not the same for all processes: process 0 goes on from "
+            f"{seen[0] or 'the start'}, process {other} from {seen[other] or 'the start'}. Choose an --output_dir on a "
+            "file system that all nodes share."
+        )
+
+
+def quiet_deepspeed() -> None:
+    """Tell DeepSpeed what it would find out on a machine without a GPU; it prints a line that it found none.
+
+    Accelerate imports it, where it is installed, as soon as a model is unwrapped.
+    """
+    if not gpu_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

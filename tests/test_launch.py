@@ -75,3 +75,38 @@ def test_a_reference_model_that_one_process_loads_is_refused(
             launch.check_reference(beta, lora)
     else:
         launch.check_reference(beta, lora)
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        pytest.param(["runs/a/checkpoint-4"] * 2, "", id="both-go-on"),
+        pytest.param([None, None], "", id="both-start"),
+        pytest.param(
+            ["runs/a/checkpoint-4", None],
+            "goes on from runs/a/checkpoint-4, process 1 from the start",
+            id="one-has-none",
+        ),
+    ],
+)
+def test_nodes_that_do_not_share_the_run_s_folder_are_told_so(
+    monkeypatch: pytest.MonkeyPatch, seen: list[str | None], told: str
+) -> None:
+    monkeypatch.setattr(launch, "gather_object", lambda own: seen)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            launch.check_shared_folder("runs/a", seen[0])
+    else:
+        launch.check_shared_folder("runs/a", seen[0])
+
+
+def test_deepspeed_is_told_of_a_machine_without_a_gpu_alone(
+    pretend: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR")
+    pretend("cuda")
+    launch.quiet_deepspeed()
+    assert "DS_ACCELERATOR" not in launch.os.environ
+    pretend("cpu")
+    launch.quiet_deepspeed()
+    assert launch.os.environ["DS_ACCELERATOR"] == "cpu"

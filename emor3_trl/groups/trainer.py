@@ -45,7 +45,7 @@ from emor3_trl.groups.images import (
     split_pixels_by_row,
 )
 from emor3_trl.groups.rows import join_rows, take_rows
-from emor3_trl.groups.vision_tower import compute_tower_always
+from emor3_trl.groups.vision_tower import compute_tower_together, needs_gradients
 from emor3_trl.launch import weights_sharded
 from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
@@ -131,7 +131,7 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
                 suppress_image_tokens(policy, self.processing_class)
         if self.accelerator.num_processes > 1:
             for policy in self._policies():
-                compute_tower_always(policy, self.processing_class, weights_sharded())
+                compute_tower_together(policy, self.processing_class, weights_sharded(), always=needs_gradients(self))
         self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()
         self.rollout = Rollout()
 

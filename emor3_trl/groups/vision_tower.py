@@ -1,4 +1,4 @@
-"""Every process computes the vision tower in each forward, also the one whose rows have no image.
+"""Processes compute the vision tower together: one whose rows have no image takes part when another's have some.
 
 Processes exchange the tower's gradients, and where they shard it (ZeRO-3, FSDP) its weights, layer by layer. One that
 leaves the tower out lets the others wait, or answers with the bytes of another layer: ZeRO-2 ends with "collective
@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch.utils._pytree import tree_leaves
 
+from emor3_trl.launch import weights_sharded
+
 SIDE = 56  # pixels of the blank image, which image processors may enlarge
 
 
-def compute_tower_always(model: Any, processor: Any, sharded: bool) -> None:
-    """Let a model's forward compute its vision tower for a blank image where it is given none.
+def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bool = False) -> None:
+    """Let a model's forward compute its vision tower for a blank image where it is given none and another process one.
 
     A forward that keeps a cache, as generation does, is left as it is.
 
@@ -24,6 +26,7 @@ def compute_tower_always(model: Any, processor: Any, sharded: bool) -> None:
         model: the policy or the reference model, with or without an adapter; a text model is left alone.
         processor: the model's processor.
         sharded: whether the processes share the weights. Else only a forward with gradients needs the tower.
+        always: also where no process has an image, for a launcher that takes no parameter without a gradient.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner: Any = getattr(base, "model", None)
@@ -34,8 +37,16 @@ def compute_tower_always(model: Any, processor: Any, sharded: bool) -> None:
 
     def look_for_image(_module: Any, _arguments: tuple, inputs: dict[str, Any]) -> None:
         nonlocal missing
-        exchanged = sharded or torch.is_grad_enabled()
-        missing = exchanged and inputs.get("pixel_values") is None and not inputs.get("use_cache")
+        missing = False
+        if inputs.get("use_cache") or not (sharded or torch.is_grad_enabled()):
+            return
+        has_image = inputs.get("pixel_values") is not None
+        if not always:  # where no process has one, the tower gets no gradient, as in one process
+            some = torch.tensor(int(has_image), device=inner.device)
+            torch.distributed.all_reduce(some, op=torch.distributed.ReduceOp.MAX)
+            missing = bool(some) and not has_image
+        else:
+            missing = not has_image
 
     def add_blank_image(_module: Any, _arguments: tuple, embeddings: torch.Tensor) -> torch.Tensor:
         nonlocal missing
@@ -43,8 +54,16 @@ def compute_tower_always(model: Any, processor: Any, sharded: bool) -> None:
             return embeddings
         missing = False
         features = inner.get_image_features(**{name: value.to(embeddings.device) for name, value in blank.items()})
-        parts = [part for part in tree_leaves(features) if isinstance(part, torch.Tensor)]
-        return embeddings + 0.0 * sum(part.sum() for part in parts).to(embeddings.dtype)
+        sums = [part.sum().to(embeddings.dtype) for part in tree_leaves(features) if isinstance(part, torch.Tensor)]
+        return embeddings + 0.0 * torch.stack(sums).sum()
 
     inner.register_forward_pre_hook(look_for_image, with_kwargs=True)
     inner.get_input_embeddings().register_forward_hook(add_blank_image)
+
+
+def needs_gradients(trainer: Any) -> bool:
+    """Whether this launch takes no parameter without a gradient: DistributedDataParallel as Trainer sets it up."""
+    if weights_sharded() or trainer.is_deepspeed_enabled:
+        return False
+    finds_unused = trainer.args.ddp_find_unused_parameters
+    return not finds_unused if finds_unused is not None else bool(trainer.args.gradient_checkpointing)
