@@ -41,12 +41,13 @@ def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bo
         if inputs.get("use_cache") or not (sharded or torch.is_grad_enabled()):
             return
         has_image = inputs.get("pixel_values") is not None
+        needed = always
         if not always:  # where no process has one, the tower gets no gradient, as in one process
-            some = torch.tensor(int(has_image), device=inner.device)
+            device = next(value.device for value in inputs.values() if isinstance(value, torch.Tensor))
+            some = torch.tensor(int(has_image), device=device)
             torch.distributed.all_reduce(some, op=torch.distributed.ReduceOp.MAX)
-            missing = bool(some) and not has_image
-        else:
-            missing = not has_image
+            needed = bool(some)
+        missing = needed and not has_image
 
     def add_blank_image(_module: Any, _arguments: tuple, embeddings: torch.Tensor) -> torch.Tensor:
         nonlocal missing
