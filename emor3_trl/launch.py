@@ -75,6 +75,23 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def check_precision(bf16: bool, fp16: bool) -> None:
+    """Check that Accelerate computes in the type that the configuration says, which vLLM takes too.
+
+    Args:
+        bf16, fp16: the trainer's switches.
+
+    Raises:
+        ValueError: if the launch has mixed precision and the configuration has not: rollouts would be off-policy.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # set by accelerate launch
+    if precision in ("bf16", "fp16") and not {"bf16": bf16, "fp16": fp16}[precision]:
+        raise ValueError(
+            f"{precision} is false, but Accelerate's file says mixed_precision: {precision}, which the trainer would "
+            f"compute in and vLLM not. Add --mixed_precision no to accelerate launch, or set {precision}: true."
+        )
+
+
 def check_shared_folder(folder: object, checkpoint: str | None) -> None:
     """Check that every process sees the same checkpoint in a folder, and wait until all have looked.
 

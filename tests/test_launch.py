@@ -110,3 +110,21 @@ def test_deepspeed_is_told_of_a_machine_without_a_gpu_alone(
     pretend("cpu")
     launch.quiet_deepspeed()
     assert launch.os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("launched", "bf16", "refused"),
+    [("bf16", False, True), ("bf16", True, False), ("no", False, False), (None, True, False)],
+    ids=["launch-alone", "both", "neither", "no-accelerate"],
+)
+def test_a_precision_that_the_launch_alone_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch, launched: str | None, bf16: bool, refused: bool
+) -> None:
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    if refused:
+        with pytest.raises(ValueError, match=r"bf16 is false, but Accelerate's file says.*Add --mixed_precision no"):
+            launch.check_precision(bf16, False)
+    else:
+        launch.check_precision(bf16, False)

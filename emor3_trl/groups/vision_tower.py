@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from emor3_trl.launch import weights_sharded
 
+UNUSED = ("last_hidden_state", "hidden_states", "attentions")  # of a vision tower's outputs
 SIDE = 56  # pixels of the blank image, which image processors may enlarge
 
 
@@ -55,6 +56,8 @@ def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bo
             return embeddings
         missing = False
         features = inner.get_image_features(**{name: value.to(embeddings.device) for name, value in blank.items()})
+        # Only what the model would use: ZeRO-3 counts each output that a gradient reaches
+        features = {name: part for name, part in features.items() if name not in UNUSED}
         sums = [part.sum().to(embeddings.dtype) for part in tree_leaves(features) if isinstance(part, torch.Tensor)]
         return embeddings + 0.0 * torch.stack(sums).sum()
 

@@ -101,6 +101,7 @@ def test_jobs_of_two_nodes_that_slurm_requeues_end_as_two_processes(tmp_path, ti
     }
     slurm = install_slurm(tmp_path / "slurm")
     settings = {"ACCELERATE_FILE": "recipes/accelerate/ddp.yaml", "NODES": "2", "GPUS_PER_NODE": "1"}
+    settings["ACCELERATE_OPTIONS"] = "--mixed_precision no"
     environment = {**ENVIRONMENT, **slurm, **stages, **settings}
     submit = ["bash", str(ROOT / "recipes" / "slurm" / "submit.sh"), "--partition", "gpu"]
     submitted = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=60)
@@ -124,7 +125,8 @@ def test_jobs_of_two_nodes_that_slurm_requeues_end_as_two_processes(tmp_path, ti
     stopped = starts.pop(2)
     assert stopped.startswith("emor3-grpo: ")
     assert not stopped.endswith(": 0")
-    assert starts == [f"emor3-{stage}: 0" for stage in ("prepare", "cold-start", "grpo", "evaluate")], logs["emor3-grpo"][-6000:]
+    expected = [f"emor3-{stage}: 0" for stage in ("prepare", "cold-start", "grpo", "evaluate")]
+    assert starts == expected, logs["emor3-grpo"][-6000:]
     assert logs["emor3-grpo"].count("Stopped by SIGTERM: ") == 1
     assert logs["emor3-grpo"].count("resuming from checkpoint-") == 1
     assert (tmp_path / "evaluation" / "metrics.json").is_file() or list(tmp_path.glob("evaluation/*/metrics.json"))
