@@ -31,7 +31,7 @@ def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bo
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner: Any = getattr(base, "model", None)
-    if not hasattr(inner, "get_image_features") or not hasattr(processor, "image_processor"):
+    if not hasattr(inner, "language_model") or not hasattr(processor, "image_processor"):
         return
     blank = processor.image_processor(images=[Image.new("RGB", (SIDE, SIDE))], return_tensors="pt")
     missing = False
@@ -50,19 +50,21 @@ def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bo
             needed = bool(some)
         missing = needed and not has_image
 
-    def add_blank_image(_module: Any, _arguments: tuple, embeddings: torch.Tensor) -> torch.Tensor:
+    def add_blank_image(_module: Any, arguments: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         nonlocal missing
         if not missing:
-            return embeddings
+            return None
         missing = False
+        embeddings = inputs["inputs_embeds"]
         features = inner.get_image_features(**{name: value.to(embeddings.device) for name, value in blank.items()})
         # Only what the model would use: ZeRO-3 counts each output that a gradient reaches
         features = {name: part for name, part in features.items() if name not in UNUSED}
         sums = [part.sum().to(embeddings.dtype) for part in tree_leaves(features) if isinstance(part, torch.Tensor)]
-        return embeddings + 0.0 * torch.stack(sums).sum()
+        return arguments, {**inputs, "inputs_embeds": embeddings + 0.0 * torch.stack(sums).sum()}
 
     inner.register_forward_pre_hook(look_for_image, with_kwargs=True)
-    inner.get_input_embeddings().register_forward_hook(add_blank_image)
+    # Where the features of images are put in, so that all processes call their layers in one order
+    inner.language_model.register_forward_pre_hook(add_blank_image, with_kwargs=True)
 
 
 def needs_gradients(trainer: Any) -> bool:
