@@ -92,7 +92,7 @@ def test_a_reference_model_that_one_process_loads_is_refused(
 def test_nodes_that_do_not_share_the_run_s_folder_are_told_so(
     monkeypatch: pytest.MonkeyPatch, seen: list[str | None], told: str
 ) -> None:
-    monkeypatch.setattr(launch, "gather_object", lambda own: seen)
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: seen)
     if told:
         with pytest.raises(ValueError, match=told):
             launch.check_shared_folder("runs/a", seen[0])

@@ -20,7 +20,7 @@ import yaml
 from trl import TrlParser
 
 from emor3_trl.engines.parity import OffPolicyError
-from emor3_trl.launch import quiet_deepspeed, world_size
+from emor3_trl.launch import world_size
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.checks import check_arguments, check_values
 from emor3_trl.run.full_disk import explain_full_disk
@@ -155,7 +155,6 @@ def run_recipe(main: Callable[[], None]) -> None:
     # vLLM warns before it reads its own setting, so its logger is told as well.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
-    quiet_deepspeed()
     logging.raiseExceptions = False  # a log that finds no room on the disk would print a traceback for each line
     try:
         main()

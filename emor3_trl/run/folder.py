@@ -18,7 +18,14 @@ from accelerate import PartialState
 from emor3_trl.checkpoints import fingerprint
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import read_mapping, write_json, write_text
-from emor3_trl.launch import check_shared_folder, count_devices, device_type, is_main_process, world_size
+from emor3_trl.launch import (
+    check_shared_folder,
+    count_devices,
+    device_type,
+    is_main_process,
+    quiet_deepspeed,
+    world_size,
+)
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 
@@ -136,6 +143,7 @@ class RunFolder:
             FileExistsError: if another run is writing to the folder.
             ValueError: if the nodes of the launch do not share the folder.
         """
+        quiet_deepspeed()
         if world_size() > 1:
             PartialState()  # the processes find one another
             check_shared_folder(self.path, self.checkpoint)  # no rank still reads what the main one replaces
