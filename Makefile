@@ -41,7 +41,6 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	@$(PY) recipes/grpo.py --config $(DEMO)/emo_r3_cold_start.yaml
 	$(call stage,6/7 evaluation on the three worlds)
 	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate.yaml
-	@$(PY) recipes/evaluate.py --config $(DEMO)/evaluate_sft.yaml
 	$(call stage,7/7 report)
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)

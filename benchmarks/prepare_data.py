@@ -1,9 +1,13 @@
 """How fast is data prepared, and how much memory does a large data set take?
 
-    python benchmarks/prepare_data.py                  # both parts, about six minutes on two cores
+    python benchmarks/prepare_data.py                  # all parts, about ten minutes on two cores
 
-Throughput: `prepare` against a bare loop that decodes and resizes the same photos on as many threads, in turn, as a
-ratio. Scale: a synthetic EmoSet of 118,000 rows, from which 2,000 and 2,000 are drawn in a process of its own; its peak
+Throughput, of 300 photos and of 2,000 (2 to 4 megapixels, JPEG): `prepare` against the loop that one writes by hand, on
+as many threads, in turn. Per photo it opens the file, turns it upright by its EXIF, converts to RGB, resizes it
+(Pillow, bicubic) to the size that `prepare` gives it, which it is told, and saves a JPEG of quality 95. It checks
+nothing, and leaves no table. A second loop does not even save. The ratio is the loop's time over that of `prepare`.
+
+Scale: a synthetic EmoSet of 118,000 rows, from which 2,000 and 2,000 are drawn in a process of its own; its peak
 memory and time. Of the 118,000 photos only the 4,000 exist that the seed draws, each of them another one: if any other
 file were opened, it would be missing. Figures: runs/benchmarks/prepare_data.json.
 """
@@ -11,35 +15,41 @@ file were opened, it would be missing. Figures: runs/benchmarks/prepare_data.jso
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from machine import describe_machine, summarise_ratios
+from PIL import ExifTags, Image, ImageOps
 
-from emor3_trl.data.pictures import Budget, prepare_image
+from emor3_trl.data.pictures import JPEG_QUALITY, Budget, prepare_image
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sampling import Draw, Sampling
 from emor3_trl.data.sources import emoset
 from emor3_trl.emotions import EMOSET_8
 
 ROWS, DRAWN = 118_000, 2_000
-SIZES = ((1024, 768), (800, 1200), (640, 480), (1600, 1067), (2400, 1600))  # pixels, as web photos come
+PHOTO_SIZES = ((1600, 1200), (2048, 1536), (1920, 1080), (2304, 1728), (1536, 2048))  # pixels, 1.9 to 4 million
+DRAWN_PHOTOS = 300
+WEB_SIZE = (640, 480)
 
 
-def write_photo(path: Path, seed: int, size: tuple[int, int]) -> None:
+def write_photo(path: Path, seed: int, size: tuple[int, int], exif: Image.Exif | None = None) -> None:
     """Save a JPEG that looks like no other: smooth areas, edges and grain."""
     generator = np.random.default_rng(seed)
     smooth = Image.fromarray(generator.integers(0, 255, (9, 12, 3), dtype=np.uint8))
     picture = np.asarray(smooth.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
     grain = generator.normal(0, 5, (*size[::-1], 1)).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((picture + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    Image.fromarray((picture + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90, exif=exif or Image.Exif())
 
 
 def write_emoset(root: Path) -> None:
@@ -55,49 +65,79 @@ def write_emoset(root: Path) -> None:
     source = emoset.list_candidates(root)
     drawn = [one for split in ("test", "train") for one in next(Draw(source.pools[split], DRAWN, Sampling()).waves())]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda seed: write_photo(root / drawn[seed].place, seed, SIZES[2]), range(len(drawn))))
+        list(pool.map(lambda seed: write_photo(root / drawn[seed].place, seed, WEB_SIZE), range(len(drawn))))
 
 
-def throughput(folder: Path, photos: int, pairs: int) -> dict[str, float]:
-    """Return the ratio of photos per second, `prepare` over the bare loop."""
-    root, workers, budget = folder / "small", os.cpu_count() or 1, Budget()
+def write_photos(root: Path, count: int) -> list[list[str]]:
+    """Write the lists and photos of an EmoSet, one of five turned by its EXIF; return its rows.
+
+    Of more than `DRAWN_PHOTOS`, the others hold the same pixels with another comment, so that no two files are equal.
+    """
     rows: list[list[str]] = []
-    sizes = {}  # of the results, which the bare loop is told
-    for seed in range(photos):
-        label = EMOSET_8.labels[seed % 8]
-        write_photo(root / "image" / label / f"{seed}.jpg", seed, SIZES[seed % len(SIZES)])
-        place = f"image/{label}/{seed}.jpg"
-        rows.append([label, place, ""])
-        sizes[place] = prepare_image((root / place).read_bytes(), budget).size
+    for number in range(count):
+        label = EMOSET_8.labels[number % 8]
+        rows.append([label, f"image/{label}/{number}.jpg", ""])
+    for seed in range(min(count, DRAWN_PHOTOS)):
+        turned = Image.Exif()
+        turned[ExifTags.Base.Orientation] = 6 if seed % 5 == 0 else 1
+        write_photo(root / rows[seed][1], seed, PHOTO_SIZES[seed % len(PHOTO_SIZES)], turned)
+    for number in range(DRAWN_PHOTOS, count):
+        start, comment = 2, f"copy {number}".encode()  # after the marker that starts a JPEG
+        drawn = (root / rows[number % DRAWN_PHOTOS][1]).read_bytes()
+        (root / rows[number][1]).parent.mkdir(exist_ok=True)
+        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+        (root / rows[number][1]).write_bytes(drawn[:start] + segment + drawn[start:])
     for split in ("train", "test"):
         (root / f"{split}.json").write_text(json.dumps(rows))
+    return rows
 
-    def bare(row: list[str]) -> int:
-        with Image.open(root / row[1]) as image:
-            return image.convert("RGB").resize(sizes[row[1]], Image.Resampling.BICUBIC).width
 
-    def loop() -> float:
-        begin = time.perf_counter()
+def throughput(folder: Path, photos: int, rounds: int) -> dict[str, Any]:
+    """Return what `prepare` and the two loops take for so many photos."""
+    root, by_hand, workers, budget = folder / "source", folder / "by_hand", os.cpu_count() or 1, Budget()
+    rows = write_photos(root, photos)
+    by_hand.mkdir()
+    sizes = [prepare_image((root / place).read_bytes(), budget).size for _, place, _ in rows[:DRAWN_PHOTOS]]
+
+    def resize(number: int) -> Image.Image:
+        with Image.open(root / rows[number][1]) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        return upright.resize(sizes[number % DRAWN_PHOTOS], Image.Resampling.BICUBIC)
+
+    def resize_and_save(number: int) -> None:
+        resize(number).save(by_hand / f"{number}.jpg", quality=JPEG_QUALITY)
+
+    def run_loop(work: Callable[[int], object]) -> None:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(bare, rows))
-        return photos / (time.perf_counter() - begin)
+            for _ in pool.map(work, range(photos)):
+                pass
 
-    def ours(turn: int) -> float:
-        begin = time.perf_counter()
-        prepare(emoset.list_candidates(root), folder / f"out{turn}", Sampling(photos, 0), budget, progress=False)
-        return photos / (time.perf_counter() - begin)
+    def run_prepare() -> None:
+        output = folder / "prepared"
+        manifest = prepare(emoset.list_candidates(root), output, Sampling(photos, 0), budget, progress=False)
+        if sum(manifest["counts"]["train"].values()) != photos:
+            raise RuntimeError(f"Of {photos} photos were dropped: {manifest['dropped']['train'][:3]}")
+        shutil.rmtree(output)
 
-    loop()
-    records = [(loop(), ours(turn)) for turn in range(pairs)]
-    ratios = [prepared / plain for plain, prepared in records]
+    arms = {"loop": lambda: run_loop(resize_and_save), "loop_without_saving": lambda: run_loop(resize)}
+    arms["prepare"] = run_prepare
+    run_loop(resize)  # from now on the files are in memory
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in arms if number % 2 == 0 else reversed(arms):
+            begin, cpu_begin = time.perf_counter(), time.process_time()
+            arms[name]()
+            seconds[name].append(time.perf_counter() - begin)
+            cpu_seconds[name].append(time.process_time() - cpu_begin)
     return {
-        "pictures": photos,
+        "photos": photos,
         "threads": workers,
-        "bare_pictures_per_second": round(statistics.median(plain for plain, _ in records), 1),
-        "prepared_pictures_per_second": round(statistics.median(prepared for _, prepared in records), 1),
-        "throughput_ratio": round(statistics.median(ratios), 3),
-        "throughput_ratio_low": round(min(ratios), 3),
-        "throughput_ratio_high": round(max(ratios), 3),
+        "photos_per_second": {name: round(photos / statistics.median(times), 1) for name, times in seconds.items()},
+        "ratio": summarise_ratios(seconds["loop"], seconds["prepare"]),
+        "ratio_without_saving": summarise_ratios(seconds["loop_without_saving"], seconds["prepare"]),
+        "cpu_ratio": summarise_ratios(cpu_seconds["loop"], cpu_seconds["prepare"]),
+        "cpu_ratio_without_saving": summarise_ratios(cpu_seconds["loop_without_saving"], cpu_seconds["prepare"]),
     }
 
 
@@ -130,8 +170,9 @@ def work(root: Path) -> None:
 def main() -> None:
     """Measure both parts, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=400)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--photos", type=int, nargs="*", default=[300, 2000], help="points; none: the scale alone")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip_scale", action="store_true", help="keep the figures of 118,000 rows that are saved")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -139,15 +180,21 @@ def main() -> None:
         work(args.worker)
         return
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        result = {"throughput": throughput(folder, args.photos, args.pairs)}
-        print(json.dumps(result["throughput"], indent=1), flush=True)
-        write_emoset(folder / "large")
-        result["scale"] = scale(folder / "large")
+    path = args.output_dir / "prepare_data.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    machine = {"machine": describe_machine("pillow", "torch", "pyarrow")}
+    result["throughput"] = []
+    for photos in args.photos:
+        with tempfile.TemporaryDirectory() as temporary:
+            result["throughput"].append(throughput(Path(temporary), photos, args.rounds) | machine)
+        print(json.dumps(result["throughput"][-1], indent=1), flush=True)
+    if not args.skip_scale:
+        with tempfile.TemporaryDirectory() as temporary:
+            write_emoset(Path(temporary) / "large")
+            result["scale"] = scale(Path(temporary) / "large") | machine
         print(json.dumps(result["scale"], indent=1))
-    (args.output_dir / "prepare_data.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(f"Written to {args.output_dir / 'prepare_data.json'}")
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"Written to {path}")
 
 
 if __name__ == "__main__":

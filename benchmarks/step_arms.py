@@ -59,6 +59,9 @@ def work(arm: str, folder: Path, steps: int) -> None:
         "vllm_gpu_memory_utilization": 0.1,
         "vllm_max_model_length": 2048,
         "generation_kwargs": {"ignore_eos": True},
+        # The completions are not the engine's own, so nothing is to be corrected: each ratio is about 1
+        "vllm_importance_sampling_clip_min": 0.999,
+        "vllm_importance_sampling_clip_max": 1.0,
         "report_to": [],
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -68,7 +71,9 @@ def work(arm: str, folder: Path, steps: int) -> None:
     processor = AutoProcessor.from_pretrained(folder / "model", padding_side="left")
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype="float32")
     data = rows(prompt(processor), 4)
-    if arm == "A":
+    if arm in "AT":
+        if arm == "T":  # what TRL has for this step on a CPU, and in the same arithmetic
+            options["vllm_importance_sampling_correction"] = False
         with stock_engine():
             trainer = GRPOTrainer(
                 model=model,
@@ -80,6 +85,8 @@ def work(arm: str, folder: Path, steps: int) -> None:
     else:
         if arm == "D":
             options["vllm_engine_options"] = {"enable_prefix_caching": False}
+        if arm == "P":
+            keep_old_pass()
         trainer_class = ReferenceReflection() if arm == "D" else EmoR3Trainer
         trainer = trainer_class(
             model=model,
@@ -123,6 +130,14 @@ def stock_engine():
         yield
     finally:
         trl_vllm.LLM, trl_grpo.VLLMGeneration = llm, stock
+
+
+def keep_old_pass() -> None:
+    """Let the trainer take its step as it did before: a pass for old log-probabilities, and one for every group."""
+    from emor3_trl.groups.one_pass import OnePassTrainer
+    from emor3_trl.groups.skipping import SkippingTrainer
+
+    OnePassTrainer._scores_once = SkippingTrainer._skips_groups = False
 
 
 def ReferenceReflection() -> type:  # noqa: N802 - a class, made where the package can be imported
@@ -171,7 +186,7 @@ def use_fixed_completions(trainer: Any) -> None:
     def generate(prompt_ids, *args, **kwargs):
         made, _ = stock(prompt_ids, *args, **kwargs)
         assert all(len(row) == COMPLETION for row in made)
-        return [list(row) for row in ids], [[float("nan")] * COMPLETION for _ in ids]
+        return [list(row) for row in ids], [[-6.5] * COMPLETION for _ in ids]
 
     trainer._generate_single_turn = generate
 

@@ -1,13 +1,19 @@
 """What an optimiser step costs: stock TRL against this trainer, part by part, on the same completions.
 
+    pip install prefix-grouper                     # for its arm of the curves
     python benchmarks/step_cost.py                 # about half an hour on two cores
+    python benchmarks/step_cost.py --pairs 3 --curve_pairs 2 # a quarter of an hour
     python benchmarks/step_cost.py --pairs 1 --points 8x64   # a look
     python benchmarks/step_cost.py --points        # the four arms only; --pairs 0: the curves only
     python benchmarks/step_cost.py --pairs 0 --points --profile      # where a packed forward and backward spend time
 
-Four trainers, each in a process of its own, take steps in turn, so that whatever disturbs the machine disturbs all:
+Six trainers, each in a process of its own, take steps in turn, so that whatever disturbs the machine disturbs all:
 
     A  trl.GRPOTrainer, accuracy and format, with only the repair of image tokens that it needs to be right
+    T  the same at its fastest: without the correction of vLLM's log-probabilities, and so without their pass. TRL has
+       no other setting for this step: Liger's kernels need a GPU, bfloat16 and beta 0 compute something else, and so
+       do rollouts that are used again
+    P  EmoR3Trainer with a pass for old log-probabilities, as it was before it took them from the training forward
     B  EmoR3Trainer without reflection
     C  EmoR3Trainer with reflection
     D  EmoR3Trainer with reflection as the reference implementation does it: two unconstrained decodes, one after the
@@ -15,8 +21,9 @@ Four trainers, each in a process of its own, take steps in turn, so that whateve
 
 Weights, pictures, seeds and completions are equal: every trainer lets its engine generate, and then trains on the same
 well-formed completions of the wanted length. Ratios are medians over rounds, with the smallest and the largest.
-The curves time forward and backward alone, over group sizes and picture sizes, beside the arithmetic bound
-G(P+V+T) / (P+V+G·T). Figures: runs/benchmarks/step_cost.json and .png.
+The curves time forward and backward alone, over group sizes and picture sizes, and at two lengths of text alone, beside
+the arithmetic bound G(P+V+T) / (P+V+G·T) and beside prefix-grouper, where it is installed (`step_grouper.py`).
+Figures: runs/benchmarks/step_cost.json and .png.
 """
 
 import argparse
@@ -25,20 +32,24 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import step_grouper
 from step_setting import GROUP, IMAGE, build_model, spread
 
 HERE = Path(__file__).parent
 ARMS = {
     "A": "stock TRL, plain GRPO",
+    "T": "stock TRL at its fastest",
+    "P": "EmoR3Trainer, old log-probabilities in a pass",
     "B": "EmoR3Trainer, no reflection",
     "C": "EmoR3Trainer",
     "D": "EmoR3Trainer, reflection as the reference",
 }
 PARTS = ("rollout", "reflection", "images", "old", "reference", "policy", "optimizer", "weight sync")
-POINTS = [(2, 676), (4, 676), (8, 676), (16, 676), (8, 64), (8, 256), (8, 1300), (2, 64)]
+POINTS = ["2x676", "4x676", "8x676", "16x676", "8x64", "8x256", "8x1300", "2x64", "8t64", "8t676"]
 
 
 class Arm:
@@ -92,9 +103,10 @@ def in_a_process(script: str, *arguments: str) -> Any:
 def main() -> None:
     """Run all arms in turn, then the curves; print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="rounds of the four arms, after a warm-up")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds of the arms, after a warm-up")
+    parser.add_argument("--arms", default="".join(ARMS), help="which arms, such as APC; all by default")
     parser.add_argument("--curve_pairs", type=int, default=3, help="pairs at each point of the curves")
-    parser.add_argument("--points", nargs="*", help="points of the curves as GxIMAGE, such as 8x676; all by default")
+    parser.add_argument("--points", nargs="*", help="points of the curves as GxIMAGE or GtTEXT; all by default")
     parser.add_argument("--profile", action="store_true", help="the operators of a packed forward and backward, too")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
@@ -102,18 +114,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         build_model(folder / "model")
-        rounds = run_arms(folder, args.pairs) if args.pairs else []
-        names = args.points if args.points is not None else [f"{group}x{image}" for group, image in POINTS]
+        rounds = run_arms(folder, args.pairs, args.arms) if args.pairs else []
         curves = []
-        for name in names:
-            point = in_a_process("step_curves.py", name, temporary, str(args.curve_pairs))
-            curves.append(point)
-            print(
-                f"G {point['group']:>2}, {point['image_tokens']:>4} image tokens: forward+backward "
-                f"{point['gain']['median']:.2f} x faster [{point['gain']['low']:.2f}, {point['gain']['high']:.2f}], "
-                f"bound {point['bound']:.2f}, memory {point['peak_memory_ratio']:.2f}",
-                flush=True,
-            )
+        for name in POINTS if args.points is None else args.points:
+            curves.append(in_a_process("step_curves.py", name, temporary, str(args.curve_pairs)))
+            print(describe_point(curves[-1]), flush=True)
         operators = in_a_process("step_curves.py", "profile", temporary) if args.profile else []
         for row in operators:
             print(f"  {row['operator']:<44}{row['calls']:>8} calls {row['share']:>7.1%}")
@@ -128,21 +133,35 @@ def main() -> None:
     print(f"Written to {args.output_dir}: step_cost.json{', step_cost.png' if curves else ''}")
 
 
-def run_arms(folder: Path, pairs: int) -> list[dict[str, Any]]:
-    """Start the four arms, then let each take a step in turn; the first round warms up and is not counted."""
+def describe_point(point: dict[str, Any]) -> str:
+    """Return a point of the curves on a line."""
+
+    def show(gain: dict[str, float]) -> str:
+        return f"{gain['median']:.2f} x faster [{gain['low']:.2f}, {gain['high']:.2f}]"
+
+    line = (
+        f"G {point['group']:>2}, {point['image_tokens']:>4} image and {point['text_tokens']} text tokens: "
+        f"forward+backward {show(point['gain'])}, bound {point['bound']:.2f}, memory {point['peak_memory_ratio']:.2f}"
+    )
+    grouper = point.get("gain_over_prefix_grouper")
+    return f"{line}; {show(grouper)} than prefix-grouper" if grouper else line
+
+
+def run_arms(folder: Path, pairs: int, names: str) -> list[dict[str, Any]]:
+    """Start the arms, then let each take a step in turn; the first round warms up and is not counted."""
     arms = []
-    for name, title in ARMS.items():
-        print(f"starting {name}: {title}", flush=True)
+    for name in names:
+        print(f"starting {name}: {ARMS[name]}", flush=True)
         arms.append(Arm(name, folder, pairs + 1))
     rounds = []
     for number in range(pairs + 1):
         # the order rotates, so that no arm always follows the same one
         order = arms[number % len(arms) :] + arms[: number % len(arms)]
         figures = {arm.name: arm.step() for arm in order}
-        steps = ", ".join(f"{name} {figures[name]['step']:.1f} s" for name in ARMS)
+        steps = ", ".join(f"{name} {figures[name]['step']:.1f} s" for name in names)
         print(f"{'warm-up' if number == 0 else f'round {number}'}: {steps}", flush=True)
         if number:
-            rounds.append({name: figures[name] for name in ARMS})
+            rounds.append({name: figures[name] for name in names})
     for arm in arms:
         arm.process.wait(timeout=120)
     return rounds
@@ -155,26 +174,35 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         return spread([value(one[over]) / value(one[under]) for one in rounds])
 
     def training(arm: dict[str, Any]) -> float:
-        return sum(arm["seconds"][part] for part in ("old", "reference", "policy"))
+        return sum(arm["seconds"].get(part, 0.0) for part in ("old", "reference", "policy"))
 
     def computed(arm: dict[str, Any]) -> float:
         # a backward does twice the work of its forward: the policy's tokens count three times
         return sum(count * (3 if part == "policy" else 1) for part, count in arm["tokens"].items())
 
-    result = {
-        "whole_step_ratio": ratios("C", "A", lambda arm: arm["step"]),
-        "step_ratio_without_reflection": ratios("B", "A", lambda arm: arm["step"]),
-        "training_ratio": ratios("C", "A", training),
-        "image_processing_ratio": ratios("C", "A", lambda arm: arm["seconds"]["images"]),
-        "peak_memory_ratio": ratios("C", "A", lambda arm: arm["peak"]),
-        "reflection_token_share": spread([one["C"]["tokens"]["reflection"] / computed(one["C"]) for one in rounds]),
-        "reflection_time_share": spread([one["C"]["seconds"]["reflection"] / one["C"]["step"] for one in rounds]),
-        "reflection_tokens_vs_reference": ratios("D", "C", lambda arm: arm["tokens"]["reflection"]),
-        "reflection_seconds_vs_reference": ratios("D", "C", lambda arm: arm["seconds"]["reflection"]),
+    names = list(rounds[0])
+    pairs = {
+        "whole_step_ratio": ("C", "A", lambda arm: arm["step"]),
+        "step_ratio_without_reflection": ("B", "A", lambda arm: arm["step"]),
+        "training_ratio": ("C", "A", training),
+        "whole_step_ratio_to_fastest_trl": ("C", "T", lambda arm: arm["step"]),
+        "training_ratio_to_fastest_trl": ("C", "T", training),
+        "whole_step_before": ("P", "A", lambda arm: arm["step"]),
+        "whole_step_after_over_before": ("C", "P", lambda arm: arm["step"]),
+        "training_after_over_before": ("C", "P", training),
+        "image_processing_ratio": ("C", "A", lambda arm: arm["seconds"]["images"]),
+        "peak_memory_ratio": ("C", "A", lambda arm: arm["peak"]),
+        "reflection_tokens_vs_reference": ("D", "C", lambda arm: arm["tokens"]["reflection"]),
+        "reflection_seconds_vs_reference": ("D", "C", lambda arm: arm["seconds"]["reflection"]),
     }
+    result = {name: ratios(*pair) for name, pair in pairs.items() if {*pair[:2]} <= set(names)}
+    if "C" in names:
+        arms = [one["C"] for one in rounds]
+        result["reflection_token_share"] = spread([arm["tokens"]["reflection"] / computed(arm) for arm in arms])
+        result["reflection_time_share"] = spread([arm["seconds"]["reflection"] / arm["step"] for arm in arms])
 
     def split(value: Any, parts: tuple[str, ...]) -> dict[str, dict[str, dict[str, float]]]:
-        return {part: {name: spread([value(one[name], part) for one in rounds]) for name in ARMS} for part in parts}
+        return {part: {name: spread([value(one[name], part) for one in rounds]) for name in names} for part in parts}
 
     def seconds(arm: dict[str, Any], part: str) -> float:
         if part == "rest":
@@ -187,21 +215,23 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     def row(part: str, cells: list[float], form: str) -> None:
         print(f"  {part:<26}" + "".join(f"{cell:>10{form}}" for cell in cells))
 
-    shared = [part for part in PARTS if all(one["A"]["seconds"].get(part) for one in rounds)]
+    shared = [part for part in PARTS if all({"A", "C"} <= {*one} and one["A"]["seconds"].get(part) for one in rounds)]
     splits: dict[str, Any] = {
         "seconds": split(seconds, (*PARTS, "rest", "step")),
         "tokens": split(tokens, ("rollout", "reflection", "old", "reference", "policy", "vision patches")),
         "peak_bytes": split(dict.__getitem__, ("peak",))["peak"],
-        "part_ratios": {part: ratios("C", "A", lambda arm, part=part: arm["seconds"][part]) for part in shared},
+        "part_ratios": {
+            part: ratios("C", "A", lambda arm, part=part: arm["seconds"].get(part, 0.0)) for part in shared
+        },
     }
-    print(f"\n{'seconds of a step (median)':<28}" + "".join(f"{name:>10}" for name in ARMS))
+    print(f"\n{'seconds of a step (median)':<28}" + "".join(f"{name:>10}" for name in names))
     for part, arms in splits["seconds"].items():
-        row(part, [arms[name]["median"] for name in ARMS], ".2f")
-    print(f"{'tokens of a step':<28}" + "".join(f"{name:>10}" for name in ARMS))
+        row(part, [arms[name]["median"] for name in names], ".2f")
+    print(f"{'tokens of a step':<28}" + "".join(f"{name:>10}" for name in names))
     for part, arms in splits["tokens"].items():
-        row(part, [arms[name]["median"] for name in ARMS], ",.0f")
+        row(part, [arms[name]["median"] for name in names], ",.0f")
     print("peak of forward+backward")
-    row("MiB", [splits["peak_bytes"][name]["median"] / 2**20 for name in ARMS], ",.0f")
+    row("MiB", [splits["peak_bytes"][name]["median"] / 2**20 for name in names], ",.0f")
     print("\nseconds of C over those of A")
     for part, value in splits["part_ratios"].items():
         print(f"  {part:<34}{value['median']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
@@ -219,7 +249,17 @@ def machine() -> dict[str, Any]:
     import vllm
 
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl, vllm)}
-    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+    if step_grouper.is_installed():
+        versions["prefix_grouper"] = version("prefix-grouper")
+    return {"cpu": name_cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+
+
+def name_cpu() -> str:
+    """Return the processor's model name and its widest vectors, AVX-512 or AVX2, on which the ratios depend."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return f"{model}, {'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else 'without AVX2'}"
 
 
 def plot(curves: list[dict[str, Any]], path: Path) -> None:
@@ -230,9 +270,10 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
+    pictured = [point for point in curves if point["image_tokens"]]
     views = (
-        ("G, completions per prompt (676 image tokens)", "group", [p for p in curves if p["image_tokens"] == IMAGE]),
-        ("image tokens (G 8)", "image_tokens", [p for p in curves if p["group"] == GROUP]),
+        ("G, completions per prompt (676 image tokens)", "group", [p for p in pictured if p["image_tokens"] == IMAGE]),
+        ("image tokens (G 8)", "image_tokens", [p for p in pictured if p["group"] == GROUP]),
     )
     for axis, (title, key, points) in zip(panels, views, strict=True):
         points = sorted(points, key=lambda point: point[key])

@@ -1,6 +1,7 @@
-"""One point of the curves of `step_cost.py`: forward and backward alone, stock and packed in turn, in one process.
+"""One point of the curves of `step_cost.py`: forward and backward alone, in turn in one process.
 
 python benchmarks/step_curves.py 8x676 FOLDER PAIRS     # started by step_cost.py: G x image tokens; a line of JSON
+python benchmarks/step_curves.py 8t676 FOLDER PAIRS     # the same length, all of it text
 python benchmarks/step_curves.py profile FOLDER         # where the time of a packed forward and backward goes
 """
 
@@ -14,22 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import step_grouper
 from step_meter import peak_rss, reset_peak
 from step_setting import COMPLETION, GROUP, IMAGE, SIDES, TEXT, spread
 
 
 @dataclass
 class Point:
-    """A group of completions about one picture, to be scored with a gradient in two ways.
+    """A group of completions about one picture, to be scored with a gradient in two or three ways.
 
     Args:
-        stock, packed: return the log-probabilities, shape (G, T), as TRL computes them and from one packed row.
+        ways: each returns the log-probabilities, shape (G, T): `stock` as TRL computes them, `packed` from one packed
+            row, `grouper` as prefix-grouper does, where it is installed.
         weights: what the log-probabilities are multiplied with before the backward, shape (G, T).
         model: the model that both use.
     """
 
-    stock: Callable[[], Any]
-    packed: Callable[[], Any]
+    ways: dict[str, Callable[[], Any]]
     weights: Any
     model: Any
 
@@ -43,8 +45,8 @@ class Point:
         return time.perf_counter() - begin, peak_rss() - resident, values.detach()
 
 
-def make_point(folder: Path, group: int, image: int) -> Point:
-    """Return the point with `group` completions about a picture of `image` tokens."""
+def make_point(folder: Path, group: int, image: int, pictured: bool = True) -> Point:
+    """Return the point with `group` completions about a picture of `image` tokens, or about as many of text."""
     import torch
     from transformers import AutoModelForImageTextToText
     from trl.trainer.utils import add_fused_lm_head
@@ -53,14 +55,18 @@ def make_point(folder: Path, group: int, image: int) -> Point:
 
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype="float32")
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    token, (height, width) = model.config.image_token_id, SIDES[image]
+    token, (height, width) = model.config.image_token_id, SIDES.get(image, (0, 0))
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(20, 700, (TEXT,), generator=generator)
-    own = torch.cat([text[:4], torch.full((image,), token), text[4:]])
-    ids = torch.cat([own.expand(group, -1), torch.randint(20, 700, (group, COMPLETION), generator=generator)], dim=1)
+    middle = torch.full((image,), token) if pictured else torch.randint(20, 700, (image,), generator=generator)
+    question = torch.cat([text[:4], middle, text[4:]])
+    completions = torch.randint(20, 700, (group, COMPLETION), generator=generator)
+    ids = torch.cat([question.expand(group, -1), completions], dim=1)
     mask = torch.ones_like(ids)
-    pixels = torch.randn(4 * image, 1176, generator=generator).repeat(group, 1)
-    grid = torch.tensor([[1, 2 * height, 2 * width]]).repeat(group, 1)
+    pixels = torch.randn(4 * image, 1176, generator=generator)
+    grid = torch.tensor([[1, 2 * height, 2 * width]])
+    single = {"pixel_values": pixels, "image_grid_thw": grid} if pictured else {}
+    images = {name: value.repeat(group, 1) for name, value in single.items()}
     weights = torch.randn(group, COMPLETION, generator=generator)
 
     def stock() -> Any:
@@ -71,42 +77,55 @@ def make_point(folder: Path, group: int, image: int) -> Point:
             input_ids=ids,
             attention_mask=mask,
             labels=labels,
-            pixel_values=pixels,
-            image_grid_thw=grid,
             mm_token_type_ids=(ids == token).int(),
             fused_lm_head=True,
+            **images,
         )
         return output.log_probs[:, -COMPLETION:]
 
     def packed() -> Any:
         attention.install_attention(model)
-        row = packing.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, pixels, grid, [1] * group)
+        counts = {"num_images": [1] * group} if pictured else {}
+        row = packing.pack(ids, mask, COMPLETION, model.model.get_rope_index, token, **images, **counts)
         return row.unpack(model(**row.inputs(), fused_lm_head=True).log_probs)
 
-    return Point(stock, packed, weights, model)
+    ways = {"stock": stock, "packed": packed}
+    if step_grouper.is_installed():
+        ways["grouper"] = lambda: step_grouper.score_grouped(model, question, completions, single)
+    return Point(ways, weights, model)
 
 
-def measure_point(folder: Path, group: int, image: int, pairs: int) -> dict[str, Any]:
-    """Time forward and backward of a group, as TRL does it and packed, in turn."""
-    point = make_point(folder, group, image)
-    point.run(point.packed)  # warm up
-    records = []
-    for _ in range(pairs):
-        (a, peak_a, stock_values), (b, peak_b, packed_values) = point.run(point.stock), point.run(point.packed)
-        records.append({"gain": a / b, "stock": a, "packed": b, "memory": peak_b / peak_a})
-        difference = (stock_values - packed_values).abs().max().item()
+def measure_point(folder: Path, group: int, image: int, pairs: int, pictured: bool = True) -> dict[str, Any]:
+    """Time forward and backward of a group, as TRL does it, packed, and by prefix-grouper, in turn."""
+    point = make_point(folder, group, image, pictured)
+    for name in [name for name in point.ways if name != "stock"]:  # warm up
+        point.run(point.ways[name])
+    seconds: dict[str, list[float]] = {name: [] for name in point.ways}
+    memory, differences = [], []
+    for turn in range(pairs):
+        names = list(point.ways)
+        names = names[turn % len(names) :] + names[: turn % len(names)]
+        runs = {name: point.run(point.ways[name]) for name in names}
+        for name, (taken, _, values) in runs.items():
+            seconds[name].append(taken)
+            differences.append((values - runs["stock"][2]).abs().max().item())
+        memory.append(runs["packed"][1] / runs["stock"][1])
     bound = group * (TEXT + image + COMPLETION) / (TEXT + image + group * COMPLETION)
-    gains = [record["gain"] for record in records]
+    gains = {
+        name: [taken / packed for taken, packed in zip(values, seconds["packed"], strict=True)]
+        for name, values in seconds.items()
+    }
     return {
         "group": group,
-        "image_tokens": image,
+        "image_tokens": image if pictured else 0,
+        "text_tokens": TEXT if pictured else TEXT + image,
         "bound": round(bound, 3),
-        "gain": spread(gains),
-        "share_of_bound": round(statistics.median(gains) / bound, 3),
-        "seconds_stock": round(statistics.median(record["stock"] for record in records), 3),
-        "seconds_packed": round(statistics.median(record["packed"] for record in records), 3),
-        "peak_memory_ratio": round(statistics.median(record["memory"] for record in records), 3),
-        "largest_difference": difference,
+        "gain": spread(gains["stock"]),
+        "share_of_bound": round(statistics.median(gains["stock"]) / bound, 3),
+        **({"gain_over_prefix_grouper": spread(gains["grouper"])} if "grouper" in gains else {}),
+        **{f"seconds_{name}": round(statistics.median(values), 3) for name, values in seconds.items()},
+        "peak_memory_ratio": round(statistics.median(memory), 3),
+        "largest_difference": max(differences),
     }
 
 
@@ -116,9 +135,9 @@ def profile(folder: Path, most: int = 12) -> list[dict[str, Any]]:
     from torch.profiler import profile as recorded
 
     point = make_point(folder, GROUP, IMAGE)
-    point.run(point.packed)  # warm up
+    point.run(point.ways["packed"])  # warm up
     with recorded(activities=[ProfilerActivity.CPU]) as record:
-        point.run(point.packed)
+        point.run(point.ways["packed"])
     rows = record.key_averages()
     total = sum(row.self_cpu_time_total for row in rows)
     rows = sorted(rows, key=lambda row: row.self_cpu_time_total, reverse=True)[:most]
@@ -133,8 +152,9 @@ def main() -> None:
     if what == "profile":
         print(json.dumps(profile(Path(folder))))
     else:
-        group, image = map(int, what.split("x"))
-        print(json.dumps(measure_point(Path(folder), group, image, int(pairs[0]))))
+        kind = "x" if "x" in what else "t"
+        group, image = map(int, what.split(kind))
+        print(json.dumps(measure_point(Path(folder), group, image, int(pairs[0]), pictured=kind == "x")))
 
 
 if __name__ == "__main__":

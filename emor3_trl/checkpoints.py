@@ -14,6 +14,9 @@ from emor3_trl.files import read_mapping
 
 _BLOCK, _BLOCKS = 1 << 16, 256
 _MERGED = "emor3-merged-"
+# How a model is loaded that somebody names: no code of its folder runs, and no pickle is read. Without an answer,
+# transformers would ask the terminal whether to run the code.
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 
 
 def check_checkpoint(model: str | Path, base_model: str | None = None) -> None:
@@ -95,8 +98,8 @@ def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, in
     from transformers import AutoConfig, AutoProcessor
 
     try:
-        config: Any = AutoConfig.from_pretrained(find_base(model, base_model))
-        processor: Any = AutoProcessor.from_pretrained(_find_processor(model, base_model))
+        config: Any = AutoConfig.from_pretrained(find_base(model, base_model), trust_remote_code=False)
+        processor: Any = AutoProcessor.from_pretrained(_find_processor(model, base_model), trust_remote_code=False)
     except OSError as error:
         raise OSError(
             f"The model '{model}' cannot be loaded ({error}). Expected a checkpoint folder, or a Hub name that is "
@@ -198,14 +201,15 @@ def whole_checkpoint(
 
     for leftover in Path(scratch).glob(f"{_MERGED}*") if scratch else ():
         shutil.rmtree(leftover)
-    merged: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    merged: Any = AutoModelForImageTextToText.from_pretrained(base, dtype="auto", **SAFE)
     with TemporaryDirectory(prefix=_MERGED, dir=scratch) as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that do not fit, which are refused here
             adapted = PeftModel.from_pretrained(merged, str(model))
             check_adapter_fits(adapted.load_adapter(str(model), "default"), model)
         adapted.merge_and_unload().save_pretrained(folder)
-        AutoProcessor.from_pretrained(_find_processor(model, base_model)).save_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(_find_processor(model, base_model), trust_remote_code=False)
+        processor.save_pretrained(folder)
         del merged
         yield folder
 
@@ -237,7 +241,7 @@ def _load_without_weights(adapter: str | Path, config: Any) -> Any:
 
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = AutoModelForImageTextToText.from_config(config)
+        base = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         return PeftModel.from_pretrained(base, str(adapter)).load_adapter(str(adapter), "default", torch_device="cpu")
 
 

@@ -25,6 +25,7 @@ from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.metrics import compute_rate
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.groups.checks import check_model_settings
+from emor3_trl.masking import mask_secrets
 from emor3_trl.model_card.trainer import CardTrainer
 from emor3_trl.prompts import answer_text, prompt_text
 from emor3_trl.upkeep.finite import FiniteTrainer
@@ -72,6 +73,10 @@ class ColdStartConfig(SFTConfig):
     min_format_rate: float = field(
         default=0.9, metadata={"help": "Warn if format under the structured prompt ends below this."}
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields without secrets, as trackers get them."""
+        return mask_secrets(super().to_dict())
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("num_samples", "probe_samples", "probe_max_tokens"), "1 or more")

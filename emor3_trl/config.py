@@ -53,7 +53,7 @@ class EmoR3Config(GroupConfig):
     delta: float | None = field(default=3.0, metadata={"help": "Dual clip (reference: 3.0)."})
     loss_type: str = field(default="bnpo", metadata={"help": "Token-mean loss (reference: token mean)."})
     use_vllm: bool = field(default=True, metadata={"help": "Generate with a vLLM engine in the same process."})
-    vllm_mode: str = field(default="colocate", metadata={"help": "EMO-R3 reflects on the colocated engine."})
+    vllm_mode: str = field(default="colocate", metadata={"help": "colocate: in this process; server: docs/SERVER.md."})
     seed: int = field(default=1, metadata={"help": "Seed (reference: 1)."})
 
     # EMO-R3
@@ -112,10 +112,18 @@ class EmoR3Config(GroupConfig):
 
 def _check_engine(args: EmoR3Config) -> None:
     """Check what vLLM is asked to do."""
-    if args.use_vllm and args.vllm_mode != "colocate":
+    if args.vllm_mode not in ("colocate", "server"):
+        raise ValueError(f"vllm_mode is '{args.vllm_mode}'. Expected colocate or server (docs/SERVER.md).")
+    served = args.use_vllm and args.vllm_mode == "server"
+    if served and args.vllm_enable_sleep_mode:
         raise ValueError(
-            f"vllm_mode is '{args.vllm_mode}'. Reflection needs the engine in the same process: "
-            "set vllm_mode: colocate, or use_vllm: false."
+            "vllm_enable_sleep_mode is true and vllm_mode is 'server', but a server has its memory to itself and never "
+            "sleeps. Set vllm_enable_sleep_mode: false."
+        )
+    if served and args.vllm_engine_options:
+        raise ValueError(
+            "vllm_engine_options are set and vllm_mode is 'server', whose engine has started with its own. Leave them "
+            "unset, and give recipes/serve.py vLLM's options after '--'."
         )
     if args.use_vllm and not args.vllm_importance_sampling_correction:
         raise ValueError(
@@ -124,7 +132,7 @@ def _check_engine(args: EmoR3Config) -> None:
         )
     if args.use_vllm and isinstance(args.model_init_kwargs, dict) and args.model_init_kwargs.get("quantization_config"):
         raise ValueError(QUANTIZED.format("model_init_kwargs holds a quantization_config"))
-    if args.use_vllm:
+    if args.use_vllm and not served:
         check_ranks(args.vllm_tensor_parallel_size, world_size())
 
 

@@ -141,4 +141,4 @@ def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
     if model is not None:
         from emor3_trl.engines.adapters import check_adapted_ends
 
-        check_adapted_ends(peft_config, model)
+        check_adapted_ends(peft_config, model, bool(getattr(args, "trust_remote_code", False)))

@@ -96,6 +96,11 @@ ROLLOUT = (
         "Falling: the completions grow, or another program uses the device.",
     ),
     LoggedMetric(
+        "rollout/skipped_share", "share",
+        "with beta 0 or skip_flat_groups: completions whose group has no advantage, so that they need no forward",
+        "below 0.5", "Near 1: most groups teach nothing. Take other data, or dynamic_sampling.",
+    ),
+    LoggedMetric(
         "rollout/dropped_share", "share", "with dynamic sampling: judged groups that the rule dropped", "below 0.7",
         "Near 1: the prompts are too easy or too hard for this policy.",
     ),
@@ -156,7 +161,7 @@ ROLLOUT = (
     ),
     LoggedMetric(
         "sampling/sampling_logp_difference/mean", "nats",
-        "mean gap between the engine's log-probabilities and the trainer's",
+        "mean gap between the engine's log-probabilities and the trainer's, of the completions that are trained on",
         "below 1e-4 in float32, 0.03 in bfloat16",
         "Higher: the rollouts are not on-policy. The run warns, and stops at parity_stop.",
     ),
@@ -202,7 +207,8 @@ OPTIMISATION = (
         "It explodes: raise beta, or lower the learning rate.",
     ),
     LoggedMetric(
-        "entropy", "nats", "mean entropy of the policy's next token", "falls slowly, and stays above 0",
+        "entropy", "nats", "mean entropy of the policy's next token, in groups that were not skipped",
+        "falls slowly, and stays above 0",
         "Near 0: the policy has collapsed. Lower the learning rate, raise beta or epsilon_high.",
     ),
     LoggedMetric(

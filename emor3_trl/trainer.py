@@ -5,7 +5,7 @@ It stands on `GroupTrainer`, which makes the step cheap. What differs from it:
 - `_generate` asks the policy both reflection questions while the engine is awake, and writes the answers into the rows;
 - `_calculate_rewards` hands these answers to every reward as columns, and logs the diagnostics of the rollout;
 - `log` judges the alarms on what it logs (`diagnostics.trainer`);
-- `_generate_and_score_completions` ends with the check that rollouts are on-policy (`engines.parity`);
+- `_judge_gap` checks that rollouts are on-policy before the weights move (`engines.parity`);
 - `create_model_card` and `_save_checkpoint` write a card of the run's own facts (`model_card.trainer`).
 
 A prompt that leaves no room for its completion is refused before a model loads (`context_length`).
@@ -13,7 +13,6 @@ A prompt that leaves no room for its completion is refused before a model loads 
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -128,7 +127,6 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
             self.vllm_generation.stays_awake = True  # for reflection
         dtype = self.engine_options.get("dtype", "float32")
         self.parity = ParityCanary.for_dtype(dtype, args.parity_warn, args.parity_stop, args.parity_patience)
-        self._unscored = 0.0  # share of sampled tokens whose log-probability vLLM does not know
 
     @contextmanager
     def open_engine(self) -> Iterator[Engine]:
@@ -160,9 +158,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         """Generate, reflect while the engine is awake, and let it sleep before the forwards need its memory."""
         output = super()._generate(prompts)
         self._log_metric("rollout/completions", float(len(prompts) * self.accelerator.num_processes))
-        texts, log_probs = [completion_text(completion) for completion in output[3]], output[4]
-        scores = [score is None for row in log_probs or () for score in row]
-        self._unscored = sum(scores) / max(len(scores), 1)
+        texts = [completion_text(completion) for completion in output[3]]
         reflections = self._reflect(texts) if self.reflects else [Reflection()] * len(texts)
         for row, reflection in zip(self.rollout.rows, reflections, strict=True):
             row.update({name: getattr(reflection, name) for name in ANSWERS})
@@ -204,13 +200,10 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         _check_columns("A row of the data", inputs[0], self._needed_columns)  # of a stream, or given to `evaluate`
-        output = super()._generate_and_score_completions(inputs)
-        mode = "train" if self.model.training else "eval"
-        gaps = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
-        if gaps:
-            # TRL leaves out what is not a number; an engine that computes nothing else has no gap
-            self.parity.check(math.nan if self._unscored > 0.5 else gaps[-1], step=self.state.global_step)
-        return output
+        return super()._generate_and_score_completions(inputs)
+
+    def _judge_gap(self, gap: float) -> None:
+        self.parity.check(gap, step=self.state.global_step)
 
 
 def _use_variant(args: EmoR3Config) -> list[Callable]:

@@ -1,13 +1,12 @@
 """Evaluate base models, checkpoints and adapters on one data set or several; compare them on the same pictures.
 
-    python recipes/evaluate.py                                             # the demo's four models
+    python recipes/evaluate.py                                             # the demo's five models
     python recipes/evaluate.py --model runs/mine --data data/emoset data/emotion6 data/webemo
     python recipes/evaluate.py --model base=Qwen/Qwen2.5-VL-3B-Instruct lora=runs/lora --data data/emoset --sampled 4
 
 Each model gets a folder in output_dir: predictions.parquet, metrics.json, confusion.json and .png, calibration_*.png,
 config.yaml, environment.json and, with --sampled, sampled_predictions.parquet. comparisons.json holds each model
-against the first. A stopped evaluation goes on where it was; a finished one of the same weights and data is not
-repeated.
+against the first. A stopped evaluation goes on where it was; a finished one is not repeated.
 """
 
 import shutil
@@ -19,13 +18,16 @@ from datasets import Dataset
 
 from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, find_base, fingerprint
 from emor3_trl.context_length import longest_prompt
-from emor3_trl.data import content_hash, load_split
+from emor3_trl.data import content_hash
 from emor3_trl.demo import default_config
-from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
+from emor3_trl.engines.opening import compute_dtype, resolve_engine
+from emor3_trl.engines.successive import SuccessiveEngine
 from emor3_trl.evaluation.arguments import (
     EvaluationArguments,
     check_folders,
     choose_options,
+    choose_style,
+    load_datasets,
     name_models,
     name_splits,
     select_in_domain,
@@ -49,15 +51,12 @@ def main() -> None:
     parsed = parse_arguments([EvaluationArguments], default_config(__file__), about=__doc__)
     (args,) = parsed.arguments
     with user_errors():
-        models = name_models(args.models)
+        models = name_models(args.models, args.direct)
         splits = name_splits(args.splits, args.data)
         for path in models.values():
             check_checkpoint(path, args.base_model)
         check_folders(args.output_dir, models)
-        datasets = {
-            name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
-            for name, (folder, split) in splits.items()
-        }
+        datasets = load_datasets(splits, args)
         folders = open_folders(args, parsed.values, models, splits)
         waiting = {name: path for name, path in models.items() if not folders[name].is_finished}
         longest = {
@@ -73,13 +72,14 @@ def main() -> None:
             folders[name].lock()
             checked, journals = {} if args.overwrite else datasets, folders[name].path / "unfinished"
             check_journals(journals, checked, args.sampled, args.sampled_pictures, args.seed)
-    for name, folder in folders.items():
-        if folder.is_finished:
-            folder.say_nothing_to_do()
-            continue
-        print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
-        folder.begin()
-        evaluate(name, models[name], args, datasets, longest[name], folder)
+    with SuccessiveEngine(**{key: getattr(args, key) for key in ("engine", "dtype", "max_tokens", "seed")}) as engines:
+        for name, folder in folders.items():
+            if folder.is_finished:
+                folder.say_nothing_to_do()
+                continue
+            print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
+            folder.begin()
+            evaluate(choose_style(args, name), datasets, longest[name], folder, engines)
     if len(models) > 1:
         with user_errors():
             rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
@@ -90,7 +90,7 @@ def open_folders(
     args: EvaluationArguments, values: dict[str, Any], models: dict[str, str], splits: dict[str, tuple[str, str]]
 ) -> dict[str, RunFolder]:
     """Return each model's folder with what decides its result; raise FileExistsError for another evaluation's."""
-    shared = {key: value for key, value in values.items() if key not in ("models", "overwrite")} | {
+    shared = {key: value for key, value in values.items() if key not in ("models", "direct", "overwrite")} | {
         "engine": resolve_engine(args.engine),
         "dtype": str(compute_dtype(args.dtype)).removeprefix("torch."),
         "in_domain": select_in_domain(list(splits), args.in_domain),
@@ -98,7 +98,8 @@ def open_folders(
     shared["data_fingerprints"] = {name: content_hash(folder, split) for name, (folder, split) in splits.items()}
     folders = {}
     for name, model in models.items():
-        settings = {**shared, "model": model, "model_fingerprint": fingerprint(model)}
+        style = {key: getattr(choose_style(args, name), key) for key in ("prompt_style", "reflect")}
+        settings = {**shared, **style, "model": model, "model_fingerprint": fingerprint(model)}
         base = find_base(model, args.base_model)
         if base != model:
             settings["base_fingerprint"] = fingerprint(base)
@@ -108,16 +109,15 @@ def open_folders(
 
 
 def evaluate(
-    name: str, model: str, args: EvaluationArguments, datasets: dict[str, Dataset], longest: int, folder: RunFolder
+    args: EvaluationArguments, datasets: dict[str, Dataset], longest: int, folder: RunFolder, engines: SuccessiveEngine
 ) -> None:
     """Predict on all data sets with one model and write its folder; metrics.json comes last."""
-    start = time.perf_counter()
+    name, model, start = folder.path.name, folder.values["model"], time.perf_counter()
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
     journals = folder.path / "unfinished"
     options, drawing = choose_options(args)
-    load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype", "max_tokens", "seed")}
-    with open_engine(model, max_prompt_tokens=longest, scratch=folder.path, **load) as engine:
+    with engines.serve(model, base_model=args.base_model, max_prompt_tokens=longest, scratch=folder.path) as engine:
         for split, dataset in datasets.items():
             greedy[split] = predict_emotions(engine, dataset, split, options, journal=journals / f"{split}.jsonl")
             if args.sampled:

@@ -62,7 +62,7 @@ def main() -> None:
         for pattern in WEIGHTS:
             for file in Path(whole).glob(pattern):
                 shutil.copy(file, unfinished)
-        processor = AutoProcessor.from_pretrained(whole, padding_side="left")
+        processor = AutoProcessor.from_pretrained(whole, padding_side="left", trust_remote_code=False)
         stock = read_decoding(whole, processor)
     processor.save_pretrained(unfinished)
     GenerationConfig(**describe_decoding(stock, processor, facts.config)).save_pretrained(unfinished)

@@ -36,7 +36,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "dataloader_multiprocessing_context": "spawn", "accelerator_config": {"split_batches": False},
         "max_samples": 6, "shuffle_dataset": False, "full_determinism": True, "debug": "underflow_overflow",
         "skip_memory_metrics": False, "save_on_each_node": True, "pad_to_multiple_of": 8, "prompt_style": "set",
-        "dynamic_sampling": "spread", "dynamic_sampling_tries": 3,
+        "dynamic_sampling": "spread", "dynamic_sampling_tries": 3, "skip_flat_groups": True,
     },
     "loss": {
         "loss_type": "sapo", "sapo_temperature_neg": 1.1, "sapo_temperature_pos": 1.2, "beta": 0.1, "delta": 2.0,
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 _ENGINE = "read where use_vllm is true, as the tests of engines/ do"
-_SERVER = "of vllm_mode: server, which is refused"
+_SERVER = "of vllm_mode: server, as tests/engines/test_server.py does"
 _SEVERAL = "of several processes, where an accelerate file sets it"
 _HUB = "read where push_to_hub is true"
 _TRACKIO = "read by trackio alone"

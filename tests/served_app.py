@@ -36,6 +36,7 @@ def open_app(browser: Any, address: str, width: int = 1280, scheme: str = "light
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page, faults = context.new_page(), []
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+    page.on("console", lambda said: "Content Security Policy" not in said.text or faults.append(said.text))
     local = (address, "data:", "blob:")
     page.on("request", lambda request: request.url.startswith(local) or faults.append(f"request: {request.url[:200]}"))
     page.goto(address)

@@ -10,6 +10,7 @@ import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
+from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
 from emor3_trl.groups.rows import OF_IMAGES
@@ -54,6 +55,10 @@ HOOKS = [
     pytest.param(VLLMGeneration.sync_weights, []),
     pytest.param(VLLMGeneration._init_vllm, []),
     pytest.param(VLLMGeneration._iter_named_params, []),
+    pytest.param(VLLMClient.init_communicator, ["device"]),
+    pytest.param(VLLMClient.update_named_params, ["metadata", "named_params"]),
+    pytest.param(VLLMClient._start_weight_update, []),
+    pytest.param(VLLMClient._finish_weight_update, []),
     pytest.param(Trainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
     pytest.param(Trainer._load_best_model, []),
     pytest.param(Trainer._prepare_for_training, ["max_steps", "train_dataloader", "resume_from_checkpoint"]),
@@ -75,6 +80,7 @@ HOOKS = [
     ),
     pytest.param(Trainer._finalize_training, ["trial", "num_train_samples", "start_time"]),
     pytest.param(Trainer._save_checkpoint, ["model", "trial"]),
+    pytest.param(GRPOTrainer._compute_loss, ["model", "inputs"]),
     pytest.param(GRPOTrainer.create_model_card, ["model_name", "dataset_name", "tags"]),
     pytest.param(SFTTrainer.create_model_card, ["model_name", "dataset_name", "tags"]),
     pytest.param(Trainer._save_rng_state, ["output_dir"]),
@@ -106,6 +112,22 @@ def test_trl_looks_up_what_is_replaced_by_name_in_that_module(module, name):
 def test_the_trainer_puts_the_sampling_gap_where_the_canary_reads_it():
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert '"sampling/sampling_logp_difference/mean"' in source
+
+
+def test_the_loss_reads_the_ratio_after_it_has_scored_the_policy():
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    scored = source.index("self._get_per_token_logps_and_entropies(")
+    assert source.count("self._get_per_token_logps_and_entropies(") == 1
+    for name in (
+        'inputs.get("old_per_token_logps")',
+        'inputs["importance_sampling_ratio"]',
+        'inputs["ref_per_token_logps"]',
+    ):
+        assert source.index(name) > scored, (
+            f"TRL {trl.__version__} changed _compute_loss; compare one_pass and skipping."
+        )
+    for name in ("entropy", "kl"):  # which are averaged again over what was computed
+        assert f'["{name}"].append(global_masked_mean(' in source
 
 
 def test_the_fused_head_still_reads_its_bias():

@@ -15,6 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from emor3_trl.app.answer import format_answer
 from emor3_trl.app.arguments import HOST
 from emor3_trl.app.asking import AskedModel, Asking, Progress, ask_model, choose_length, read_picture
+from emor3_trl.app.headers import SafeHeaders
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.evaluation.photos import read_labels
 from emor3_trl.report.photo_page import encode_thumbnail
@@ -101,12 +102,12 @@ def answer_picture(
 def serve_page(page: gr.Blocks, port: int) -> None:
     """Serve the page on this machine alone, and return once it answers."""
     # A name that points to this machine from elsewhere must not let another page ask this one
-    host_check = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]), Middleware(SafeHeaders)]
     page.queue(max_size=20)
     page.launch(
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, inbrowser=False,
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[],
-        app_kwargs={"middleware": [host_check]}, run_history=False,  # which would keep pictures in the browser
+        app_kwargs={"middleware": middleware}, run_history=False,  # which would keep pictures in the browser
         max_file_size=LARGEST_FILE, css=STYLE.read_text(encoding="utf-8"),
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )  # fmt: skip

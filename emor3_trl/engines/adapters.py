@@ -58,19 +58,26 @@ def save_merged(model: PeftModel, folder: str | Path) -> None:
     base.save_pretrained(folder, state_dict=weights)
 
 
-def check_adapted_ends(adapter: PeftConfig | None, model: str | PreTrainedModel) -> None:
+def check_adapted_ends(
+    adapter: PeftConfig | None, model: str | PreTrainedModel, trust_remote_code: bool = False
+) -> None:
     """Make sure that an adapter can be trained and sampled from, before a model loads.
 
     Args:
         adapter: the adapter's configuration, None to train all weights.
         model: a loaded model, or the path that it will be loaded from.
+        trust_remote_code: whether code of that folder may run.
 
     Raises:
         ValueError: if it trains a head that is also the embedding, apart from it, or a head whose adapter is not read.
     """
     if adapter is None:
         return
-    config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+    config = (
+        AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        if isinstance(model, str)
+        else model.config
+    )
     whole = getattr(adapter, "modules_to_save", None) or ()
     whole = [end for end in ENDS if any(re.match(rf"(^|.*\.){module}($|\..*)", end) for module in whole)]
     targets = hasattr(adapter, "target_modules")

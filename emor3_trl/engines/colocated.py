@@ -20,12 +20,10 @@ import socket
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import trl.generation.vllm_generation as trl_vllm
-import trl.trainer.grpo_trainer as trl_grpo
 from accelerate.utils import is_peft_model
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -70,11 +68,7 @@ class ColocatedEngine(VLLMGeneration):
         self.generation_kwargs = {**self.generation_kwargs, "logit_bias": bias}  # the user's dict stays as it is
 
     def _init_vllm(self) -> None:
-        if is_peft_model(self.model) and self._dist.is_fsdp and self._dist.fsdp_version == 1:
-            raise ValueError(
-                "use_peft is true, and FSDP version 1 flattens an adapter together with its base, so vLLM cannot get "
-                "them merged. Set fsdp_version: 2 in Accelerate's file, as recipes/accelerate/fsdp2.yaml does."
-            )
+        check_adapter_sharding(self.model, self._dist)
         prepare_cpu_engine()
         if self.accelerator.num_processes == 1:
             self._close_earlier_engine()
@@ -176,6 +170,23 @@ class ColocatedEngine(VLLMGeneration):
             self._llm_weights_sleeping = self._kv_cache_sleeping = True
 
 
+def check_adapter_sharding(model: Any, backend: Any) -> None:
+    """Check that an adapter can be merged aside where the launch shards the weights.
+
+    Args:
+        model: the policy.
+        backend: TRL's `DistributedBackend`.
+
+    Raises:
+        ValueError: if FSDP's first version shards it.
+    """
+    if is_peft_model(model) and backend.is_fsdp and backend.fsdp_version == 1:
+        raise ValueError(
+            "use_peft is true, and FSDP version 1 flattens an adapter together with its base, so vLLM cannot get them "
+            "merged. Set fsdp_version: 2 in Accelerate's file, as recipes/accelerate/fsdp2.yaml does."
+        )
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """Let vLLM rendezvous with itself at a free port, and leave the environment as it was.
@@ -215,14 +226,3 @@ def check_same_prompts(expected: Sequence[Sequence[int]], used: Sequence[Sequenc
                 "tokens must be collapsed to one placeholder per image before vLLM expands them) or for another pixel "
                 "budget: min_pixels and max_pixels of the checkpoint's processor and of the trainer's must be equal."
             )
-
-
-@contextmanager
-def colocated_engine(options: dict[str, Any]) -> Iterator[None]:
-    """Make a `GRPOTrainer` that is built inside this context use `ColocatedEngine`."""
-    stock = trl_grpo.VLLMGeneration
-    trl_grpo.VLLMGeneration = partial(ColocatedEngine, options=options)
-    try:
-        yield
-    finally:
-        trl_grpo.VLLMGeneration = stock

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emor3_trl.checkpoints import whole_checkpoint
+from emor3_trl.checkpoints import SAFE, whole_checkpoint
 from emor3_trl.engines.engine import Engine
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
@@ -46,36 +46,59 @@ def open_engine(
         seed: sampling seed.
         scratch: folder for a merged adapter; the system's by default.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     resolved = compute_dtype(dtype)
     with whole_checkpoint(model_path, base_model, scratch) as path:
-        processor = AutoProcessor.from_pretrained(path, padding_side="left")
+        processor = AutoProcessor.from_pretrained(path, padding_side="left", trust_remote_code=False)
         if resolve_engine(engine) == "transformers":
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved)
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=resolved, **SAFE)
             yield TransformersEngine(model.to(device_type()), processor)
             return
-        if device_type() == "cpu":
-            # One process: a second one would import vLLM again, which takes longer than a small evaluation.
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
-        from vllm.distributed import cleanup_dist_env_and_memory
+        with open_llm(path, resolved, max_prompt_tokens, max_tokens, seed) as llm:
+            opened = VLLMEngine(llm, processor)
+            try:
+                yield opened
+            finally:
+                opened.close()
+                del llm
 
-        options: dict[str, Any] = {"max_model_len": min(longest, max_prompt_tokens + max_tokens)}
-        if device_type() == "cpu":
-            # A prompt that is cut into chunks draws and discards, and takes back the draw of a request with a seed of
-            # its own, which torch's generators on a CPU cannot: whole prompts only.
-            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options["max_model_len"])}
-        llm = load_engine(path, dtype=resolved, seed=seed, **options)
-        opened = VLLMEngine(llm, processor)
-        try:
-            yield opened
-        finally:
-            # An engine that the caller still refers to would take down the process groups of the next one when it goes.
-            opened.close()
-            del llm
-            gc.collect()
-            cleanup_dist_env_and_memory()
+
+@contextmanager
+def open_llm(
+    path: str, dtype: torch.dtype, max_prompt_tokens: int, max_tokens: int, seed: int, **options: Any
+) -> Iterator[Any]:
+    """Start a `vllm.LLM` on a whole checkpoint, and free what it held at the end.
+
+    The caller may keep no reference to it: an engine that lives on would take down the process groups of the next one
+    when it goes.
+
+    Args:
+        path: a checkpoint folder, or a Hub name.
+        dtype: compute type.
+        max_prompt_tokens, max_tokens, seed: see `open_engine`.
+        options: further options of `vllm.LLM`.
+    """
+    from transformers import AutoConfig
+
+    if device_type() == "cpu":
+        # One process: a second one would import vLLM again, which takes longer than a small evaluation.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    longest = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config().max_position_embeddings
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    options |= {"max_model_len": min(longest, max_prompt_tokens + max_tokens)}
+    if device_type() == "cpu":
+        # A prompt that is cut into chunks draws and discards, and takes back the draw of a request with a seed of
+        # its own, which torch's generators on a CPU cannot: whole prompts only.
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options["max_model_len"])}
+    llm = load_engine(path, dtype=dtype, seed=seed, **options)
+    try:
+        yield llm
+    finally:
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
 
 
 def resolve_engine(engine: str) -> str:

@@ -1,11 +1,14 @@
 """What `recipes/evaluate.py` and `recipes/report.py` can be told."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from emor3_trl.evaluation.prediction import PredictionOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 T = TypeVar("T")
 
@@ -44,6 +47,13 @@ class EvaluationArguments:
     prompt_style: Literal["set", "think", "direct"] = field(
         default="set",
         metadata={"help": "'set': Structured Emotional Thinking. 'think': plain thinking. 'direct': the answer only."},
+    )
+    direct: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names of models that answer at once (SFT on labels), beside others that think: they are asked "
+            "with prompt_style 'direct', and about no steps."
+        },
     )
     method: Literal["ask", "sepm"] = field(
         default="ask",
@@ -116,17 +126,41 @@ def choose_options(args: EvaluationArguments) -> tuple[PredictionOptions, Predic
     return greedy, drawn
 
 
-def name_models(models: Sequence[str]) -> dict[str, str]:
+def choose_style(args: EvaluationArguments, name: str) -> EvaluationArguments:
+    """Return the arguments for one model: those of `--direct` are asked for the answer only."""
+    return replace(args, prompt_style="direct", reflect=False) if name in args.direct else args
+
+
+def load_datasets(splits: Mapping[str, tuple[str, str]], args: EvaluationArguments) -> "dict[str, Dataset]":
+    """Load the rows of each data set; see `load_split`.
+
+    Args:
+        splits: folder and split of each, by name.
+        args: how they are asked, and how many of them.
+    """
+    from emor3_trl.data import load_split  # with Datasets, which a report does not need
+
+    return {
+        name: load_split(folder, split, args.prompt_style, args.max_samples, args.seed)
+        for name, (folder, split) in splits.items()
+    }
+
+
+def name_models(models: Sequence[str], direct: Sequence[str] = ()) -> dict[str, str]:
     """Return {name: path} of `models`; a model without a name gets that of its folder.
 
     Raises:
-        ValueError: if there is no model, or two have the same name.
+        ValueError: if there is no model, two have the same name, or `direct` names another.
 
     >>> name_models(["base=runs/demo/base", "runs/demo/emo_r3/"])
     {'base': 'runs/demo/base', 'emo_r3': 'runs/demo/emo_r3/'}
     """
     pairs = [(name, path) if name else (Path(path).name, path) for name, path in map(_split_name, models)]
-    return _check_names(pairs, "models", "name=path")
+    named = _check_names(pairs, "models", "name=path")
+    unknown = [name for name in direct if name not in named]
+    if unknown:
+        raise ValueError(f"--direct names {', '.join(unknown)}. Expected some of {', '.join(named)}.")
+    return named
 
 
 def name_splits(splits: Sequence[str], data: str | Sequence[str]) -> dict[str, tuple[str, str]]:

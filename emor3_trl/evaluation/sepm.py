@@ -62,7 +62,7 @@ def check_family(model: str, base_model: str | None = None) -> None:
     """
     from transformers import AutoConfig
 
-    family = AutoConfig.from_pretrained(find_base(model, base_model)).model_type
+    family = AutoConfig.from_pretrained(find_base(model, base_model), trust_remote_code=False).model_type
     if family not in FAMILIES:
         raise ValueError(
             f"method is 'sepm', but the model '{model}' is of the family {family}. Expected one of "

@@ -10,6 +10,7 @@ from PIL import Image
 
 from emor3_trl.evaluation.metrics import collect_labels
 from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.masking import mask_secrets
 from emor3_trl.upkeep.completions_table import BACKENDS, build_table
 from emor3_trl.upkeep.tracking_faults import warn_of_faults
 from emor3_trl.upkeep.wandb_run import begin_wandb_run
@@ -41,16 +42,17 @@ def log_evaluation(
         datasets: rows with images, in the order of the predictions, by data set.
         folder: the model's folder, which holds its confusions; W&B keeps its files there.
     """
+    masked = mask_secrets(dict(config))
     for backend_name in (backend for backend in BACKENDS if backend in report_to):
         with warn_of_faults(f"{backend_name} did not take the evaluation of {name}"):  # further models may follow
             backend = importlib.import_module(backend_name)
             columns = _collect_columns(predictions, datasets)
             table = build_table(backend, columns, range(len(columns["id"])))
             if backend_name == "wandb":
-                options = {"job_type": "evaluation", "config": dict(config), "dir": str(folder)}
+                options = {"job_type": "evaluation", "config": masked, "dir": str(folder)}
                 run = begin_wandb_run(name=f"evaluate-{name}", **options)
             else:
-                run = backend.init(project="emor3_trl", name=f"evaluate-{name}", config=dict(config), embed=False)
+                run = backend.init(project="emor3_trl", name=f"evaluate-{name}", config=masked, embed=False)
             try:
                 confusions = {
                     f"eval/{dataset}/confusion": draw_confusion(rows)

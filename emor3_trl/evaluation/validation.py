@@ -101,7 +101,8 @@ class Validation(TrainerCallback):
         """Predict, log and print. Each process takes a part of the rows; those that share an engine take the same."""
         start = perf_counter()
         metrics, answered = {}, {}
-        ranks = self.trainer.args.vllm_tensor_parallel_size if self.trainer.args.use_vllm else 1
+        args = self.trainer.args
+        ranks = args.vllm_tensor_parallel_size if args.use_vllm and args.vllm_mode == "colocate" else 1
         part, leads = divmod(self.trainer.accelerator.process_index, ranks)
         parts = self.trainer.accelerator.num_processes // ranks
         with self.trainer.open_engine() as engine:

@@ -41,6 +41,11 @@ class GroupSpan:
     mask: Any
     order: torch.Tensor
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all completions have one length."""
+        return min(self.lengths) == self.index.shape[1]
+
 
 class Layout:
     """The groups of a packed row, in order; `calls` counts the attention layers that have used it.
@@ -126,18 +131,20 @@ def shared_prefix_attention(
             scale=scaling,
             enable_gqa=gqa,
         )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1)[group.order])  # (tokens, heads, size)
+        rows = attended.transpose(1, 2).flatten(0, 1)  # (n·T, heads, size)
+        outputs.append(rows if group.is_even else rows.index_select(0, group.order))
     return torch.cat(outputs).unsqueeze(0), None
 
 
 def _completions(states: torch.Tensor, group: GroupSpan) -> torch.Tensor:
     """Return the states of a group's completions, shape (n, heads, T, size)."""
     count, length = group.index.shape
-    if all(completion_length == length for completion_length in group.lengths):  # a view, no copy
+    if group.is_even:  # a view, no copy
         start = group.start + group.prefix
         completions = states[0, :, start : start + count * length]
         return completions.unflatten(1, (count, length)).transpose(0, 1)
-    return states[0, :, group.index].transpose(0, 1)
+    # Selected, not indexed: its backward adds row by row
+    return states[0].index_select(1, group.index.flatten()).unflatten(1, (count, length)).transpose(0, 1)
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)

@@ -48,6 +48,34 @@ def check_choices(args: GRPOConfig) -> None:
             raise ValueError(f"{name} is {getattr(args, name)!r}. Expected one of {', '.join(choices)}.")
 
 
+def explain_whole_batch(args: GRPOConfig) -> str | None:
+    """Return why the loss needs the forward of completions without an advantage, too; None if it does not."""
+    reasons = {
+        "entropy_coef rewards the entropy of every completion": args.entropy_coef or args.use_adaptive_entropy,
+        "top_entropy_quantile ranks the tokens of every completion": args.top_entropy_quantile < 1,
+        "router_aux_loss_coef balances the tokens of every completion": args.router_aux_loss_coef,
+        "loss_type vespo logs a weight of every completion": args.loss_type == "vespo",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def check_skipping(args: Any) -> None:
+    """Check that `skip_flat_groups` has an effect that is right.
+
+    Raises:
+        ValueError: naming the setting that it does not go with.
+    """
+    if not args.skip_flat_groups:
+        return
+    reason = explain_whole_batch(args)
+    if not args.shared_prefix:
+        reason = "shared_prefix is false, so nothing is left out of a forward"
+    elif args.multi_objective_aggregation == "normalize_then_sum":
+        reason = "multi_objective_aggregation normalize_then_sum compares groups, so a flat one has an advantage"
+    if reason:
+        raise ValueError(f"skip_flat_groups is true, but {reason}. Leave skip_flat_groups false, or change the other.")
+
+
 def check_model_settings(model: str | PreTrainedModel, args: Any, adapter: PeftConfig | None = None) -> None:
     """Check what a trainer asks of a model that it will load, from the model's configuration.
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from emor3_trl.groups.checks import check_choices
+from emor3_trl.groups.checks import check_choices, check_skipping
+from emor3_trl.masking import mask_secrets
 
 
 @dataclass
@@ -15,6 +16,13 @@ class GroupConfig(GRPOConfig):
     shared_prefix: bool = field(
         default=True,
         metadata={"help": "Compute a group's prompt and image once; same numbers."},
+    )
+    skip_flat_groups: bool = field(
+        default=False,
+        metadata={
+            "help": "Groups of equal rewards: no forward, no KL. With beta 0, those whose advantages are exactly 0 "
+            "cost none anyway; this adds those that TRL's mean rounds. rollout/skipped_share logs how many."
+        },
     )
     dynamic_sampling: str = field(
         default="none",
@@ -49,9 +57,14 @@ class GroupConfig(GRPOConfig):
     # Fields that may be given as JSON on the command line
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_options"]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields without secrets, as trackers get them."""
+        return mask_secrets(super().to_dict())
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
+        check_skipping(self)
         for name in ("dynamic_sampling_tries", "log_completions_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected 1 or more.")

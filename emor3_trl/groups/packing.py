@@ -83,6 +83,7 @@ def pack(
     pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
     image_grid_thw: torch.Tensor | None = None,
     num_images: Sequence[int] | None = None,
+    skipped: Sequence[bool] | None = None,
 ) -> PackedRow:
     """Pack a micro-batch into one row, in which each distinct prompt and its images stand once.
 
@@ -95,6 +96,7 @@ def pack(
         pixel_values: patches of all images, shape (patches, values per patch), or a tensor of them for each row.
         image_grid_thw: patches of each image by time, height and width, shape (images, 3).
         num_images: images of each row.
+        skipped: rows to leave out, of which nothing is scored; not all of them.
 
     Raises:
         ValueError: if a prompt is empty or ends with a picture.
@@ -102,7 +104,7 @@ def pack(
     device = input_ids.device
     prompt_length = input_ids.shape[1] - logits_to_keep
     lengths = attention_mask[:, prompt_length:].sum(dim=1).tolist()
-    groups = _find_groups(input_ids, attention_mask, prompt_length, pixel_values, image_grid_thw, num_images)
+    groups = _find_groups(input_ids, attention_mask, prompt_length, pixel_values, image_grid_thw, num_images, skipped)
     parts = _Parts()
     for group in groups:
         if not group.prompt or group.prompt[-1] == image_token_id:
@@ -126,7 +128,7 @@ def pack(
         columns=scored[:, 1],
         places=scored[:, 2],
         shape=(len(input_ids), logits_to_keep),
-        ordinary_tokens=sum(len(group.prompt) * len(group.rows) for group in groups) + sum(lengths),
+        ordinary_tokens=sum(len(group.prompt) + lengths[row] for group in groups for row in group.rows),
     )
 
 
@@ -188,6 +190,7 @@ def pack_rows(
     pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
     image_grid_thw: torch.Tensor | None = None,
     num_images: Sequence[int] | None = None,
+    skipped: Sequence[bool] | None = None,
     **options: Any,
 ) -> Iterator[PackedRow]:
     """Yield a micro-batch as packed rows of up to `batch_size` completions; the arguments are those of `pack`."""
@@ -204,6 +207,7 @@ def pack_rows(
                 "image_grid_thw": image_grid_thw[first:last],
                 "num_images": num_images[part],
             }
+        images["skipped"] = None if skipped is None else skipped[part]
         yield pack(input_ids[part], attention_mask[part], logits_to_keep, rope_index, **images, **options)
 
 
@@ -223,6 +227,7 @@ def _find_groups(
     pixel_values: torch.Tensor | Sequence[torch.Tensor] | None,
     image_grid_thw: torch.Tensor | None,
     num_images: Sequence[int] | None,
+    skipped: Sequence[bool] | None,
 ) -> list[_Group]:
     """Gather the rows with the same prompt and the same images, wherever in the micro-batch they are."""
     grids: Sequence[torch.Tensor | None] = [None] * len(input_ids)
@@ -237,6 +242,8 @@ def _find_groups(
     candidates: dict[tuple, list[_Group]] = {}
     groups = []
     for row, (row_ids, row_mask) in enumerate(zip(ids, masks, strict=True)):
+        if skipped is not None and skipped[row]:
+            continue
         prompt = [token for token, kept in zip(row_ids, row_mask, strict=True) if kept]
         grid, pixel = grids[row], pixels[row]
         key = (tuple(prompt), None if grid is None else tuple(grid.flatten().tolist()))

@@ -7,14 +7,16 @@ It knows nothing of emotions. What differs from `GRPOTrainer`, by the hook that 
 - `_tokenize_prompts` tokenises the prompt of a group once;
 - `_prepare_inputs` keeps the completions of a group together when it shuffles them into micro-batches (`batching`),
   and fills a rollout with groups that teach something, where it is asked to (`dynamic_sampling`);
-- `_get_per_token_logps_and_entropies` computes the prompt and the image of a group once (`packing`, `attention`);
+- `_get_per_token_logps_and_entropies` computes the prompt and the image of a group once (`scoring`, `packing`,
+  `attention`);
+- `_compute_loss` takes old log-probabilities from the training forward (`one_pass`), and leaves out groups without an
+  advantage (`skipping`), where the numbers stay the same;
 - `_generate_single_turn` generates without what the checkpoint's `generation_config.json` adds, and turns a completion
   without any token into an end of turn;
 - a resumed run ends as an uninterrupted one (`resuming`), and what is not finite stops it (`finite`);
-- vLLM in the same process gets exact prompts and fresh caches (`engines.colocated`).
+- vLLM, in the same process or on a server, gets exact prompts and fresh caches (`engines.colocated`).
 """
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,12 +29,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from emor3_trl.engines.colocated import colocated_engine
 from emor3_trl.engines.opening import engine_options
+from emor3_trl.engines.placement import use_engine
 from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.engines.server_checks import check_server
 from emor3_trl.engines.transformers import plain_generation
-from emor3_trl.groups import attention, packing
-from emor3_trl.groups.batching import explain_split, number_groups, permute_groups
+from emor3_trl.groups.batching import number_groups, permute_groups
 from emor3_trl.groups.checks import check_choices, check_model_settings
 from emor3_trl.groups.dynamic_sampling import DynamicSampler, check_dynamic_sampling
 from emor3_trl.groups.images import (
@@ -42,18 +44,16 @@ from emor3_trl.groups.images import (
     list_images,
     process_images_once,
     share_images,
-    split_pixels_by_row,
 )
+from emor3_trl.groups.one_pass import OnePassTrainer
 from emor3_trl.groups.rows import join_rows, take_rows
+from emor3_trl.groups.skipping import SkippingTrainer
 from emor3_trl.groups.vision_tower import compute_tower_together, needs_gradients
 from emor3_trl.launch import weights_sharded
-from emor3_trl.upkeep.finite import FiniteTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
 from emor3_trl.upkeep.timing import TimedTrainer
 from emor3_trl.upkeep.tracking import TrackingTrainer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,7 +71,9 @@ class Rollout:
     rewards: torch.Tensor | None = None
 
 
-class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrainer, TimedTrainer, PrintingTrainer):
+class GroupTrainer(
+    DynamicSampler, SkippingTrainer, OnePassTrainer, ResumableTrainer, TrackingTrainer, TimedTrainer, PrintingTrainer
+):
     """GRPO at the cost of one prompt and one image per group; the numbers are those of `GRPOTrainer`.
 
     The arguments are those of `GRPOTrainer`, in its order. The configuration may be a `GroupConfig`, whose fields say
@@ -109,14 +111,13 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
             check_choices(args)
             check_dynamic_sampling(args, train_dataset, reward_funcs)
             check_model_settings(model, args, kwargs.get("peft_config"))
-        colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
         self.engine_options: dict[str, Any] = {}
-        if colocated:
-            assert args is not None
+        if args is not None and args.use_vllm:
             options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
             options |= getattr(args, "vllm_engine_options", None) or {}
             self.engine_options = engine_options(_compute_dtype(model, args), options)
-        with colocated_engine(self.engine_options) if colocated else nullcontext():
+            check_server(args, model, self.engine_options)
+        with use_engine(args.vllm_mode, self.engine_options) if self.engine_options and args else nullcontext():
             super().__init__(
                 model=model,
                 reward_funcs=reward_funcs,
@@ -126,7 +127,7 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
                 processing_class=processing_class,
                 **kwargs,
             )
-        if colocated:  # vLLM never samples an image token, so both sides leave these out
+        if self.engine_options:  # vLLM never samples an image token, so both sides leave these out
             for policy in self._policies():
                 suppress_image_tokens(policy, self.processing_class)
         if self.accelerator.num_processes > 1:
@@ -134,34 +135,6 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
                 compute_tower_together(policy, self.processing_class, weights_sharded(), always=needs_gradients(self))
         self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()
         self.rollout = Rollout()
-
-    def _policies(self) -> list[Any]:
-        """Return the policy and, where there is one, the reference model, which DeepSpeed has wrapped by now."""
-        return [self.model] if self.ref_model is None else [self.model, self.accelerator.unwrap_model(self.ref_model)]
-
-    def _install_shared_prefix(self) -> bool:
-        """Let policy and reference take packed rows, and say what keeps a group from sharing its whole prefix."""
-        reason = attention.explain_refusal(self.model)
-        say = logger.warning if self.accelerator.is_main_process else logger.debug
-        if reason:
-            say("The groups' prompts are not shared (shared_prefix): %s.", reason)
-            return False
-        for policy in self._policies():
-            attention.install_attention(policy)
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._rope_index = getattr(base.model, "get_rope_index", None)
-        self._layers = base.config.get_text_config().num_hidden_layers
-        split = explain_split(
-            self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
-        )
-        for text in (split, attention.explain_dropout(self.model)):
-            if text:
-                say(text)
-        return True
-
-    @property
-    def _group_size(self) -> int:
-        return self.num_generations if self.model.training else self.num_generations_eval
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         counts = ImageCounts()
@@ -183,6 +156,10 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
             self._logs["images"].extend(gather_object([list_images(row) for row in rows]))
         if "pixel_values" in output:
             output["pixel_values"] = self._pixels_apart(output)
+        if getattr(self.args, "skip_flat_groups", False) and self.model.training:
+            for group, differs in enumerate(self._judge_groups("spread")):
+                if not differs:  # of equal rewards, TRL's mean is rounded
+                    output["advantages"][self._local_rows(group, len(rows))] = 0.0
         prompts = [_plain_content(prompt) for prompt in self._logs["prompt"]]
         self._logs["prompt"].clear()
         self._logs["prompt"].extend(prompts)
@@ -222,75 +199,11 @@ class GroupTrainer(DynamicSampler, FiniteTrainer, ResumableTrainer, TrackingTrai
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = self._fill_batch(generation_batch)
+            batch = self._mark_groups(self._fill_batch(generation_batch))
             batch = take_rows(batch, permute_groups(self.rollout.groups).tolist())
             parts = split_tensor_dict(batch, self.args.steps_per_generation)
             self._buffered_inputs = [join_rows(part, self._keeps_pixels_apart) for part in parts]
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **fields: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Return log-probabilities and entropies, each of shape (B, T), from one packed row per chunk."""
-        image_token_id = getattr(self.processing_class, "image_token_id", -1)
-        # An image that a tool returned stands in the completion, and no sibling has it
-        from_tool = bool(self.tools) and bool((input_ids[:, -logits_to_keep:] == image_token_id).any())
-        if not self.shares_prefix or compute_aux_loss or from_tool:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **fields,
-            )
-        if batch_size is not None and not torch.is_grad_enabled():
-            # Without a backward, a group needs little more memory than one completion: it is not split.
-            batch_size = max(batch_size // self._group_size, 1) * self._group_size
-        log_probs, entropies, token_shares = [], [], []
-        for row in packing.pack_rows(
-            input_ids,
-            attention_mask,
-            logits_to_keep,
-            self._rope_index,
-            batch_size=batch_size,
-            image_token_id=image_token_id,
-            pixel_values=self._pixels_apart(fields),
-            image_grid_thw=fields.get("image_grid_thw"),
-            num_images=fields.get("num_images"),
-        ):
-            with self.accelerator.autocast():
-                output = model(**row.inputs(), fused_lm_head=True)
-            row.layout.check_used(self._layers)
-            log_probs.append(row.unpack(output.log_probs))
-            if compute_entropy:
-                entropies.append(row.unpack(output.entropy))
-            token_shares.append(row.input_ids.shape[1] / row.ordinary_tokens)
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["shared_prefix/token_share"] += token_shares
-        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
-
-    @property
-    def _keeps_pixels_apart(self) -> bool:
-        """Whether the patches of an image stand once in memory: not where a forward takes rows that are not packed."""
-        return self.shares_prefix and self.use_vllm and not self.tools and not self.args.use_liger_kernel
-
-    def _pixels_apart(self, fields: dict[str, Any]) -> Any:
-        """Return the patches of each row's images where they are kept apart, else `pixel_values` as they are."""
-        pixels, grids = fields.get("pixel_values"), fields.get("image_grid_thw")
-        if not self._keeps_pixels_apart or grids is None or not isinstance(pixels, torch.Tensor):
-            return pixels
-        return split_pixels_by_row(pixels, grids, [list_images(row) for row in self.rollout.rows])
 
 
 def _plain_content(conversation: Any) -> Any:

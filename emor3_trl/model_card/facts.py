@@ -108,7 +108,7 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
     if not adapter and not any(folder.glob("*.safetensors")):
         return Weights(None)
     base = find_base(folder) if adapter else None
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     decoding = describe_decoding(read_decoding(base or folder, processor), processor, config)
     near = folder.absolute().is_relative_to(Path.cwd())  # other folders of a machine are nobody's business
     return Weights(os.path.relpath(folder) if near else folder.name, base, decoding)

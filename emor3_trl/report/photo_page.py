@@ -48,7 +48,7 @@ def write_photo_page(
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        f"style-src 'sha256-{policy}'\">",
+        f"style-src 'sha256-{policy}'; base-uri 'none'; form-action 'none'\">",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
         *(_show_prediction(*pair) for pair in zip(predictions, images, strict=True)),

@@ -15,9 +15,14 @@ from threading import Lock
 from typing import Any
 
 from emor3_trl.printing import escape_controls
-from emor3_trl.report.page import inert_json, render_page
+from emor3_trl.report.page import find_policy, inert_json, render_page
 
 HOST = "127.0.0.1"
+# Neither a guess at what a file is, nor a frame, a reference or a window that another page holds
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"), ("Cross-Origin-Opener-Policy", "same-origin"),
+)  # fmt: skip
 
 
 class LivePage:
@@ -106,7 +111,8 @@ def make_handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path == "/":
                 page, version = live.refresh()
-                self._send("text/html; charset=utf-8", render_page(page), version)
+                html = render_page(page)
+                self._send("text/html; charset=utf-8", html, version, find_policy(html))
             elif self.path == "/data.json":
                 page, version = live.refresh()
                 if self.headers.get("If-None-Match") == f'"{version}"':
@@ -117,12 +123,13 @@ def make_handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
-        def _send(self, kind: str, text: str, version: str) -> None:
+        def _send(self, kind: str, text: str, version: str, policy: str = "default-src 'none'") -> None:
             content = text.encode()
             self.send_response(HTTPStatus.OK)
+            policy = f"{policy}; frame-ancestors 'none'"
             for name, value in (("Content-Type", kind), ("Content-Length", str(len(content))),
                                 ("ETag", f'"{version}"'), ("Cache-Control", "no-store"),
-                                ("X-Content-Type-Options", "nosniff")):  # fmt: skip
+                                ("Content-Security-Policy", policy), *HEADERS):  # fmt: skip
                 self.send_header(name, value)
             with suppress(ConnectionError):  # the browser has left
                 self.end_headers()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emor3_trl.config_checks import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.launch import check_precision, gpu_available, world_size
+from emor3_trl.masking import mask_arguments
 from emor3_trl.named_rewards import STYLES
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_values(values: dict[str, Any], source: Path | None) -> None:
     if planning and "num_generations" in values:  # EmoR3Config counts the processes of this launch
         processes = values.get("processes") or world_size()
         check_batch(values, processes)
-        if values.get("use_vllm"):
+        if values.get("use_vllm") and values.get("vllm_mode") != "server":
             check_ranks(values.get("vllm_tensor_parallel_size") or 1, processes)
     check_combinations(values)
     check_adapter_options(values)
@@ -253,3 +254,19 @@ def check_packages(values: dict[str, Any]) -> None:
     for name, package in PACKAGES.items():
         if values.get(name) and importlib.util.find_spec(package.replace("-", "_")) is None:
             raise ImportError(f"{name} is set, but {package} is not installed: 'pip install {package}', or unset it.")
+
+
+def check_secrets(arguments: Sequence[str]) -> None:
+    """Check that no secret is among a command's arguments: the process list shows them, and the shell keeps them.
+
+    Raises:
+        ValueError: if one is.
+    """
+    flag = ""
+    for argument, masked in zip(arguments, mask_arguments(list(arguments)), strict=True):
+        flag = argument.split("=")[0] if argument.startswith("--") else flag
+        if argument != masked:
+            raise ValueError(
+                f"{flag} holds a secret, and all users of this machine can read a command. Log in with 'hf auth "
+                "login' or 'wandb login', set HF_TOKEN or WANDB_API_KEY, or write it into a --config file."
+            )

@@ -21,8 +21,9 @@ from trl import TrlParser
 
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.launch import world_size
+from emor3_trl.masking import mask_text
 from emor3_trl.printing import escape_controls
-from emor3_trl.run.checks import check_arguments, check_values
+from emor3_trl.run.checks import check_arguments, check_secrets, check_values
 from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
 from emor3_trl.run.reporting import check_hub, place_trackio, prepare_reporting
@@ -119,7 +120,7 @@ def parse_arguments(
             config = _read_config(parser.source)
             _check_keys(config, dataclass_types, parser.source)
             parser.set_defaults_with_config(**config)
-        _check_repeated(parser, arguments)
+        _check_flags(parser, arguments)
         namespace, unknown = parser.parse_known_args(arguments)
         if unknown:
             raise UserError(_explain_unknown_flag(unknown, _list_fields(dataclass_types)))
@@ -165,7 +166,7 @@ def run_recipe(main: Callable[[], None]) -> None:
             raise
         rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
         prefix = f"[rank {rank}] " if wrong and rank != "0" else ""
-        message = f"{'error' if wrong else 'stopped'}: {escape_controls(' '.join(str(error).split()))}"
+        message = f"{'error' if wrong else 'stopped'}: {escape_controls(mask_text(' '.join(str(error).split())))}"
         print(f"{prefix}{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(2 if wrong else 1) from None
     except KeyboardInterrupt:
@@ -175,9 +176,11 @@ def run_recipe(main: Callable[[], None]) -> None:
 
 def _stops_training(error: Exception) -> bool:
     """Whether a check on the training stopped it: what it saved is kept, and the message says all."""
-    from emor3_trl.upkeep.finite import NotFiniteError  # imports what a command that trains nothing is spared
+    from emor3_trl.engines import server_checks  # they import what a command that trains nothing is spared
+    from emor3_trl.upkeep import finite, torch_files
 
-    return isinstance(error, (OffPolicyError, NotFiniteError))
+    kinds = (OffPolicyError, finite.NotFiniteError, torch_files.UntrustedFileError, server_checks.ServerError)
+    return isinstance(error, kinds)
 
 
 def build_model_options(model: "ModelConfig", given: dict[str, Any] | str | None) -> dict[str, Any]:
@@ -210,8 +213,9 @@ def _split_call(argv: Sequence[str] | None, default_config: str | Path | None) -
     return parser.parse_known_args(argv)
 
 
-def _check_repeated(parser: _Parser, arguments: Sequence[str]) -> None:
-    """Refuse a list that is given twice: argparse would keep the second alone."""
+def _check_flags(parser: _Parser, arguments: Sequence[str]) -> None:
+    """Refuse a secret, and a list that is given twice: argparse would keep the second alone."""
+    check_secrets(arguments)
     for action in parser._actions:
         flags = [argument for argument in arguments if argument.split("=")[0] in action.option_strings]
         if len(flags) > 1 and action.nargs in ("+", "*"):

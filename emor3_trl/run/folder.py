@@ -26,11 +26,12 @@ from emor3_trl.launch import (
     quiet_deepspeed,
     world_size,
 )
+from emor3_trl.masking import mask_arguments, mask_secrets
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
+from emor3_trl.upkeep.torch_files import check_no_code
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
-SECRETS = frozenset({"hub_token", "push_to_hub_token"})  # never written to a run's folder
 # Keys that do not change what a run computes
 NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
@@ -61,7 +62,8 @@ class RunFolder:
         FileExistsError: if the folder holds another run's results, or files that no run wrote, or another run is
             writing to it.
         PermissionError: if it cannot be written.
-        ValueError: if its checkpoint was saved by another number of processes, or its records cannot be read.
+        ValueError: if its checkpoint was saved by another number of processes or would run code, or its records
+            cannot be read.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class RunFolder:
         not_compared: frozenset[str] = NOT_COMPARED,
     ) -> None:
         self.path = Path(path)
-        self.values = _to_plain(values)
+        self.values = mask_secrets(_to_plain(values))  # never written to a run's folder, nor shown
         self.overwrite = overwrite
         self.sources = sources or {}
         self.not_compared = not_compared
@@ -115,6 +117,7 @@ class RunFolder:
         self.checkpoint = None if self.is_finished else find_last_checkpoint(self.path)
         if self.checkpoint:
             check_launch(self.checkpoint, world_size())
+            check_no_code(self.checkpoint)
 
     def say_nothing_to_do(self) -> None:
         """Print that the folder holds the finished run."""
@@ -155,8 +158,7 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if self.checkpoint:
             _say(f"{self.path}: resuming from {Path(self.checkpoint).name}")
-        values = {key: None if key in SECRETS else value for key, value in self.values.items()}
-        write_text(self.path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        write_text(self.path / CONFIG, yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True))
         write_json(self.path / ENVIRONMENT, {**describe_environment(), "sources": self.sources})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -223,7 +225,7 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *hide_secrets(sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *mask_arguments(sys.argv[1:])],
         "commit": _read_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -232,20 +234,6 @@ def describe_environment() -> dict[str, Any]:
         "processes": world_size(),
         "versions": versions,
     }
-
-
-def hide_secrets(arguments: list[str]) -> list[str]:
-    """Return a command's arguments with "…" in the place of tokens."""
-    shown = []
-    for flag, argument in zip(["", *arguments], arguments, strict=False):
-        name = argument.split("=")[0]
-        secret = "=" in argument and _is_secret(name)
-        shown.append("…" if _is_secret(flag) else f"{name}=…" if secret else argument)
-    return shown
-
-
-def _is_secret(flag: str) -> bool:
-    return flag.lstrip("-").replace("-", "_") in SECRETS  # the parser takes --hub-token as well
 
 
 def _to_plain(value: Any) -> Any:

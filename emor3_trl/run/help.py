@@ -17,7 +17,6 @@ _MODEL = [
     "dtype",
     "bf16",
     "use_peft",
-    "lora_r",
     "lora_target_modules",
     "freeze_vision_tower",
 ]
@@ -29,7 +28,7 @@ GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
     "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer", "probe_steps"],
-    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", *_DYNAMIC],
+    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", "skip_flat_groups", *_DYNAMIC],
     "Optimisation": ["learning_rate", "beta", "seed"],
     "Generation": [
         "max_completion_length",
@@ -56,7 +55,6 @@ LIBRARY_OPTIONS = {
     "dtype": "Type of the weights: float32, bfloat16, float16 or auto",
     "bf16": "Compute in bfloat16; none stands for true",
     "use_peft": "Train LoRA adapters, not all weights",
-    "lora_r": "Rank of the adapters",
     "lora_target_modules": "Layers that get adapters: all-linear, or a pattern",
     "per_device_train_batch_size": "Rows of one forward and backward, of each process",
     "gradient_accumulation_steps": "Forwards of one optimiser step, of each process",

@@ -60,9 +60,9 @@ def read_shape(path: str) -> Shape:
         )
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     text = config.get_text_config()
     return Shape(
         name=path,
@@ -103,7 +103,7 @@ def estimate_memory(values: dict[str, Any], shape: Shape, processes: int) -> lis
         ("reference model (beta > 0)", reference, reference, reference * share),
         ("activations, at most", activations, activations, activations),
     ]
-    if values.get("use_vllm"):
+    if values.get("use_vllm") and values.get("vllm_mode") != "server":  # a server has a GPU of its own
         engine = shape.parameters * (2 if values.get("bf16") is not False else width)
         cache = _estimate_cache(values, shape, processes)
         rows += [

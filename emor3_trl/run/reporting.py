@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 
 from emor3_trl.launch import is_main_process
+from emor3_trl.masking import mask_arguments, mask_text
 from emor3_trl.run.network import can_reach
 
 WANDB_SERVER = "https://api.wandb.ai"
@@ -49,9 +50,7 @@ def prepare_reporting(values: dict[str, Any]) -> None:
             ) from None
     if not {"wandb", "all"} & set(report_to) or importlib.util.find_spec("wandb") is None:
         return
-    from emor3_trl.run.folder import hide_secrets
-
-    sys.argv[1:] = hide_secrets(sys.argv[1:])  # W&B keeps the command
+    sys.argv[1:] = mask_arguments(sys.argv[1:])  # W&B keeps the command
     for name, seconds in WANDB_PATIENCE.items():
         os.environ.setdefault(name, seconds)
     if not has_wandb_key():
@@ -64,7 +63,8 @@ def prepare_reporting(values: dict[str, Any]) -> None:
     if os.environ.get("WANDB_MODE", "online") == "online" and not values.get("plan") and not can_reach(server):
         os.environ["WANDB_MODE"] = "offline"
         if is_main_process():
-            print(f"W&B is offline: {server} cannot be reached. 'wandb sync' sends the run later.", flush=True)
+            place = mask_text(server)
+            print(f"W&B is offline: {place} cannot be reached. 'wandb sync' sends the run later.", flush=True)
 
 
 def place_trackio(values: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def check_hub(values: dict[str, Any]) -> None:
     elif not (values.get("hub_token") or huggingface_hub.get_token()):
         reason = "there is no token: 'hf auth login', or HF_TOKEN"
     elif not can_reach(endpoint):
-        reason = f"{endpoint} cannot be reached"
+        reason = f"{mask_text(endpoint)} cannot be reached"
     if reason:
         raise ValueError(f"{pushing[0]} is set, but {reason}. Leave it unset and push the finished folder later.")
 

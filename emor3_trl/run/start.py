@@ -55,6 +55,8 @@ def open_run(parsed: Parsed) -> OpenRun | None:
         folder.say_nothing_to_do()
         return None
     args.model_init_kwargs = build_model_options(model, args.model_init_kwargs)
+    # Without an answer, transformers would ask the terminal whether to run the code of a folder
+    args.model_init_kwargs.setdefault("trust_remote_code", getattr(args, "trust_remote_code", False))
     check_model_settings(path, args, get_peft_config(model))
     train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
     # TRL's multimodal token types need padding on the left. Images have their final size since the data was prepared,

@@ -7,7 +7,8 @@ from typing import Any
 
 from emor3_trl.files import read_mapping, write_json
 from emor3_trl.launch import is_main_process
-from emor3_trl.run.folder import ENVIRONMENT, SECRETS, RunFolder
+from emor3_trl.masking import mask_text
+from emor3_trl.run.folder import ENVIRONMENT, RunFolder
 from emor3_trl.upkeep.wandb_run import begin_wandb_run
 
 RECORD = "tracking.json"
@@ -29,7 +30,7 @@ def start_tracking(folder: RunFolder, args: Any) -> None:
     if not names or not is_main_process():
         return
     run_id = _choose_run_id(folder)
-    args.run_name = args.run_name or f"{folder.path.name}-{run_id}"
+    args.run_name = mask_text(args.run_name or f"{folder.path.name}-{run_id}")
     if "trackio" in names:
         args.project = PROJECT if args.project == "huggingface" else args.project
         if args.trackio_static_space_id is None:
@@ -58,7 +59,7 @@ def _choose_run_id(folder: RunFolder) -> str:
 def _start_wandb(folder: RunFolder, args: Any, run_id: str) -> None:
     environment = read_mapping(folder.path / ENVIRONMENT, "Start the run again.")
     config = {
-        "resolved": {key: None if key in SECRETS else value for key, value in folder.values.items()},
+        "resolved": folder.values,
         "versions": environment["versions"],
         "sources": environment["sources"],
     }

@@ -52,9 +52,8 @@ class FiniteTrainer(Trainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        scores = output.get("old_per_token_logps")
-        if scores is not None and not torch.isfinite(scores).all():
-            raise self._not_finite("The log-probability of a token is", None)
+        if output.get("old_per_token_logps") is not None:
+            self._check_scores(output["old_per_token_logps"])
         return output
 
     def _calculate_rewards(
@@ -80,6 +79,15 @@ class FiniteTrainer(Trainer):
                 rewards = rewards[~rewards.isnan()]  # its None, by now
             _check_rewards(rewards.tolist(), name)
         return earned
+
+    def _check_scores(self, scores: torch.Tensor) -> None:
+        """Check log-probabilities of the policy.
+
+        Raises:
+            NotFiniteError: if one of them is not a number.
+        """
+        if not torch.isfinite(scores).all():
+            raise self._not_finite("The log-probability of a token is", None)
 
     def _check_weights(self, when: str, advice: str) -> None:
         names = list_not_finite(self.model)

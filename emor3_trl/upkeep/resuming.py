@@ -7,7 +7,8 @@
 - `_save_rng_state`, `_load_rng_state` keep the rest of the run's state: a rollout that is used for several updates,
   the place in it, sums of the log, and a reference model that follows the policy;
 - `_generate` starts with empty caches in vLLM;
-- `_save` leaves the token of the Hub out of `training_args.bin`;
+- `_prepare_for_training` looks at the files of a checkpoint and reads tensors and values alone (`torch_files`);
+- `_save` leaves tokens and passwords out of `training_args.bin`;
 - `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
 
 Optimizer, schedule and random state are Trainer's. DeepSpeed and FSDP have files of their own, with the model's names.
@@ -26,6 +27,8 @@ from trl.trainer.utils import RepeatSampler
 
 from emor3_trl.checkpoints import check_adapter_fits
 from emor3_trl.damage import check_launch
+from emor3_trl.masking import mask_secrets
+from emor3_trl.upkeep.torch_files import check_no_code, only_tensors
 
 # What a trainer knows in the middle of a run and `Trainer` does not save
 STATE = (
@@ -46,6 +49,7 @@ torch.serialization.register_package(5, lambda _: None, lambda storage, place: s
 class ResumableTrainer(Trainer):
     """Makes a resumed run end as an uninterrupted one, bit by bit; mix it in before a trainer of TRL."""
 
+    args: Any
     _resumes_from: str | None = None  # until its state is restored
     _train_sampler: Any = None
 
@@ -57,7 +61,9 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_best_model()
+            check_no_code(self.state.best_model_checkpoint)
+            with only_tensors():
+                super()._load_best_model()
         else:
             load_weights(self.model, self.state.best_model_checkpoint)
         self._last_loaded_step = -1  # vLLM still holds the last weights
@@ -65,8 +71,10 @@ class ResumableTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
         if resume_from_checkpoint is not None:
             check_launch(resume_from_checkpoint, self.args.world_size)
+            check_no_code(resume_from_checkpoint)
         self._resumes_from = resume_from_checkpoint
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        with only_tensors():  # of DeepSpeed and FSDP as well
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         self._train_sampler = super()._get_train_sampler(*args, **kwargs)
@@ -115,11 +123,12 @@ class ResumableTrainer(Trainer):
             load_weights(self.accelerator.unwrap_model(self.ref_model), Path(checkpoint) / REFERENCE)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
-        token, self.args.hub_token = self.args.hub_token, None  # training_args.bin holds all arguments
+        arguments, self.args = self.args, copy.copy(self.args)  # training_args.bin holds all of them
+        vars(self.args).update(mask_secrets(vars(arguments)))
         try:
             super()._save(*args, **kwargs)
         finally:
-            self.args.hub_token = token
+            self.args = arguments
 
     def _collect_state(self) -> dict[str, Any]:
         """Return what the run is in the middle of; a rollout only where it is used again."""

@@ -133,6 +133,29 @@ def test_another_name_for_this_machine_is_refused(address: str, host: str, statu
         assert connection.getresponse().status == status
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd", "/gradio_api/file=..%2f..%2fetc%2fpasswd",
+     "/gradio_api/file={place}/first.png", "/gradio_api/file={place}/link.png", "/static/../../../etc/passwd",
+     "/assets/..%2f..%2f..%2fetc%2fpasswd", "/gradio_api/file=good/config.json", "/gradio_api/proxy=http://evil.example/",
+     "/theme.css/..%2f..%2fetc/passwd"],
+)  # fmt: skip
+def test_no_file_of_the_machine_is_served_and_each_answer_keeps_to_itself(address: str, place: Path, path: str) -> None:
+    link = place / "link.png"
+    if not link.is_symlink():
+        link.symlink_to("/etc/passwd")
+    with closing(HTTPConnection("127.0.0.1", urlsplit(address).port, timeout=30)) as connection:
+        connection.request("GET", path.format(place=place), headers={"Host": "127.0.0.1"})
+        answer = connection.getresponse()
+        content = answer.read()
+    assert answer.status >= 400
+    assert b"root:" not in content
+    assert b"PNG" not in content
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert "connect-src 'self' data: blob:" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_no_history_of_pictures_is_kept(view, address: str, place: Path) -> None:
     page = view()
     drop(page, place / "first.png")

@@ -104,6 +104,7 @@ def test_the_report_and_the_comparison_are_there() -> None:
     assert page.is_file(), f"{page} is missing: run 'make demo' first"
     assert all(title in page.read_text(encoding="utf-8") for title in ("cold start", "EMO-R3#"))
     rows = read("evaluation/comparisons.json")
+    assert {row["b"] for row in rows} == {"cold_start", "sft", "emo_r3", "emo_r3_cold_start"}
     against_base = next(row for row in rows if row["b"] == "emo_r3" and row["dataset"] == "sketches")
     assert against_base["a"] == "base"
     assert against_base["low"] > 0

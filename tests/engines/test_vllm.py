@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from answering import AnswersEveryOther
 from datasets import concatenate_datasets
 from tiny_model import gold_completion, tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -12,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from emor3_trl.context_length import prompt_lengths
 from emor3_trl.emotions import EMOSET_8, EMOTION6, WEBEMO_7
 from emor3_trl.engines.choices import QuestionEncoder
-from emor3_trl.engines.engine import ChoiceCost, Completion, Question
+from emor3_trl.engines.engine import ChoiceCost, Question
 from emor3_trl.engines.opening import load_engine, open_engine
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
@@ -76,20 +77,6 @@ def test_ranks_that_share_an_engine_ask_the_same_and_keep_their_own_answers(tiny
     assert "anything" in asked
     assert reflection == (Reflection("Yes", LABELS[0]) if "step1" in own[0] else Reflection())
     assert len(asked) == (3 if "step1" in own[0] else 1)
-
-
-class AnswersEveryOther:
-    """An engine whose every other completion is one that answers."""
-
-    def __init__(self, engine) -> None:
-        self.engine = engine
-        self.processor, self.group, self.choose = engine.processor, engine.group, engine.choose
-        self.log_probabilities = engine.log_probabilities
-
-    def generate(self, texts, images, **options):
-        written = self.engine.generate(texts, images, **options)
-        answers = [[Completion(gold_completion("fear"), 40, finished=True)] for _ in written]
-        return [answers[row] if row % 2 else written[row] for row in range(len(written))]
 
 
 @pytest.mark.slow

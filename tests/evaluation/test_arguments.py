@@ -2,7 +2,14 @@
 
 import pytest
 
-from emor3_trl.evaluation.arguments import EvaluationArguments, name_models, name_splits, select_in_domain
+from emor3_trl.evaluation.arguments import (
+    EvaluationArguments,
+    choose_options,
+    choose_style,
+    name_models,
+    name_splits,
+    select_in_domain,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +19,7 @@ from emor3_trl.evaluation.arguments import EvaluationArguments, name_models, nam
         (lambda: name_models(["a=x", "a=y"]), "distinct names"),
         (lambda: name_models(["x/a", "y/a"]), "write name=path"),
         (lambda: name_models([".."]), "none of them '.' or '..'"),
+        (lambda: name_models(["a=x", "b=y"], ["c"]), "--direct names c. Expected some of a, b"),
         (lambda: name_splits(["test", "test"], "data"), "distinct names"),
         (lambda: name_splits(["test"], ["x/a", "y/a"]), "write name=folder/split"),
         (lambda: name_splits(["mean"], "data"), "called 'mean'"),
@@ -25,3 +33,12 @@ from emor3_trl.evaluation.arguments import EvaluationArguments, name_models, nam
 def test_a_users_mistake_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_model_that_answers_at_once_is_asked_so_and_the_others_as_before():
+    args = EvaluationArguments(["thinks=m", "sft=n"], ["d"], "o", direct=["sft"], seed=3)
+    thinks, sft = (choose_options(choose_style(args, name))[0] for name in ("thinks", "sft"))
+    assert (thinks.prompt_style, thinks.reflect) == ("set", True)
+    assert (sft.prompt_style, sft.reflect) == ("direct", False)
+    assert sft.seed == thinks.seed == 3
+    assert args.prompt_style == "set"

@@ -18,7 +18,7 @@ from typing import Any
 from emor3_trl.files import write_text
 from emor3_trl.report.page.content import gather_content
 
-__all__ = ["gather_content", "inert_json", "render_page", "write_page"]
+__all__ = ["find_policy", "gather_content", "inert_json", "render_page", "write_page"]
 
 # In the order of the page; together they are one script
 SCRIPTS = (
@@ -39,9 +39,13 @@ def render_page(page: Mapping[str, Any]) -> str:
         style=style,
         script=script,
         data=inert_json(page),
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
-        + ("; connect-src 'self'" if page.get("live") else ""),
+        policy=_format_policy(style, script, bool(page.get("live"))),
     )
+
+
+def find_policy(html_text: str) -> str:
+    """Return the content security policy that stands in a page, for a server to send as well."""
+    return html.unescape(html_text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0])
 
 
 def write_page(page: Mapping[str, Any], path: str | Path) -> Path:
@@ -58,6 +62,17 @@ def inert_json(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _format_policy(style: str, script: str, live: bool) -> str:
+    """Return what the page may do: show its own images, style and script, and nothing of the data's."""
+    return "; ".join(
+        [
+            "default-src 'none'", "img-src data:", f"style-src {_hash(style)}", f"script-src {_hash(script)}",
+            "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+            *(["connect-src 'self'"] if live else []),
+        ]
+    )  # fmt: skip
 
 
 def _hash(text: str) -> str:
