@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FSDP_LOADING = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # set by accelerate launch
@@ -33,6 +35,19 @@ def weights_sharded() -> bool:
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
+@contextmanager
+def building_whole() -> Iterator[None]:
+    """Let a model be built as it is: ZeRO-3 takes over each one that is built once a process's arguments are made."""
+    from transformers.integrations import deepspeed
+
+    settings = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = settings
 
 
 def check_reference(beta: float, lora: bool) -> None:
@@ -76,9 +91,66 @@ def end_with_launcher() -> None:
         return
     end_with_parent = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
-    try:
-        program = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-    except OSError:  # it may not be looked at
-        return
-    if not Path(program).name.startswith("python"):  # who takes the launcher's orphans, such as init
+    if not _has_python_above(os.getppid()):
         raise SystemExit("The launcher of this process was killed.")
+
+
+def _has_python_above(process: int) -> bool:
+    """Whether a process or one above it runs Python, as launchers do; init, which takes their orphans, does not."""
+    try:
+        while process > 0:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            if Path(words[0].decode(errors="replace")).name.startswith("python"):
+                return True
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # one that may not be looked at
+        return True
+    return False
+
+
+def check_precision(bf16: bool, fp16: bool) -> None:
+    """Check that Accelerate computes in the type that the configuration says, which vLLM takes too.
+
+    Args:
+        bf16, fp16: the trainer's switches.
+
+    Raises:
+        ValueError: if the launch has mixed precision and the configuration has not: rollouts would be off-policy.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # set by accelerate launch
+    if precision in ("bf16", "fp16") and not {"bf16": bf16, "fp16": fp16}[precision]:
+        raise ValueError(
+            f"{precision} is false, but Accelerate's file says mixed_precision: {precision}, which the trainer would "
+            f"compute in and vLLM not. Add --mixed_precision no to accelerate launch, or set {precision}: true."
+        )
+
+
+def check_shared_folder(folder: object, checkpoint: str | None) -> None:
+    """Check that every process sees the same checkpoint in a folder, and wait until all have looked.
+
+    Args:
+        folder: the run's folder, for the message.
+        checkpoint: where this process would go on, None from the start.
+
+    Raises:
+        ValueError: if the processes see different ones: some would resume, others start, and all wait forever.
+    """
+    from accelerate.utils import gather_object
+
+    seen = gather_object([checkpoint])
+    other = next((rank for rank, value in enumerate(seen) if value != seen[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"output_dir '{folder}' is not the same for all processes: process 0 goes on from "
+            f"{seen[0] or 'the start'}, process {other} from {seen[other] or 'the start'}. Choose an --output_dir on a "
+            "file system that all nodes share."
+        )
+
+
+def quiet_deepspeed() -> None:
+    """Tell DeepSpeed what it would find out on a machine without a GPU; it prints a line that it found none.
+
+    Accelerate imports it, where it is installed, as soon as a model is unwrapped.
+    """
+    if not gpu_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

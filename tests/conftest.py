@@ -19,6 +19,10 @@ from datasets import Dataset
 from PIL import Image
 from tiny_model import build_tiny_model, gold_completion, tiny_pictures
 
+from emor3_trl.launch import quiet_deepspeed
+
+quiet_deepspeed()
+
 # A shell ignores SIGINT for what it puts into the background, and nohup SIGHUP; commands under test would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -113,3 +113,56 @@ def test_a_rank_ends_when_its_launcher_is_killed(wait: int, said: list[str]) -> 
         lines += launcher.stdout.read().split()  # ends when the rank, which holds it open, has ended
         assert time.monotonic() - began < 30
     assert lines == said
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        pytest.param(["runs/a/checkpoint-4"] * 2, "", id="both-go-on"),
+        pytest.param([None, None], "", id="both-start"),
+        pytest.param(
+            ["runs/a/checkpoint-4", None],
+            "goes on from runs/a/checkpoint-4, process 1 from the start",
+            id="one-has-none",
+        ),
+    ],
+)
+def test_nodes_that_do_not_share_the_run_s_folder_are_told_so(
+    monkeypatch: pytest.MonkeyPatch, seen: list[str | None], told: str
+) -> None:
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: seen)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            launch.check_shared_folder("runs/a", seen[0])
+    else:
+        launch.check_shared_folder("runs/a", seen[0])
+
+
+def test_deepspeed_is_told_of_a_machine_without_a_gpu_alone(
+    pretend: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR")
+    pretend("cuda")
+    launch.quiet_deepspeed()
+    assert "DS_ACCELERATOR" not in launch.os.environ
+    pretend("cpu")
+    launch.quiet_deepspeed()
+    assert launch.os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("launched", "bf16", "refused"),
+    [("bf16", False, True), ("bf16", True, False), ("no", False, False), (None, True, False)],
+    ids=["launch-alone", "both", "neither", "no-accelerate"],
+)
+def test_a_precision_that_the_launch_alone_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch, launched: str | None, bf16: bool, refused: bool
+) -> None:
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    if refused:
+        with pytest.raises(ValueError, match=r"bf16 is false, but Accelerate's file says.*Add --mixed_precision no"):
+            launch.check_precision(bf16, False)
+    else:
+        launch.check_precision(bf16, False)

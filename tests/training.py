@@ -180,7 +180,7 @@ def launch_two(model_dir: Path, folder: Path, options: dict[str, Any], script: s
     command = [*start, script or __file__]
     launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
     environment = {key: value for key, value in os.environ.items() if key not in launched}
-    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [*command, str(model_dir), str(folder), json.dumps(options)],
         env=environment,
@@ -194,10 +194,6 @@ def launch_two(model_dir: Path, folder: Path, options: dict[str, Any], script: s
 
 if __name__ == "__main__":
     model_dir, output_dir, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    if "deepspeed" in options:  # Accelerate leaves its ranks to themselves on a CPU
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo")
     if options.pop("fixed", False):
         EmoR3Trainer._generate_single_turn = fixed_completions
     checkpoint = options.pop("checkpoint", None)

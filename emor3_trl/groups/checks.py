@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOConfig
 
 from emor3_trl.engines.policy import settle_vision_tower
+from emor3_trl.launch import building_whole
 
 # Words that would else be looked at after a model has loaded and a rollout has been made
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -147,8 +148,8 @@ def check_parts(config: Any, adapter: PeftConfig | None, freeze: bool = False) -
     probe = copy.deepcopy(adapter)  # PEFT writes into it
     if probe is not None and hasattr(probe, "init_lora_weights"):
         probe.init_lora_weights = False  # some ways to begin read the weights, which are not here
-    with torch.device("meta"):
-        model = mapping[type(config)](config)  # not by `from_config`, which ZeRO-3 takes over
+    with building_whole(), torch.device("meta"):
+        model = mapping[type(config)](config)
         try:
             model = model if probe is None else get_peft_model(model, probe)
         except (ValueError, AttributeError, KeyError) as error:

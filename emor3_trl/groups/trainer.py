@@ -48,6 +48,8 @@ from emor3_trl.groups.images import (
 from emor3_trl.groups.one_pass import OnePassTrainer
 from emor3_trl.groups.rows import join_rows, take_rows
 from emor3_trl.groups.skipping import SkippingTrainer
+from emor3_trl.groups.vision_tower import compute_tower_together, needs_gradients
+from emor3_trl.launch import weights_sharded
 from emor3_trl.upkeep.printing import PrintingTrainer
 from emor3_trl.upkeep.resuming import ResumableTrainer
 from emor3_trl.upkeep.timing import TimedTrainer
@@ -128,6 +130,9 @@ class GroupTrainer(
         if self.engine_options:  # vLLM never samples an image token, so both sides leave these out
             for policy in self._policies():
                 suppress_image_tokens(policy, self.processing_class)
+        if self.accelerator.num_processes > 1:
+            for policy in self._policies():
+                compute_tower_together(policy, self.processing_class, weights_sharded(), always=needs_gradients(self))
         self.shares_prefix = getattr(self.args, "shared_prefix", True) and self._install_shared_prefix()
         self.rollout = Rollout()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emor3_trl.config_checks import QUANTIZED, check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
-from emor3_trl.launch import gpu_available, world_size
+from emor3_trl.launch import check_precision, gpu_available, world_size
 from emor3_trl.masking import mask_arguments
 from emor3_trl.named_rewards import STYLES
 
@@ -65,7 +65,8 @@ def check_arguments(arguments: Sequence[Any]) -> None:
         arguments: instances of a recipe's classes; without a `ModelConfig` nothing is checked.
 
     Raises:
-        ValueError: for an adapter that cannot be trained, or options that the optimizer or its schedule does not have.
+        ValueError: for an adapter that cannot be trained, options that the optimizer or its schedule does not have, or
+            another precision than that of the launch.
         ImportError: if the optimizer is not installed.
     """
     if not any(hasattr(part, "use_peft") for part in arguments):
@@ -75,6 +76,7 @@ def check_arguments(arguments: Sequence[Any]) -> None:
 
     for model in (part for part in arguments if isinstance(part, ModelConfig)):
         for args in (part for part in arguments if isinstance(part, TrainingArguments)):
+            check_precision(args.bf16, args.fp16)
             check_adapter(get_peft_config(model), args)
             check_optimizer(args)
 

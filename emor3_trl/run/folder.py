@@ -19,7 +19,14 @@ from emor3_trl.checkpoints import fingerprint
 from emor3_trl.checksums import MODEL_FILES, write_checksums
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.files import empty_folder, read_mapping, write_json, write_text
-from emor3_trl.launch import count_devices, device_type, is_main_process, world_size
+from emor3_trl.launch import (
+    check_shared_folder,
+    count_devices,
+    device_type,
+    is_main_process,
+    quiet_deepspeed,
+    world_size,
+)
 from emor3_trl.masking import mask_arguments, mask_secrets
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
@@ -138,9 +145,12 @@ class RunFolder:
 
         Raises:
             FileExistsError: if another run is writing to the folder.
+            ValueError: if the nodes of the launch do not share the folder.
         """
+        quiet_deepspeed()
         if world_size() > 1:
-            PartialState().wait_for_everyone()  # no rank still reads what the main one replaces
+            PartialState()  # the processes find one another
+            check_shared_folder(self.path, self.checkpoint)  # no rank still reads what the main one replaces
         if not is_main_process():
             return
         self.lock()

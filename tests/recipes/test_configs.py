@@ -190,7 +190,6 @@ def test_fsdp_file_makes_a_plugin() -> None:
     assert (plugin.fsdp_version, plugin.cpu_ram_efficient_loading) == (2, False)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_file_makes_a_plugin(stage: int) -> None:
     from accelerate.utils import DeepSpeedPlugin

@@ -1,6 +1,5 @@
 """A run that was stopped and goes on ends as one that was never stopped, to the last bit."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,25 +233,3 @@ def test_two_processes_resume_among_batches_that_were_refilled(tiny_model_dir, t
     assert max(tries) > 1
     assert same_tries == tries
     assert [name for name, weight in whole.items() if not torch.equal(resumed[name], weight)] == []
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_processes_resume_under_deepspeed(tiny_model_dir, tmp_path, stage, lora):
-    batch = dict.fromkeys(["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"], "auto")
-    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
-    deepspeed = {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False, **batch}
-    options = {"use_vllm": False, "per_device_train_batch_size": 4, "lora": lora, "deepspeed": deepspeed, **SAVING}
-    options |= {"reward_funcs": None, "lambda1": 0.0, "fixed": True}
-    outcomes = []
-    for folder, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
-        (tmp_path / folder).mkdir()
-        launch_two(tiny_model_dir, tmp_path / folder, {**options, "checkpoint": checkpoint})
-        (file,) = (tmp_path / folder).glob("*model.safetensors")
-        outcomes.append(load_file(file))
-    whole, resumed = outcomes
-    assert whole.keys() == resumed.keys()
-    for name, weight in whole.items():
-        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-6)
