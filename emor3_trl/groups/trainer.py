@@ -45,6 +45,7 @@ from emor3_trl.groups.images import (
     share_images,
 )
 from emor3_trl.groups.one_pass import OnePassTrainer
+from emor3_trl.groups.reference import reference_loaded_in
 from emor3_trl.groups.rows import join_rows, take_rows
 from emor3_trl.groups.skipping import SkippingTrainer
 from emor3_trl.upkeep.printing import PrintingTrainer
@@ -107,7 +108,7 @@ class GroupTrainer(
         if args is not None:
             check_choices(args)
             check_dynamic_sampling(args, train_dataset, reward_funcs)
-            check_model_settings(model, args, kwargs.get("peft_config"))
+            check_model_settings(model, args, kwargs.get("peft_config"), kwargs.get("quantization_config"))
         colocated = args is not None and args.use_vllm and args.vllm_mode == "colocate"
         self.engine_options: dict[str, Any] = {}
         if colocated:
@@ -115,7 +116,9 @@ class GroupTrainer(
             options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
             options |= getattr(args, "vllm_engine_options", None) or {}
             self.engine_options = engine_options(_compute_dtype(model, args), options)
-        with colocated_engine(self.engine_options) if colocated else nullcontext():
+        engine = colocated_engine(self.engine_options) if colocated else nullcontext()
+        reference = reference_loaded_in(getattr(args, "ref_model_dtype", None), not isinstance(model, str))
+        with engine, reference:
             super().__init__(
                 model=model,
                 reward_funcs=reward_funcs,
