@@ -121,15 +121,19 @@ def estimate_memory(values: dict[str, Any], shape: Shape, processes: int) -> lis
         language model for one micro-batch at the longest prompt and completion, a shared prompt once; fragmentation
         and the CUDA context are not counted. Where ZeRO-3 and FSDP differ, the larger is given.
     """
-    rows = [*_estimate_states(values, shape, processes), ("activations, at most", *[_activations(values, shape)] * 3)]
+    activations = _activations(values, shape)
+    rows = [
+        *_estimate_states(values, shape, processes),
+        ("activations, at most", activations, activations, activations),
+    ]
     if values.get("use_vllm"):
-        engine = shape.parameters * (2 if values.get("bf16") is not False else _weight_bytes(values))
+        engine: float = shape.parameters * (2 if values.get("bf16") is not False else _weight_bytes(values))
         cache = _estimate_cache(values, shape, processes)
         rows += [
             ("vLLM weights", engine, engine, engine),
             ("vLLM KV of one rollout", cache, cache, cache),
         ]
-    return [(part, *(value / GIB for value in row)) for part, *row in rows]  # type: ignore[misc]
+    return [(part, alone / GIB, zero2 / GIB, zero3 / GIB) for part, alone, zero2, zero3 in rows]
 
 
 def _estimate_states(values: dict[str, Any], shape: Shape, processes: int) -> Iterator[tuple[str, float, float, float]]:
@@ -147,7 +151,9 @@ def _estimate_states(values: dict[str, Any], shape: Shape, processes: int) -> It
         reference = shape.parameters * BYTES.get(str(values.get("ref_model_dtype")), width)
     # DeepSpeed in bf16 trains a bf16 copy and keeps float32 weights with the optimizer's state.
     mixed = autocast and width == 4 and not lora
-    deepspeed = (weights / 2, gradients / 2, states + trained * 4) if mixed else (weights, gradients, states)
+    deepspeed: tuple[float, float, float] = (weights, gradients, states)
+    if mixed:
+        deepspeed = (weights / 2, gradients / 2, states + trained * 4)
     yield "weights", weights, deepspeed[0], deepspeed[0] * share
     if mixed:
         # Autocast keeps a copy of each matrix from its first use in a forward to the forward's end

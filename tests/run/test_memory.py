@@ -66,8 +66,10 @@ def test_bytes_are_those_of_the_tensors_of_a_step(
     measured = count_bytes(
         value for state in states for name, value in state.items() if torch.is_tensor(value) and name not in tables
     )
-    # bitsandbytes keeps tensors of less than 4,096 numbers in float32: a fifth of this model, nothing of a real one
-    assert measured == pytest.approx(expected["optimizer"], rel=0.25 if "8bit" in options.get("optim", "") else 0)
+    # bitsandbytes keeps the states of less than 4,096 numbers in float32: a sixth of this model, nothing of a real one
+    small = sum(weight.numel() for weight in trainer.model.parameters() if weight.numel() < 4096)
+    excess = (measured - expected["optimizer"]) / small
+    assert 0 < excess < 8 if "8bit" in options.get("optim", "") else excess == 0
     if trainer.ref_model is not None:
         assert count_bytes(trainer.ref_model.parameters()) == expected["reference model"]
     else:
