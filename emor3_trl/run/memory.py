@@ -136,6 +136,22 @@ def estimate_memory(values: dict[str, Any], shape: Shape, processes: int) -> lis
     return [(part, alone / GIB, zero2 / GIB, zero3 / GIB) for part, alone, zero2, zero3 in rows]
 
 
+def sum_peaks(rows: list[tuple[str, float, float, float]], sleeps: bool) -> dict[str, tuple[float, float, float]]:
+    """Return what is held at most while the model is trained, and while it generates.
+
+    Args:
+        rows: of `estimate_memory`.
+        sleeps: whether vLLM leaves its memory while the model is trained.
+    """
+    training = [row for row in rows if not (sleeps and row[0].startswith("vLLM"))]
+    generating = [row for row in rows if not row[0].startswith(("gradients", "activations", "copies"))]
+    peaks = {"peak while training": training, "peak while generating": generating}
+    return {
+        title: (sum(row[1] for row in held), sum(row[2] for row in held), sum(row[3] for row in held))
+        for title, held in peaks.items()
+    }
+
+
 def _estimate_states(values: dict[str, Any], shape: Shape, processes: int) -> Iterator[tuple[str, float, float, float]]:
     """Yield the bytes of weights, gradients, optimizer and reference model: (part, whole, ZeRO-2, ZeRO-3)."""
     lora, width, share = bool(values.get("use_peft")), _weight_bytes(values), 1 / processes

@@ -7,7 +7,7 @@ from typing import Any
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.named_rewards import NAMED_REWARDS, asks_reflection, describe_rewards, load_rewards
 from emor3_trl.rewards import reward_functions
-from emor3_trl.run.memory import count_prompt_tokens, estimate_memory, read_shape
+from emor3_trl.run.memory import count_prompt_tokens, estimate_memory, read_shape, sum_peaks
 
 _REWARDS = {"reward_variant": "paper", "lambda1": 0.1, "lambda2": 0.1}
 
@@ -50,12 +50,8 @@ def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Ite
     yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"
     rows = estimate_memory(values, shape, processes)
     yield from (_format_row(*row) for row in rows)
-    training = [row for row in rows if not (values.get("vllm_enable_sleep_mode") and row[0].startswith("vLLM"))]
-    generating = [row for row in rows if not row[0].startswith(("gradients", "activations", "copies"))]
-    for title, counted in (("peak while training", training), ("peak while generating", generating)):
-        yield _format_row(
-            title, sum(row[1] for row in counted), sum(row[2] for row in counted), sum(row[3] for row in counted)
-        )
+    for title, peak in sum_peaks(rows, bool(values.get("vllm_enable_sleep_mode"))).items():
+        yield _format_row(title, *peak)
     yield ""
     yield "files"
     yield from (f"  {name}" for name in list_files(values, count.updates))
