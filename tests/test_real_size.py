@@ -35,7 +35,7 @@ def run_real_size(config: str, out: Path, monkeypatch: pytest.MonkeyPatch, *opti
     ],
 )
 def test_a_run_is_measured_part_by_part(
-    config: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    config: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     record = run_real_size(config, tmp_path / "figures.json", monkeypatch, *TINY, *options, "--peak_tflops", "1")
     seconds = record["seconds"]
@@ -57,14 +57,14 @@ def test_a_run_is_measured_part_by_part(
     assert record["mfu"] * sum(seconds.get(part, 0) for part in ("old", "reference", "policy")) == pytest.approx(
         record["teraflop_of_training"]
     )
-    row, header = capsys.readouterr().out.splitlines()[-1], record["machine"]["card"]
+    row, header = capfd.readouterr().out.splitlines()[-1], record["machine"]["card"]
     assert row.startswith(f"| {header} | {config} |")
     assert row.count("|") == 19
 
 
 @pytest.mark.slow
 def test_a_run_that_does_not_fit_says_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -83,4 +83,4 @@ def test_a_run_that_does_not_fit_says_where(
     record = json.loads(out.read_text())
     assert record["does_not_fit"] == "random weights"
     planned = record["planned_gib"]["peak while training"]
-    assert f"does not fit: random weights; needs {planned:.1f} GiB" in capsys.readouterr().out
+    assert f"does not fit: random weights; needs {planned:.1f} GiB" in capfd.readouterr().out

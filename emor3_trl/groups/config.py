@@ -49,8 +49,8 @@ class GroupConfig(GRPOConfig):
     ref_model_dtype: str | None = field(
         default=None,
         metadata={
-            "help": "Type of the reference's weights: bfloat16, float32. Unset: the policy's. bfloat16 halves the "
-            "reference of a policy in float32; docs/REAL_SIZE.md says what changes."
+            "help": "Type of the reference model: bfloat16, float32; none: the policy's. In bfloat16 it takes half the "
+            "memory beside a policy in float32; docs/REAL_SIZE.md says what changes."
         },
     )
     vllm_engine_options: dict[str, Any] | str | None = field(
