@@ -49,8 +49,8 @@ class GroupConfig(GRPOConfig):
     ref_model_dtype: str | None = field(
         default=None,
         metadata={
-            "help": "Type of the reference model: bfloat16, float32; none: the policy's. In bfloat16 it takes half the "
-            "memory beside a policy in float32; docs/REAL_SIZE.md says what changes."
+            "help": "Type of the reference: bfloat16; none: as the policy. In bfloat16 it takes half the memory beside "
+            "a policy in float32 (which it may be, too); docs/REAL_SIZE.md says what changes."
         },
     )
     vllm_engine_options: dict[str, Any] | str | None = field(
