@@ -6,7 +6,7 @@
 
 What is real: the architecture, its sizes and its vocabulary; the configuration's precision, adapter, batch, lengths,
 engine and sleep mode; `EmoR3Trainer`, whose own code loads, generates, reflects, scores, trains and synchronises;
-pictures at the pixel budget, as many tokens as the prepared ones have at most. What is made: weights are random (drawn
+square pictures at the pixel budget. What is made: weights are random (drawn
 on the device, saved in bfloat16, loaded from there as a download is), so the pictures are noise and the rollout is a
 text without sense, of exactly `max_completion_length` tokens (it goes on after an end of turn, whose probability is one
 in 150,000). These tokens are trained on. Such a text has no steps, so nothing would be asked about it: reflection and
