@@ -41,7 +41,7 @@ def test_a_run_is_measured_part_by_part(
     seconds = record["seconds"]
     assert sum(seconds.values()) == pytest.approx(record["step_seconds"], rel=0.05)
     needed = ["rollout", "reflection", "images", "reference", "policy", "optimizer", "rest"]
-    needed += ["old", "weight sync"] if record["engine"] == "vllm" else []
+    needed += ["weight sync"] if record["engine"] == "vllm" else []
     assert all(seconds[part] > 0 for part in needed)
     assert record["reflection_requests"] == 16  # both questions about each completion of the group
     assert record["completion_tokens"] == 16
