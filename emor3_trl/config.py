@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from emor3_trl.config_checks import GROUP_LIMITS, LIMITS, QUANTIZED, check_evaluation, check_numbers, check_ranks
+from emor3_trl.config_checks import GROUP_LIMITS, LIMITS, check_evaluation, check_numbers, check_ranks
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.groups.config import GroupConfig
+from emor3_trl.groups.quantization import QUANTIZED
 from emor3_trl.launch import world_size
 from emor3_trl.named_rewards import check_named_rewards
 from emor3_trl.rewards import reward_functions

@@ -40,13 +40,6 @@ GROUP_LIMITS = {
 }
 
 
-# What to say of weights in 4 or 8 bits, with what asks for them
-QUANTIZED = (
-    "{} and use_vllm is true, but vLLM takes whole weights from the trainer and would die at the first of them. Set "
-    "use_vllm: false, or train LoRA on weights in bfloat16 (dtype: bfloat16, use_peft: true)."
-)
-
-
 def check_ranks(ranks: int, processes: int) -> None:
     """Check that engines which `ranks` processes hold together divide the processes of a launch.
 
@@ -123,6 +116,11 @@ def check_adapter(peft_config: Any, args: Any, model: Any = None) -> None:
         raise ValueError(
             "sync_ref_model is true, but with LoRA the reference is the policy without its adapter, and there is no "
             "model to update. Leave sync_ref_model false, or train all weights."
+        )
+    if adapters and getattr(args, "ref_model_dtype", None):
+        raise ValueError(
+            f"ref_model_dtype is '{args.ref_model_dtype}', but with LoRA the reference is the policy without its "
+            "adapter, which dtype sets. Leave ref_model_dtype unset, and set dtype: bfloat16."
         )
     for adapter in adapters:
         if not getattr(adapter, "target_modules", True) and not getattr(adapter, "target_parameters", None):

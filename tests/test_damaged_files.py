@@ -24,7 +24,7 @@ from emor3_trl.files import read_mapping, write_json
 from emor3_trl.report.evaluated import choose_in_domain, load_evaluations
 from emor3_trl.report.terminal import check_summary, summarise_run
 from emor3_trl.run.folder import RunFolder
-from emor3_trl.run.plan import count_prompt_tokens
+from emor3_trl.run.memory import count_prompt_tokens
 
 HARMS: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda content: b"",

@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOConfig
 
 from emor3_trl.engines.policy import settle_vision_tower
+from emor3_trl.groups.quantization import check_quantization
 from emor3_trl.launch import building_whole
 
 # Words that would else be looked at after a model has loaded and a rollout has been made
@@ -76,25 +77,30 @@ def check_skipping(args: Any) -> None:
         raise ValueError(f"skip_flat_groups is true, but {reason}. Leave skip_flat_groups false, or change the other.")
 
 
-def check_model_settings(model: str | PreTrainedModel, args: Any, adapter: PeftConfig | None = None) -> None:
+def check_model_settings(
+    model: str | PreTrainedModel, args: Any, adapter: PeftConfig | None = None, quantization: Any = None
+) -> None:
     """Check what a trainer asks of a model that it will load, from the model's configuration.
 
     Args:
-        model: the model's folder or name; of a loaded one nothing is checked.
+        model: the model's folder or name; of a loaded one only whether its weights can be trained.
         args: the trainer's configuration.
         adapter: the adapter that the trainer adds; None for none.
+        quantization: the trainer's argument `quantization_config`.
 
     Raises:
-        ValueError: for an attention that does not exist, an adapter that matches no layer, a vision tower that cannot
-            be frozen, or an engine that cannot divide the model's heads.
+        ValueError: for weights of few bits that cannot be trained, an attention that does not exist, an adapter that
+            matches no layer, a vision tower that cannot be frozen, or an engine that cannot divide the model's heads.
         OSError: if the configuration is on no disk and cannot be downloaded.
     """
     if not isinstance(model, str):
+        check_quantization(model, model.config, args, adapter)
         return
     given = args.model_init_kwargs or {}
     check_attention(given.get("attn_implementation"))
     trusted = given.get("trust_remote_code", getattr(args, "trust_remote_code", False))
     config = AutoConfig.from_pretrained(model, revision=given.get("revision"), trust_remote_code=trusted)
+    check_quantization(model, config, args, adapter, quantization)
     text = config.get_text_config()
     for name, (why, instead) in NOT_FOR_IMAGES.items():
         if getattr(args, name, False) and hasattr(config, "vision_config"):

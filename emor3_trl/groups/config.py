@@ -6,6 +6,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from emor3_trl.groups.checks import check_choices, check_skipping
+from emor3_trl.groups.reference import check_reference_dtype
 from emor3_trl.masking import mask_secrets
 
 
@@ -46,6 +47,13 @@ class GroupConfig(GRPOConfig):
         default=10,
         metadata={"help": "Steps between two tables in W&B or trackio. The Parquet files hold every step."},
     )
+    ref_model_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Type of the reference: bfloat16; none: as the policy. In bfloat16 it takes half the memory beside "
+            "a policy in float32 (which it may be, too); docs/REAL_SIZE.md says what changes."
+        },
+    )
     vllm_engine_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -65,6 +73,7 @@ class GroupConfig(GRPOConfig):
         super().__post_init__()
         check_choices(self)
         check_skipping(self)
+        check_reference_dtype(self)
         for name in ("dynamic_sampling_tries", "log_completions_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected 1 or more.")

@@ -46,6 +46,7 @@ from emor3_trl.groups.images import (
     share_images,
 )
 from emor3_trl.groups.one_pass import OnePassTrainer
+from emor3_trl.groups.reference import reference_loaded_in
 from emor3_trl.groups.rows import join_rows, take_rows
 from emor3_trl.groups.skipping import SkippingTrainer
 from emor3_trl.groups.vision_tower import compute_tower_together, needs_gradients
@@ -110,14 +111,16 @@ class GroupTrainer(
         if args is not None:
             check_choices(args)
             check_dynamic_sampling(args, train_dataset, reward_funcs)
-            check_model_settings(model, args, kwargs.get("peft_config"))
+            check_model_settings(model, args, kwargs.get("peft_config"), kwargs.get("quantization_config"))
         self.engine_options: dict[str, Any] = {}
         if args is not None and args.use_vllm:
             options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
             options |= getattr(args, "vllm_engine_options", None) or {}
             self.engine_options = engine_options(_compute_dtype(model, args), options)
             check_server(args, model, self.engine_options)
-        with use_engine(args.vllm_mode, self.engine_options) if self.engine_options and args else nullcontext():
+        engine = use_engine(args.vllm_mode, self.engine_options) if self.engine_options and args else nullcontext()
+        reference = reference_loaded_in(getattr(args, "ref_model_dtype", None), not isinstance(model, str))
+        with engine, reference:
             super().__init__(
                 model=model,
                 reward_funcs=reward_funcs,

@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emor3_trl.config_checks import QUANTIZED, check_adapter, check_ranks
+from emor3_trl.config_checks import check_adapter, check_ranks
 from emor3_trl.groups.batching import check_batch
+from emor3_trl.groups.quantization import QUANTIZED, UNTRAINABLE
 from emor3_trl.launch import check_precision, gpu_available, world_size
 from emor3_trl.masking import mask_arguments
 from emor3_trl.named_rewards import STYLES
@@ -188,7 +189,7 @@ def check_adapter_options(values: dict[str, Any]) -> None:
     if bits and values.get("use_vllm"):
         raise ValueError(QUANTIZED.format(f"{bits} is true"))
     if bits and not values.get("use_peft"):
-        raise ValueError(f"{bits} is true, but weights of few bits cannot be trained. Set --use_peft true, for LoRA.")
+        raise ValueError(UNTRAINABLE.format(f"{bits} is true"))
 
 
 def check_processes(values: dict[str, Any], source: Path | None) -> None:

@@ -20,7 +20,7 @@ _MODEL = [
     "lora_target_modules",
     "freeze_vision_tower",
 ]
-_BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"]
+_BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"]
 _VALIDATION = ["validation_splits", "validation_steps", "validation_samples", "validation_patience"]
 _OUTPUT = ["output_dir", "report_to", "plan", "overwrite"]
 _DYNAMIC = ["dynamic_sampling", "dynamic_sampling_tries", "dynamic_sampling_starved"]
@@ -29,7 +29,7 @@ GRPO_OPTIONS: OptionGroups = {
     "Model": _MODEL,
     "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer", "probe_steps"],
     "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", "skip_flat_groups", *_DYNAMIC],
-    "Optimisation": ["learning_rate", "beta", "seed"],
+    "Optimisation": ["learning_rate", "beta", "ref_model_dtype", "seed"],
     "Generation": [
         "max_completion_length",
         "use_vllm",
@@ -44,7 +44,7 @@ GRPO_OPTIONS: OptionGroups = {
 COLD_START_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", "num_samples"],
     "Model": _MODEL,
-    "Batches": ["processes", *_BATCHES],
+    "Batches": ["processes", *_BATCHES, "max_steps"],
     "Optimisation": ["learning_rate", "max_length", "completion_only_loss", "gradient_checkpointing", "seed"],
     "Measurement": ["probe_samples", "probe_max_tokens", "min_format_rate"],
     "Output": _OUTPUT,

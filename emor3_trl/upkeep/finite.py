@@ -111,7 +111,8 @@ class FiniteTrainer(Trainer):
 def list_not_finite(model: torch.nn.Module) -> list[str]:
     """Return the names of weights that are not finite; of a sharded model, in this process's part."""
     local = {name: _local_part(weight) for name, weight in model.named_parameters()}
-    local = {name: weight for name, weight in local.items() if weight.numel()}
+    # Weights of few bits are whole numbers, which cannot be anything else
+    local = {name: weight for name, weight in local.items() if weight.numel() and weight.is_floating_point()}
     largest = torch._foreach_norm(list(local.values()), float("inf"))
     finite = torch.stack([value.float() for value in largest]).isfinite().tolist() if largest else []
     return [name for name, whole in zip(local, finite, strict=True) if not whole]

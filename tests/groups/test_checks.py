@@ -137,3 +137,37 @@ def test_a_python_user_is_told_before_a_model_loads(
 def test_a_tower_that_can_be_frozen_is_taken(config_alone: str) -> None:
     with pytest.raises(OSError, match="no file named"):  # it is loaded: nothing was refused
         build(EmoR3Trainer, config_alone, {"freeze_vision_tower": True})
+
+
+QUANTIZED = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+
+
+@pytest.mark.parametrize(
+    ("options", "lora", "message"),
+    [
+        pytest.param({"use_vllm": True}, True, "is quantised \\(gptq\\) and use_vllm is true", id="vllm"),
+        pytest.param({"use_vllm": False}, False, "is quantised \\(gptq\\), but weights of few bits", id="no adapter"),
+        pytest.param({"use_vllm": False}, True, None, id="qlora on transformers"),
+    ],
+)
+def test_a_quantised_checkpoint_trains_an_adapter_without_vllm(
+    config_alone: str, options: dict, lora: bool, message: str | None
+) -> None:
+    file = Path(config_alone) / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": QUANTIZED}))
+    args = EmoR3Config(output_dir="o", num_generations=4, per_device_train_batch_size=4, **CPU, **options)
+    adapter = LoraConfig(target_modules="all-linear", lora_dropout=0.0) if lora else None
+    if message is None:
+        check_model_settings(config_alone, args, adapter)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_model_settings(config_alone, args, adapter)
+
+
+@pytest.mark.parametrize("use_vllm", [True, False])
+def test_the_trainers_own_argument_is_refused_before_the_model_loads(config_alone: str, use_vllm: bool) -> None:
+    """No weights are in the folder, so a trainer that loaded it would fail otherwise."""
+    args = EmoR3Config(output_dir="o", num_generations=4, per_device_train_batch_size=4, use_vllm=use_vllm, **CPU)
+    message = "quantization_config is given and use_vllm" if use_vllm else "quantization_config is given, but weights"
+    with pytest.raises(ValueError, match=message):
+        EmoR3Trainer(config_alone, args=args, train_dataset=tiny_dataset(), quantization_config={"load_in_4bit": True})

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emor3_trl.run.plan import KNOWN, describe_run, estimate_memory, list_files, read_shape
+from emor3_trl.run.memory import KNOWN, estimate_memory, read_shape
+from emor3_trl.run.plan import describe_run, list_files
 
 VALUES = {
     "model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct",
