@@ -34,7 +34,7 @@ def run_options(options: list[str], folder: Path) -> None:
     sys.path.insert(0, str(REPOSITORY / "recipes"))
     import prepare_data
 
-    from emor3_trl.run.command_line import run_recipe
+    from emor3_trl.run.recipe import run_recipe
 
     sys.argv = ["prepare_data.py", *options]
     code: Any = 0

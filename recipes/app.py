@@ -22,7 +22,8 @@ from emor3_trl.engines.opening import open_engine
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.photos import choose_budget, choose_label_space, find_training_data
 from emor3_trl.printing import escape_controls
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

@@ -33,9 +33,10 @@ from emor3_trl.demo.model import ensure_demo
 from emor3_trl.engines.adapters import save_merged
 from emor3_trl.launch import weights_sharded, world_size
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.help import COLD_START_OPTIONS
 from emor3_trl.run.progress import show_compactly
+from emor3_trl.run.recipe import run_recipe, user_errors
 from emor3_trl.run.start import count_samples, open_run
 from emor3_trl.run.stopping import train_until_stopped
 from emor3_trl.run.tracking import finish_tracking, start_tracking

@@ -42,8 +42,9 @@ from emor3_trl.evaluation.tracking import log_evaluation
 from emor3_trl.files import check_room, write_json
 from emor3_trl.model_card.trainer import renew_model_card
 from emor3_trl.printing import escape_controls
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

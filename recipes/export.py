@@ -15,8 +15,9 @@ from emor3_trl.checkpoints import check_checkpoint, check_fit, estimate_room, wh
 from emor3_trl.files import check_room, empty_folder
 from emor3_trl.model_card.card import format_model_card, write_model_card
 from emor3_trl.model_card.facts import Weights, describe_decoding, gather_facts, read_decoding
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.lock import lock_folder, unlock_folder
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 

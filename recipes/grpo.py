@@ -26,10 +26,11 @@ from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.named_rewards import check_reward_columns
 from emor3_trl.run.arguments import GRPOArguments
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.help import GRPO_OPTIONS
 from emor3_trl.run.plan import describe_run
 from emor3_trl.run.progress import show_compactly
+from emor3_trl.run.recipe import run_recipe, user_errors
 from emor3_trl.run.start import count_samples, load_validation, open_run
 from emor3_trl.run.stopping import train_until_stopped
 from emor3_trl.run.tracking import finish_tracking, start_tracking

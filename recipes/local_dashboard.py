@@ -9,8 +9,9 @@ It serves trackio's page on the loopback address until Ctrl+C. docs/TRACKING.md 
 import sys
 from pathlib import Path
 
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.dashboards import LocalDashboardArguments, check_port, find_database, serve_database
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

@@ -28,8 +28,9 @@ from emor3_trl.evaluation.prediction import Prediction, PredictionOptions, predi
 from emor3_trl.files import write_json
 from emor3_trl.printing import escape_controls
 from emor3_trl.report.photo_page import write_photo_page
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.folder import NOT_COMPARED, RunFolder
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 NAME = "predictions"
 SHOWN = 20  # images that the terminal lists, and five of which with their steps

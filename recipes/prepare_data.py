@@ -14,7 +14,8 @@ from pathlib import Path
 
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.printing import escape_controls
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ from emor3_trl.report.reward_plot import plot_rewards
 from emor3_trl.report.rollouts import check_logged, list_watched_files, load_training_runs
 from emor3_trl.report.serving import serve_page
 from emor3_trl.report.terminal import Summary, check_summary, format_calibration, format_table, summarise_run
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ from emor3_trl.reproduce.results_page import describe_budgets, place_figures, wr
 from emor3_trl.reproduce.scales import Scale, find_scale, read_scale
 from emor3_trl.reproduce.systems import TABLES
 from emor3_trl.reproduce.tables import build_tables, format_table
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.lock import lock_folder
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 RECIPES = Path(__file__).parent
 

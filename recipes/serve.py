@@ -15,7 +15,7 @@ import sys
 
 from emor3_trl.engines.serving import run_dtype, serve_command, serve_environment
 from emor3_trl.files import read_mapping
-from emor3_trl.run.command_line import UserError, run_recipe, user_errors
+from emor3_trl.run.recipe import UserError, run_recipe, user_errors
 
 HOST = "127.0.0.1"
 READ = (

@@ -16,8 +16,9 @@ from emor3_trl.report.wandb_dashboard import (
     read_dashboard,
     write_dashboard,
 )
-from emor3_trl.run.command_line import parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.dashboards import WandbDashboardArguments, check_sending, send_dashboard
+from emor3_trl.run.recipe import run_recipe, user_errors
 
 
 def main() -> None:

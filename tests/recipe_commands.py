@@ -11,7 +11,7 @@ import pytest
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
-from emor3_trl.run.command_line import run_recipe
+from emor3_trl.run.recipe import run_recipe
 
 ROOT = Path(__file__).parents[1]
 LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers

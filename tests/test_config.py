@@ -15,7 +15,8 @@ from emor3_trl.config import EmoR3Config
 from emor3_trl.config_checks import check_adapter
 from emor3_trl.rewards import accuracy_reward
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, parse_arguments
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import UserError
 
 CPU = {"bf16": False, "use_cpu": True, "report_to": "none"}
 NO_ENGINE = {**CPU, "use_vllm": False}

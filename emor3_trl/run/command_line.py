@@ -1,18 +1,14 @@
-"""How a recipe is started: a YAML that is one complete run, flags that override it, and errors in one clear line."""
+"""How a recipe is started: a YAML that is one complete run, and flags that override it."""
 
 import argparse
 import dataclasses
 import difflib
 import enum
-import errno
 import json
-import logging
 import os
 import re
-import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -20,24 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_o
 import yaml
 from trl import TrlParser
 
-from emor3_trl.engines.parity import OffPolicyError
-from emor3_trl.launch import end_with_launcher, is_main_process, world_size
-from emor3_trl.masking import mask_text
-from emor3_trl.printing import escape_controls
+from emor3_trl.launch import world_size
 from emor3_trl.run.checks import check_arguments, check_secrets, check_values
-from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.help import OptionGroups, describe_options
+from emor3_trl.run.recipe import UserError, user_errors
 from emor3_trl.run.reporting import check_hub, place_trackio, prepare_reporting
-from emor3_trl.run.signals import describe_stop, end_on_sigterm
 
 if TYPE_CHECKING:
     from trl import ModelConfig
-
-REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}  # what the system says of a folder without rights
-
-
-class UserError(ValueError):
-    """A mistake in what the user asked for; the message says what was set, what is allowed and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -142,56 +128,6 @@ def parse_arguments(
         prepare_reporting(values)
         check_hub(values)
     return Parsed(built, values, parser.source)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn the errors of a checking phase, where only the user can be wrong, into `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
-            place = f"'{error.filename}' cannot be read or written ({error.strerror})"
-            raise UserError(f"{place}. Choose another folder, or change its rights.") from error
-        raise UserError(str(error)) from error
-
-
-def run_recipe(main: Callable[[], None]) -> None:
-    """Run a recipe; a `UserError` ends it with one line on stderr and exit code 2 (with EMOR3_DEBUG=1: a traceback)."""
-    # vLLM warns before it reads its own setting, so its logger is told as well.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
-    end_with_launcher()
-    end_on_sigterm()
-    logging.raiseExceptions = False  # a log that finds no room on the disk would print a traceback for each line
-    try:
-        main()
-    except Exception as failure:
-        full = explain_full_disk(failure)
-        error = UserError(full) if full else failure
-        if os.environ.get("EMOR3_DEBUG") or not (isinstance(error, UserError) or _stops_training(error)):
-            raise
-        rank, wrong = os.environ.get("RANK", "0"), isinstance(error, UserError)
-        prefix = f"[rank {rank}] " if wrong and rank != "0" else ""
-        message = f"{'error' if wrong else 'stopped'}: {escape_controls(mask_text(' '.join(str(error).split())))}"
-        print(f"{prefix}{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-        raise SystemExit(2 if wrong else 1) from None
-    except KeyboardInterrupt as stop:
-        message, code = describe_stop(stop)
-        if is_main_process():
-            print(f"\n{message}", file=sys.stderr)
-        raise SystemExit(code) from None
-
-
-def _stops_training(error: Exception) -> bool:
-    """Whether a check on the training stopped it: what it saved is kept, and the message says all."""
-    from emor3_trl.engines import server_checks  # they import what a command that trains nothing is spared
-    from emor3_trl.upkeep import finite, torch_files
-
-    kinds = (OffPolicyError, finite.NotFiniteError, torch_files.UntrustedFileError, server_checks.ServerError)
-    return isinstance(error, kinds)
 
 
 def build_model_options(model: "ModelConfig", given: dict[str, Any] | str | None) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from downloads import save, write_emoset
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sources.candidates import FolderImages
-from emor3_trl.run.command_line import UserError, parse_arguments
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import UserError
 
 
 def prepare_as_told(arguments: list[str]) -> None:

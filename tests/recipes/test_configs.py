@@ -22,8 +22,9 @@ from emor3_trl.evaluation.arguments import EvaluationArguments
 from emor3_trl.groups.batching import check_batch, count_batches
 from emor3_trl.run import checks
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, parse_arguments
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.memory import estimate_memory, read_shape
+from emor3_trl.run.recipe import UserError
 
 ROOT = Path(__file__).parents[2]
 # A scale of the grid is no run (tests/reproduce/test_scales.py reads those), nor is a page (tests/recipes/test_app.py)

@@ -22,7 +22,7 @@ from made_cases.judging import SMALL, judge
 from PIL import Image
 
 from emor3_trl.data import load_split
-from emor3_trl.run.command_line import UserError
+from emor3_trl.run.recipe import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = re.findall(

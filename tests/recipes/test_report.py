@@ -17,7 +17,7 @@ from written_rollouts import write_rollouts
 
 from emor3_trl.evaluation.metrics import summarise_predictions
 from emor3_trl.evaluation.prediction import load_predictions, save_predictions
-from emor3_trl.run.command_line import run_recipe
+from emor3_trl.run.recipe import run_recipe
 
 REPO = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ import yaml
 from recipe_commands import ENVIRONMENT, ROOT, load_recipe
 from small_grid import write_scale, write_stand_ins
 
-from emor3_trl.run.command_line import run_recipe
+from emor3_trl.run.recipe import run_recipe
 
 TINY = ["--scale", "configs/tiny/reproduce.yaml"]
 

@@ -11,8 +11,9 @@ from trl import ModelConfig
 from emor3_trl.config import EmoR3Config
 from emor3_trl.run import checks
 from emor3_trl.run.arguments import GRPOArguments
-from emor3_trl.run.command_line import UserError, parse_arguments, run_recipe, user_errors
+from emor3_trl.run.command_line import parse_arguments
 from emor3_trl.run.folder import RunFolder
+from emor3_trl.run.recipe import UserError, run_recipe, user_errors
 
 CLASSES = (GRPOArguments, ModelConfig, EmoR3Config)
 CPU = {"data": "d", "output_dir": "o", "bf16": False, "use_cpu": True, "use_vllm": False}

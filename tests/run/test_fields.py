@@ -19,7 +19,8 @@ from emor3_trl.config import EmoR3Config
 from emor3_trl.data import write_split
 from emor3_trl.run import checks, reporting
 from emor3_trl.run.arguments import RunArguments
-from emor3_trl.run.command_line import UserError, parse_arguments, user_errors
+from emor3_trl.run.command_line import parse_arguments
+from emor3_trl.run.recipe import UserError, user_errors
 from emor3_trl.run.start import open_run
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from small_run import write_small_run
 
 from emor3_trl.files import find_full_disk, replacing, write_text
-from emor3_trl.run.command_line import UserError, run_recipe, user_errors
 from emor3_trl.run.full_disk import explain_full_disk
 from emor3_trl.run.lock import lock_folder, unlock_folder
+from emor3_trl.run.recipe import UserError, run_recipe, user_errors
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

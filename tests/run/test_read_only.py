@@ -9,7 +9,7 @@ from downloads import write_emoset
 from recipe_commands import RecipeRunner, command
 from small_grid import write_scale
 
-from emor3_trl.run.command_line import UserError, user_errors
+from emor3_trl.run.recipe import UserError, user_errors
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emor3_trl.run.command_line import run_recipe
+from emor3_trl.run.recipe import run_recipe
 from emor3_trl.run.signals import end_on_sigterm
 from emor3_trl.run.stopping import _StopOnSignal
 
