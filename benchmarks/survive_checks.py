@@ -83,6 +83,8 @@ def _compare_values(name: str, value: Any, other: Any, result: Comparison) -> No
 
 def _read(file: Path) -> Any:
     """Return what a file holds, as nested mappings and lists of numbers, texts and arrays."""
+    if file.name == "figure5.png":  # the seconds of a step
+        return None
     if file.name == "checksums.json":  # of files that are compared themselves, and of clocks in them
         return sorted(json.loads(file.read_bytes())["files"])
     if file.suffix == ".json":

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -22,6 +23,7 @@ from tiny_model import build_tiny_model, gold_completion, tiny_pictures
 from emor3_trl.launch import quiet_deepspeed
 
 quiet_deepspeed()
+LAUNCHED = ("ACCELERATE_", "FSDP_")
 
 # A shell ignores SIGINT for what it puts into the background, and nohup SIGHUP; commands under test would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,6 +68,18 @@ def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+
+
+@pytest.fixture(autouse=True)
+def _own_launch() -> Iterator[None]:
+    """Forget what a test told Accelerate and Transformers of DeepSpeed or FSDP: both keep it for the process."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(LAUNCHED)}
+    yield
+    for name in [name for name in os.environ if name.startswith(LAUNCHED)]:
+        del os.environ[name]
+    os.environ.update(kept)
+    if deepspeed := sys.modules.get("transformers.integrations.deepspeed"):
+        deepspeed.unset_hf_deepspeed_config()
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "loss_type": "vespo", "vespo_k_pos": 2.5, "vespo_lambda_pos": 2.5, "vespo_k_neg": 2.5,
         "vespo_lambda_neg": 2.5, "temperature": 0.9, "log_completions": True, "log_multimodal": False,
         "num_completions_to_print": 1, "log_unique_prompts": True,
-        "log_completions_steps": 2, "generation_kwargs": {"do_sample": True},
+        "log_completions_steps": 2, "ref_model_dtype": "bfloat16", "generation_kwargs": {"do_sample": True},
         "cache_implementation": "static", "chat_template_kwargs": {"enable_thinking": False},
         "rewards": ["accuracy", "coherence", "format"], "reward_weights": [0.8, 0.1, 0.1],
         "trust_remote_code": True, "model_init_kwargs": {"attn_implementation": "sdpa"},

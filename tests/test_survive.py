@@ -10,7 +10,7 @@ import pytest
 from recipe_commands import ENVIRONMENT, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from survive_checks import MARK, compare_folders, find_orphans
+from survive_checks import MARK, compare_folders, find_orphans, list_marked
 
 
 def test_a_preparation_that_is_killed_twice_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
@@ -50,6 +50,8 @@ def test_a_difference_is_seen(tmp_path: Path, name: str, content: str, worst: fl
 def test_a_process_in_a_session_of_its_own_is_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("survive_checks.GRACE", 0.5)
     left = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: "this"}, start_new_session=True)
+    while not list_marked("this"):  # its environment can be read a moment after its start
+        assert left.poll() is None
     assert [line.split(": ")[1] for line in find_orphans("this")] == ["sleep 60"]
     assert left.wait(10) != 0
     assert find_orphans("this") == []

@@ -1,9 +1,10 @@
 """Weights of 4 or 8 bits, in all the ways to ask for them: what cannot train is refused before it is loaded."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftConfig
-from transformers import PreTrainedModel
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 # What to say of weights in 4 or 8 bits, with what asks for them
 QUANTIZED = (
@@ -14,7 +15,7 @@ UNTRAINABLE = "{}, but weights of few bits cannot be trained. Set --use_peft tru
 
 
 def check_quantization(
-    model: str | PreTrainedModel, config: Any, args: Any, adapter: PeftConfig | None, given: Any = None
+    model: "str | PreTrainedModel", config: Any, args: Any, adapter: "PeftConfig | None", given: Any = None
 ) -> None:
     """Check that weights of 4 or 8 bits get an adapter, and no vLLM.
 

@@ -9,10 +9,10 @@ report a KL divergence that is not there. So the embeddings of this reference le
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import trl.trainer.grpo_trainer as trl_grpo
+if TYPE_CHECKING:
+    import torch
 
 REFERENCE_DTYPES = ("bfloat16", "float32")
 
@@ -57,6 +57,8 @@ def reference_loaded_in(dtype: str | None, policy_is_loaded: bool) -> Iterator[N
     if dtype is None:
         yield
         return
+    import trl.trainer.grpo_trainer as trl_grpo  # it imports vLLM, which a command line that is read does not need
+
     load, loaded = trl_grpo.create_model_from_path, 1 if policy_is_loaded else 0
 
     def load_policy_or_reference(path: str, **options: Any) -> Any:
@@ -75,6 +77,8 @@ def reference_loaded_in(dtype: str | None, policy_is_loaded: bool) -> Iterator[N
         trl_grpo.create_model_from_path = load
 
 
-def _widen_under_autocast(_: torch.nn.Module, __: tuple, embeddings: torch.Tensor) -> torch.Tensor:
+def _widen_under_autocast(_: "torch.nn.Module", __: tuple, embeddings: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
     # Without autocast a matrix in bfloat16 takes nothing else
     return embeddings.float() if torch.is_autocast_enabled(embeddings.device.type) else embeddings

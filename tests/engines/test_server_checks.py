@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.engines import serving
 from emor3_trl.engines.server_checks import CONSTRAINT, Needed, ServerError, find_fault, name_model
-from emor3_trl.run.plan import Shape, estimate_memory
+from emor3_trl.run.memory import Shape, estimate_memory
 
 NEEDED = Needed("0.31.0", "qwen-tied", "bfloat16", images=1, max_model_len=4096, weight_transfer="nccl")
 RIGHT = {
@@ -135,7 +135,7 @@ def test_another_server_is_refused_before_a_model_loads(weightless_model, tmp_pa
 
 
 def test_a_plan_leaves_the_server_out_of_the_trainers_memory(tmp_path):
-    shape = Shape("tiny", 10**9, 64, 2, 32, 128, 560)
+    shape = Shape("tiny", 10**9, 64, 2, 32, 128, 560, 10**8, 8 * 10**8, 10**4)
     values = {
         "use_vllm": True,
         "data": str(tmp_path),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_one_pass import OPTIONS, scored_completions
+from scored_rollouts import OPTIONS, scored_completions
 from training import spread_only_on, tiny_trainer
 
 from emor3_trl import EmoR3Trainer

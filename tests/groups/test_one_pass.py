@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from training import fixed_completions, launch_two, logged, tiny_trainer
+from scored_rollouts import OPTIONS, scored_completions
+from training import launch_two, logged, tiny_trainer
 
 from emor3_trl import EmoR3Trainer
 from emor3_trl.engines.parity import OffPolicyError
@@ -14,18 +15,6 @@ from emor3_trl.groups.one_pass import GAP, RATIO, OnePassTrainer
 from emor3_trl.upkeep.finite import NotFiniteError
 
 TOLERANCE = 1e-6
-OPTIONS: dict[str, Any] = {
-    "max_steps": 3, "beta": 0.04, "learning_rate": 1e-4, "lambda1": 0.0, "max_grad_norm": 1e9, "adam_epsilon": 1e-5,
-    "vllm_gpu_memory_utilization": 0.1, "parity_warn": 1e9, "parity_stop": 1e9,
-}  # fmt: skip
-
-
-def scored_completions(trainer: EmoR3Trainer, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple:
-    """Stand in for generation with an engine that is far from the trainer, and knows not every log-probability."""
-    completions, _ = fixed_completions(trainer, prompt_ids)
-    draw = torch.Generator().manual_seed(trainer.state.global_step)
-    gaps = [(0.3 * torch.randn(len(ids), generator=draw)).tolist() for ids in completions]
-    return completions, [[None if place % 7 == 3 else -6.3 + gap for place, gap in enumerate(row)] for row in gaps]
 
 
 def train(model_dir: Path, folder: Path, monkeypatch, once: bool, **options: Any) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def test_a_token_on_the_command_line_is_not_in_the_files_of_wandb(
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["grpo.py", "--hub_token", "hf_secret", "--hub_token=hf_secret", "--seed", "7531"])
+    wandb.teardown()  # what an earlier test started has read another command
     reporting.prepare_reporting({"report_to": ["wandb"], "hub_token": "hf_secret"})
     wandb.init().finish()
     wandb.teardown()

@@ -40,7 +40,9 @@ def test_a_new_run_has_its_rows_its_processor_and_its_folder(place: Path, tiny_m
     assert len(opened.train) == 3
     assert "<step1>" in opened.train[0]["prompt"][0]["content"]
     assert opened.processor.tokenizer.padding_side == "left"
-    assert parsed.arguments[2].model_init_kwargs == {"dtype": "bfloat16", "revision": "main", "use_safetensors": True}
+    assert parsed.arguments[2].model_init_kwargs == {
+        "dtype": "bfloat16", "revision": "main", "use_safetensors": True, "trust_remote_code": False,
+    }  # fmt: skip
     assert not (place / "run").exists()  # nothing is written before all is checked
 
 
