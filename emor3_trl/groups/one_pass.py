@@ -62,8 +62,9 @@ class Comparison:
         """Return mean and largest gap, smallest, mean and largest ratio, and the share of unknown gaps, shape (6,)."""
         gaps, ratios = torch.cat(self.gaps), torch.cat(self.ratios)
         known = gaps[~gaps.isnan()]
-        # TRL's zero for a process without tokens; where their forward was left out, there is no number
-        nothing = gaps.new_full((3,), math.nan if self.skipped else 0.0)
+        # TRL's zero for a process without tokens, or with unknown gaps alone, whose share is judged; where the forward
+        # was left out, there is no number
+        nothing = gaps.new_full((3,), math.nan if self.skipped and not len(gaps) else 0.0)
         gap = torch.stack([known.mean(), known.max()]) if len(known) else nothing[:2]
         ratio = torch.stack([ratios.min(), ratios.mean(), ratios.max()]) if len(ratios) else nothing
         return torch.cat([gap, ratio, gaps.isnan().float().mean().reshape(1)])

@@ -11,7 +11,7 @@ from training import launch_two, logged, tiny_trainer
 
 from emor3_trl import EmoR3Trainer
 from emor3_trl.engines.parity import OffPolicyError
-from emor3_trl.groups.one_pass import GAP, RATIO, OnePassTrainer
+from emor3_trl.groups.one_pass import GAP, RATIO, Comparison, OnePassTrainer
 from emor3_trl.upkeep.finite import NotFiniteError
 
 TOLERANCE = 1e-6
@@ -88,6 +88,17 @@ def test_a_gap_is_met_before_the_update_that_it_would_spoil(tiny_model_dir, tmp_
     monkeypatch.setattr(trainer, "_check_weights", lambda *_: None)  # which else looks first
     with pytest.raises(NotFiniteError, match="log-probability"):
         trainer.train()
+
+
+def test_an_engine_that_scores_nothing_is_seen_beside_skipped_groups():
+    nan = float("nan")
+    unscored = Comparison(gaps=[torch.full((5,), nan)], ratios=[torch.ones(5)], skipped=True).summarise()
+    assert not unscored[0].isnan()  # else it would pass for a process that has left out all
+    assert unscored[5] == 1.0  # and `_report_comparison` judges NaN
+    left_out = Comparison(gaps=[torch.empty(0)], ratios=[torch.empty(0)], skipped=True).summarise()
+    assert left_out.isnan().all()
+    nothing_written = Comparison(gaps=[torch.empty(0)], ratios=[torch.empty(0)]).summarise()
+    assert nothing_written[:5].tolist() == [0.0] * 5
 
 
 def test_an_old_pass_stays_where_the_forward_is_another_one(tiny_model_dir, tmp_path):
