@@ -41,8 +41,8 @@ def write_model_folder(
 
     folder.mkdir(parents=True)
     if model not in TEXT_SIZES:
-        AutoConfig.from_pretrained(model).save_pretrained(folder)
-        AutoProcessor.from_pretrained(model).save_pretrained(folder)
+        AutoConfig.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
+        AutoProcessor.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
         return
     text, vision = dict(TEXT_SIZES[model]), dict(VISION_SIZES)
     if hidden:

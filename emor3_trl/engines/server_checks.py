@@ -32,7 +32,7 @@ def name_model(model: str | PreTrainedModel) -> str:
     Args:
         model: a model or its path.
     """
-    config: Any = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+    config: Any = AutoConfig.from_pretrained(model, trust_remote_code=False) if isinstance(model, str) else model.config
     text = config.get_text_config()
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     ends = "tied" if text.tie_word_embeddings else "untied"
