@@ -1,6 +1,8 @@
 """docs/SCALE.md says what --plan says, and names what is there."""
 
+import os
 import re
+import subprocess
 
 import pytest
 from recipe_commands import ROOT, RecipeRunner
@@ -43,3 +45,12 @@ def test_every_file_that_the_page_names_is_there() -> None:
     named = set(re.findall(r"(?:recipes|containers|requirements|tests)/[\w./]+\w", PAGE))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_stages_that_the_launch_would_refuse_are_not_submitted() -> None:
+    submit = ROOT / "recipes" / "slurm" / "submit.sh"
+    environment = {"PATH": os.environ["PATH"], "NODES": "2", "GRPO": "recipes/grpo.py --processes 16"}  # no cold start
+    done = subprocess.run(["bash", str(submit)], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "NODES 2 x GPUS_PER_NODE 8 is not 8" in done.stderr
+    assert "--processes 16" in done.stderr

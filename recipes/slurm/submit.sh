@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The paper's EMO-R3#, from the data to the table: four jobs, each of which starts when the one before it ended well.
-#   NODES=2 recipes/slurm/submit.sh --partition gpu --account mine
+#   recipes/slurm/submit.sh --partition gpu --account mine
 # Arguments go to every sbatch. Variables replace a stage's recipe and arguments, and say what trains on how much. The
-# configurations are written for 8 processes: for another number, add --processes and --gradient_accumulation_steps.
+# configurations are written for 8 processes: for another number, set COLD_START and GRPO (docs/SCALE.md has two nodes).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,6 +15,12 @@ accelerate_file=${ACCELERATE_FILE:-recipes/accelerate/zero2.yaml}
 nodes=${NODES:-1}
 gpus=${GPUS_PER_NODE:-8}
 options=("$@")
+
+if ((nodes * gpus != 8)) && [[ -z ${COLD_START:-} || -z ${GRPO:-} ]]; then # refused now, not after the data's hours
+    echo "NODES $nodes x GPUS_PER_NODE $gpus is not 8, as the configurations say. Set COLD_START and GRPO, with their" \
+        "--processes $((nodes * gpus)); docs/SCALE.md shows how." >&2
+    exit 2
+fi
 
 # Submits a job after another, and prints its number
 submit() {
