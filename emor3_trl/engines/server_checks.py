@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from emor3_trl.engines.server_weights import BACKEND
 from emor3_trl.launch import device_type, is_main_process
+from emor3_trl.masking import mask_text
 
 CONSTRAINT = "emor3_trl.engines.vllm_choices:ChoiceLogitsProcessor"
 START = "Start it with 'python recipes/serve.py --config <the run's YAML>'."
@@ -141,7 +142,7 @@ def wait_for_server(url: str, timeout: float) -> None:
                 f"vllm_server_timeout). {START}"
             )
         if not said and is_main_process():
-            print(f"Waiting for vLLM's server at {url}, {timeout:.0f} s at most", flush=True)
+            print(f"Waiting for vLLM's server at {mask_text(url)}, {timeout:.0f} s at most", flush=True)
             said = True
         time.sleep(min(2.0, timeout - waited))
 

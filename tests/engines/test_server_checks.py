@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.engines import serving
-from emor3_trl.engines.server_checks import CONSTRAINT, Needed, ServerError, find_fault, name_model
+from emor3_trl.engines.server_checks import CONSTRAINT, Needed, ServerError, find_fault, name_model, wait_for_server
 from emor3_trl.run.memory import Shape, estimate_memory
 
 NEEDED = Needed("0.31.0", "qwen-tied", "bfloat16", images=1, max_model_len=4096, weight_transfer="nccl")
@@ -191,3 +191,13 @@ def test_a_wrong_call_of_the_server_is_one_line(monkeypatch, capsys, tmp_path, a
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_password_in_an_address_is_not_printed(capsys):
+    with socket.socket() as silent:  # it is bound, and nobody listens
+        silent.bind(("127.0.0.1", 0))
+        with pytest.raises(ServerError):
+            wait_for_server(f"http://me:word@127.0.0.1:{silent.getsockname()[1]}", 0.2)
+    printed = capsys.readouterr().out
+    assert "Waiting for vLLM's server at http://…@127.0.0.1:" in printed
+    assert "word" not in printed
