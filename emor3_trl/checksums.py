@@ -33,17 +33,13 @@ def write_checksums(folder: str | Path, patterns: Iterable[str] = ("**/*",)) -> 
 
 
 def find_missing(folder: str | Path) -> str | None:
-    """Return what tells that a listed file is not there, or of another size; None without `checksums.json`."""
+    """Return what tells that a listed file is not there, without reading one; None without `checksums.json`."""
     folder = Path(folder)
     files = _read_checksums(folder)
     if isinstance(files, str):
         return files
-    for name, (size, _) in files.items():
-        if not (folder / name).is_file():
-            return f"{name} missing"
-        if (folder / name).stat().st_size != size:
-            return f"{name} is not whole (it had {size:,} bytes when it was saved)"
-    return None
+    missing = next((name for name in files if not (folder / name).is_file()), None)
+    return f"{missing} missing" if missing else None
 
 
 def find_changed(folder: str | Path) -> str | None:
@@ -56,6 +52,9 @@ def find_changed(folder: str | Path) -> str | None:
     missing, files = find_missing(folder), _read_checksums(folder)
     if missing or isinstance(files, str):
         return missing
+    for name, (size, _) in files.items():
+        if (folder / name).stat().st_size != size:
+            return f"{name} is not whole (it had {size:,} bytes when it was saved)"
     changed = (name for name, (_, digest) in files.items() if _digest(folder / name) != digest)
     name = next(changed, None)
     return f"{name} is not as it was saved (its checksum differs)" if name else None

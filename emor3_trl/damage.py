@@ -26,7 +26,8 @@ def find_damage(checkpoint: str | Path, read_whole: bool = True) -> str | None:
 
     Args:
         checkpoint: the folder.
-        read_whole: whether files are compared with their checksums, for which all of them are read.
+        read_whole: whether files are compared with their checksums, for which all of them are read. Else a file that
+            somebody edited is no damage.
     """
     from transformers import TrainerState  # takes seconds, which a report is spared
 

@@ -27,7 +27,10 @@ _OF_TEXT = re.compile(
     re.IGNORECASE,
 )
 _URL = re.compile(r"(?<=://)[^/\s@'\"]+@")  # user:password@
-_FORM = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{16,}|gh[opsu]_[A-Za-z0-9]{20,}|sk-[\w-]{20,})")
+# As long as those of the services: a folder may be called hf_qwen25vl3binstruct or sk-learn-baseline
+_FORM = re.compile(
+    r"\b(hf_[A-Za-z0-9]{30,}|wandb_v\d_\w{16,}|gh[opsu]_[A-Za-z0-9]{20,}|sk-[\w-]*[A-Za-z0-9]{20,}[\w-]*)"
+)
 
 
 def mask_secrets(value: Any, name: str = "") -> Any:

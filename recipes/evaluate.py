@@ -80,7 +80,7 @@ def main() -> None:
                 continue
             print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
             folder.begin()
-            evaluate(choose_style(args, name), datasets, longest[name], folder, engines)
+            evaluate(models[name], choose_style(args, name), datasets, longest[name], folder, engines)
     if len(models) > 1:
         with user_errors():
             rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
@@ -110,10 +110,15 @@ def open_folders(
 
 
 def evaluate(
-    args: EvaluationArguments, datasets: dict[str, Dataset], longest: int, folder: RunFolder, engines: SuccessiveEngine
+    model: str,
+    args: EvaluationArguments,
+    datasets: dict[str, Dataset],
+    longest: int,
+    folder: RunFolder,
+    engines: SuccessiveEngine,
 ) -> None:
     """Predict on all data sets with one model and write its folder; metrics.json comes last."""
-    name, model, start = folder.path.name, folder.values["model"], time.perf_counter()
+    name, start = folder.path.name, time.perf_counter()
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
     journals = folder.path / "unfinished"

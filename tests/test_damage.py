@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from training import SAVING, cold_start_trainer, tiny_trainer
@@ -85,6 +86,17 @@ def test_what_a_killed_run_was_saving_or_deleting_is_removed_and_what_is_whole_i
     (tmp_path / "run" / "checkpoint-1" / "tokenizer.json").unlink()
     remove_remains(tmp_path / "run", tmp_path / "run" / "checkpoint-2")
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-best"}
+
+
+def test_a_checkpoint_in_which_somebody_edited_a_file_is_skipped_and_never_deleted(runs, tmp_path):
+    shutil.copytree(runs["grpo"], tmp_path / "run")
+    last = tmp_path / "run" / "checkpoint-2"
+    with (last / "generation_config.json").open("a") as file:
+        file.write("\n")
+    whole = find_last_checkpoint(tmp_path / "run")
+    assert whole == str(tmp_path / "run" / "checkpoint-1")
+    remove_remains(tmp_path / "run", Path(whole))
+    assert (last / "model.safetensors").is_file()
 
 
 def test_a_checkpoint_that_is_saved_again_holds_nothing_of_what_a_killed_run_left(tiny_model_dir, tmp_path):

@@ -189,7 +189,7 @@ class RunFolder:
     def _list_differences(self) -> list[str]:
         """Return what tells this run from the one in the folder: keys with both values, and sources that changed."""
         try:
-            recorded = self._read_record(CONFIG) or {}
+            recorded = mask_secrets(self._read_record(CONFIG) or {})  # older versions wrote all values
         except ValueError as error:
             return [str(error).split(" Delete ")[0].rstrip(".")]
         keys = [key for key in (*self.values, *(set(recorded) - set(self.values))) if key not in self.not_compared]
@@ -199,7 +199,8 @@ class RunFolder:
         return changed + [
             f"{key} was {_shorten(recorded.get(key))}, now {_shorten(self.values.get(key))}"
             for key in keys
-            if recorded.get(key) != self.values.get(key)
+            # An older version lacked the option, and computed what it does where it is not set
+            if recorded.get(key) != self.values.get(key) and (key in recorded or self.values[key])
         ]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,9 @@ def describe_stop(stop: KeyboardInterrupt) -> tuple[str, int]:
 def catch_signal(number: signal.Signals, receive: Callable[[int], None]) -> Any:
     """Let a function receive a signal of this process; a child that is forked is ended by it, as without.
 
+    A worker of a `DataLoader` leaves the first one to its parent: a terminal and SLURM send it to all processes, and
+    the step that is to end may still need rows.
+
     Returns:
         What received it before.
     """
@@ -42,6 +46,8 @@ def catch_signal(number: signal.Signals, receive: Callable[[int], None]) -> Any:
             receive(received)
             return
         signal.signal(received, signal.SIG_DFL)
-        os.kill(os.getpid(), received)
+        loading = sys.modules.get("torch.utils.data")
+        if loading is None or loading.get_worker_info() is None:
+            os.kill(os.getpid(), received)
 
     return signal.signal(number, handle)

@@ -43,6 +43,18 @@ class TestRunFolder:
         watched = {**self.values, "probe_steps": 10, "log_completions_steps": 10}
         assert RunFolder(tmp_path / "run", watched).checkpoint == str(tmp_path / "run" / "checkpoint-1")
 
+    def test_a_run_of_an_earlier_version_goes_on_without_its_new_options(self, tmp_path: Path) -> None:
+        """And its configuration holds tokens that are no longer written, nor shown."""
+        begun = {**self.values, "model_init_kwargs": {"token": "a secret of the user"}}
+        RunFolder(tmp_path / "run", begun).begin()
+        save_checkpoint(tmp_path / "run")
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(begun))
+        now = {**begun, "skip_flat_groups": False, "ref_model_dtype": None, "direct": []}
+        assert RunFolder(tmp_path / "run", now).checkpoint == str(tmp_path / "run" / "checkpoint-1")
+        with pytest.raises(FileExistsError, match="skip_flat_groups was None, now True") as raised:
+            RunFolder(tmp_path / "run", {**now, "skip_flat_groups": True, "model_init_kwargs": {"token": "x", "a": 1}})
+        assert "a secret" not in str(raised.value)
+
     def test_overwrite_replaces_a_run_only_when_it_begins(self, tmp_path: Path) -> None:
         first = RunFolder(tmp_path / "run", self.values)
         first.begin()

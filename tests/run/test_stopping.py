@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import DataLoader
 
 from emor3_trl.run.recipe import run_recipe
 from emor3_trl.run.signals import end_on_sigterm
@@ -109,3 +110,20 @@ def test_a_forked_worker_is_still_ended_by_sigterm(catch: Callable[[], None]) ->
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_the_worker_that_loads_the_rows_of_the_step(number: signal.Signals) -> None:
+    stop = _StopOnSignal()
+    stop.on_train_begin()
+    loaded = iter(DataLoader(list(range(8)), num_workers=1, prefetch_factor=1))
+    rows = [int(next(loaded))]
+    worker = loaded._workers[0]
+    for process in (worker.pid, os.getpid()):
+        os.kill(process, number)
+    time.sleep(0.2)
+    assert rows + [int(row) for row in loaded] == list(range(8))
+    assert stop.received == number
+    stop.on_train_end()
+    worker.join(10)
+    assert worker.exitcode == 0

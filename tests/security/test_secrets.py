@@ -18,6 +18,7 @@ from recipe_commands import ENVIRONMENT, ROOT, RecipeRunner, command
 from emor3_trl import EmoR3Config
 from emor3_trl.cold_start import ColdStartConfig
 from emor3_trl.masking import mask_secrets, mask_text
+from emor3_trl.run.checks import check_secrets
 
 CANARY = "canary0123456789abcdef0123456789abcdef12"  # as long as a key of W&B
 LONG = {
@@ -144,3 +145,16 @@ def test_what_is_no_secret_stays() -> None:
         "label_map": {"secretive": "fear"}, "model": "org/name", "url": "https://host/path?x=1", "image_token": "<i>",
     }  # fmt: skip
     assert mask_secrets(values) == values
+
+
+@pytest.mark.parametrize("name", ["runs/hf_qwen25vl3binstruct", "runs/sk-learn-baseline-emoset-3b"])
+def test_a_folder_whose_name_begins_as_a_token_is_none(name: str) -> None:
+    assert mask_text(name) == name
+    check_secrets(["--output_dir", name, f"--model={name}"])
+
+
+@pytest.mark.parametrize("token", [f"hf_{'aB3' * 11}a", f"sk-{'aB3' * 16}", f"sk-proj-x_y-{'aB3' * 16}-z"])
+def test_a_token_is_known_by_its_form(token: str) -> None:
+    assert mask_text(f"no {token} here") == "no … here"
+    with pytest.raises(ValueError, match="--run_name holds a secret"):
+        check_secrets(["--run_name", token])
