@@ -80,7 +80,7 @@ def main() -> None:
                 continue
             print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
             folder.begin()
-            evaluate(models[name], choose_style(args, name), datasets, longest[name], folder, engines)
+            evaluate(choose_style(args, name), datasets, longest[name], folder, engines)
     if len(models) > 1:
         with user_errors():
             rows = {name: load_predictions(folder.path / "predictions.parquet") for name, folder in folders.items()}
@@ -110,19 +110,14 @@ def open_folders(
 
 
 def evaluate(
-    model: str,
-    args: EvaluationArguments,
-    datasets: dict[str, Dataset],
-    longest: int,
-    folder: RunFolder,
-    engines: SuccessiveEngine,
+    args: EvaluationArguments, datasets: dict[str, Dataset], longest: int, folder: RunFolder, engines: SuccessiveEngine
 ) -> None:
     """Predict on all data sets with one model and write its folder; metrics.json comes last."""
     name, start = folder.path.name, time.perf_counter()
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
     journals = folder.path / "unfinished"
-    options, drawing = choose_options(args)
+    model, (options, drawing) = name_models(args.models, args.direct)[name], choose_options(args)
     with engines.serve(model, base_model=args.base_model, max_prompt_tokens=longest, scratch=folder.path) as engine:
         for split, dataset in datasets.items():
             greedy[split] = predict_emotions(engine, dataset, split, options, journal=journals / f"{split}.jsonl")

@@ -33,8 +33,8 @@ def describe_stop(stop: KeyboardInterrupt) -> tuple[str, int]:
 def catch_signal(number: signal.Signals, receive: Callable[[int], None]) -> Any:
     """Let a function receive a signal of this process; a child that is forked is ended by it, as without.
 
-    A worker of a `DataLoader` leaves the first one to its parent: a terminal and SLURM send it to all processes, and
-    the step that is to end may still need rows.
+    A worker of a `DataLoader` leaves the first Ctrl-C to its parent: a terminal sends it to all processes, and the step
+    that is to end may still need rows. (SIGTERM is torch's own there.)
 
     Returns:
         What received it before.
