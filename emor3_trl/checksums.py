@@ -56,8 +56,8 @@ def find_changed(folder: str | Path) -> str | None:
         if (folder / name).stat().st_size != size:
             return f"{name} is not whole (it had {size:,} bytes when it was saved)"
     changed = (name for name, (_, digest) in files.items() if _digest(folder / name) != digest)
-    name = next(changed, None)
-    return f"{name} is not as it was saved (its checksum differs)" if name else None
+    other = next(changed, None)
+    return f"{other} is not as it was saved (its checksum differs)" if other else None
 
 
 def _digest(path: Path) -> str:

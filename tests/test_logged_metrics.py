@@ -42,7 +42,7 @@ def train_on_vllm(model_dir: Path, folder: Path) -> list[dict]:
 
 
 def train_on_transformers(model_dir: Path, folder: Path) -> list[dict]:
-    """Runs with named rewards, an evaluation split, and each loss that logs something of its own."""
+    """Runs with named rewards, an evaluation split, each loss that logs something of its own, and groups left out."""
     history = []
     trainer = tiny_trainer(
         model_dir, folder, reward_funcs=None, rewards=["accuracy", "coherence", "format"], entropy_coef=0.01,
@@ -50,8 +50,9 @@ def train_on_transformers(model_dir: Path, folder: Path) -> list[dict]:
     )  # fmt: skip
     trainer.train()
     history += trainer.state.log_history
-    for loss in ("cispo", "vespo"):
-        trainer = tiny_trainer(model_dir, folder, **{**NO_ENGINE, "max_steps": 1}, loss_type=loss, delta=None)
+    for loss, beta in (("cispo", 0.01), ("vespo", 0.01), ("dapo", 0.0)):
+        options = {"loss_type": loss, "beta": beta, "delta": None, "max_steps": 1}
+        trainer = tiny_trainer(model_dir, folder, **{**NO_ENGINE, **options})
         trainer.train()
         history += trainer.state.log_history
     return history

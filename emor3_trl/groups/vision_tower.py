@@ -63,8 +63,9 @@ def compute_tower_together(model: Any, processor: Any, sharded: bool, always: bo
         return arguments, {**inputs, "inputs_embeds": embeddings + 0.0 * torch.stack(sums).sum()}
 
     inner.register_forward_pre_hook(look_for_image, with_kwargs=True)
-    # Where the features of images are put in, so that all processes call their layers in one order
-    inner.language_model.register_forward_pre_hook(add_blank_image, with_kwargs=True)
+    # Where features of images are put in, so that all processes call their layers in one order: also before the hook
+    # by which ZeRO-3, which has wrapped a reference model by now, sees that the language model is called
+    inner.language_model.register_forward_pre_hook(add_blank_image, with_kwargs=True, prepend=True)
 
 
 def needs_gradients(trainer: Any) -> bool:

@@ -41,6 +41,7 @@ def main() -> None:
     trainer = tiny_trainer(model_dir, folder / "once", **options)
     gaps = record_gaps(trainer)
     trainer.train()
+    log = trainer.state.log_history  # which the next training begins anew
     trainer.parity = ParityCanary(warn=1e9, stop=0.0, patience=1)
     moved = [weight.detach().clone() for weight in trainer.model.parameters()]
     trainer.args.max_steps = 3
@@ -49,7 +50,7 @@ def main() -> None:
         stopped = False
     except OffPolicyError:  # in both processes, or one of them would wait for the other
         stopped = all(map(torch.equal, trainer.model.parameters(), moved))
-    result: dict[str, Any] = {"gaps": gaps, "stopped": stopped, "log": trainer.state.log_history, "runs": {}}
+    result: dict[str, Any] = {"gaps": gaps, "stopped": stopped, "log": log, "runs": {}}
     # Pictures on one process only, and groups without an advantage on one, on both, on none
     options |= {"use_vllm": False, "beta": 0.0, "pictures": "half", "max_steps": 4}
     for name in ("skipping", "whole"):

@@ -20,7 +20,7 @@ GRPO: dict[str, Any] = {
     "max_steps": STEPS,
     "beta": 0.04,
     "learning_rate": 1e-4,
-    "adam_epsilon": 1e-5,  # a step of Adam divides by the gradient: without it, rounding of a zero would be a full step
+    "adam_epsilon": 1e-4,  # a step of Adam divides by the gradient: without it, rounding of a zero would be a full step
     "loss_type": "dapo",  # the token mean of all ranks; bnpo takes each rank's own
     "temperature": 0.2,
     # What is drawn depends on the prompt, not on the ranks; a completion ends at each eighth kind of token

@@ -102,6 +102,7 @@ def test_the_recipe_says_it_in_one_line(
     run = RecipeRunner("grpo", monkeypatch, capsys)
     assert run(tmp_path, *arguments).returncode == 0
     (tmp_path / "out" / "metrics.json").unlink()  # as if it had been stopped
+    (tmp_path / "out" / "checkpoint-1" / "checksums.json").unlink()
     write_pickle(tmp_path / "out" / "checkpoint-1" / "optimizer.pt", tmp_path / "it_ran")
     refused = run(tmp_path, *arguments)
     assert refused.returncode == 2
