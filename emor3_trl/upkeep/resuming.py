@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler
 
@@ -59,6 +61,8 @@ class ResumableTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if model is not None and is_peft_model(model):
+                load_sharded_adapters(model, resume_from_checkpoint)
         else:
             load_weights(self.model if model is None else model, resume_from_checkpoint)
 
@@ -162,6 +166,33 @@ class ResumableTrainer(Trainer):
     def _shards_weights(self) -> bool:
         zero = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
         return self.is_fsdp_enabled or (zero is not None and zero.zero_stage == 3)
+
+
+def load_sharded_adapters(model: PeftModel, checkpoint: str | Path) -> None:
+    """Give the adapters of a model that FSDP2 shards the weights of a checkpoint, in place, on all processes together.
+
+    Accelerate's own file of an adapter leaves out those of Qwen2.5-VL's merger, and loads without a word.
+
+    Raises:
+        ValueError: if a weight is missing, or one is left over.
+    """
+    for name in model.peft_config:
+        folder = Path(checkpoint) if name == "default" else Path(checkpoint) / name
+        loaded = load_file(folder / "adapter_model.safetensors")
+        weights = get_peft_model_state_dict(
+            model, dict(model.named_parameters()), adapter_name=name, save_embedding_layers=False
+        )
+        if differing := sorted(loaded.keys() ^ weights.keys()):
+            raise ValueError(
+                f"The adapter in '{folder}' does not fit the model: {len(differing)} weights, such as {differing[0]}, "
+                "are in one of the two alone. Was it written by another model? Remove it to go on from an earlier one."
+            )
+        with torch.no_grad():
+            for key, weight in weights.items():
+                value = loaded[key].to(weight.device, weight.dtype)
+                if isinstance(weight, DTensor):
+                    value = distribute_tensor(value, weight.device_mesh, weight.placements)
+                weight.copy_(value)
 
 
 def load_weights(model: PreTrainedModel | PeftModel, checkpoint: str | Path) -> None:

@@ -113,7 +113,8 @@ def test_two_ranks_that_were_stopped_end_as_one_process(
             assert torch.equal(found.pop("lm_head.weight"), found["model.embed_tokens.weight"])
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
-            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5)
+            worst = (found[name] - weight).abs().max()
+            assert worst <= 1e-5, f"{way}, {name}: {worst}"
     log = json.loads((tmp_path / "cold_start" / "history.json").read_text())["log"]
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 3, 4]
 
