@@ -12,6 +12,7 @@ from transformers import BatchFeature, GenerationConfig
 from emor3_trl.engines.choices import QuestionEncoder, lacks_start
 from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
 from emor3_trl.engines.policy import image_token_ids
+from emor3_trl.launch import quiet_deepspeed
 from emor3_trl.prompts import render
 
 # What a processor returns for each token; all else that it returns belongs to the images
@@ -28,6 +29,7 @@ class TransformersEngine:
     """
 
     def __init__(self, model: Any, processor: Any, batch_size: int = 32) -> None:
+        quiet_deepspeed()  # Transformers asks for it when a model generates, where it is installed
         self.model, self.processor, self.batch_size = model, processor, batch_size
         self.group = None
         self.encoder = QuestionEncoder(processor)
