@@ -1,7 +1,7 @@
 """Does a long run stay as it is? Five hundred steps of the demo, and what the process holds along them.
 
     python recipes/prepare_data.py                 # the demo's model and data, once
-    python benchmarks/soak.py                     
+    python benchmarks/soak.py
 
 The demo's GRPO run, at half its batch, with all that a run has: reflection, a synchronisation of weights to vLLM at
 each step, validation every 25 steps, checkpoints every 50, and W&B offline. Every few steps it measures memory,

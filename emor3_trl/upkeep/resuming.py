@@ -61,8 +61,7 @@ class ResumableTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            if model is not None and is_peft_model(model):
-                load_sharded_adapters(model, resume_from_checkpoint)
+            self._load_whole_adapters(self.model if model is None else model, resume_from_checkpoint)
         else:
             load_weights(self.model if model is None else model, resume_from_checkpoint)
 
@@ -71,9 +70,16 @@ class ResumableTrainer(Trainer):
             check_no_code(self.state.best_model_checkpoint)
             with only_tensors():
                 super()._load_best_model()
+            self._load_whole_adapters(self.model, self.state.best_model_checkpoint)
         else:
             load_weights(self.model, self.state.best_model_checkpoint)
         self._last_loaded_step = -1  # vLLM still holds the last weights
+
+    def _load_whole_adapters(self, model: Any, checkpoint: str) -> None:
+        """Load adapters again where Accelerate's file lacks some: under FSDP2, unless it is sharded itself."""
+        plugin = self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None
+        if plugin is not None and plugin.state_dict_type.name == "FULL_STATE_DICT" and is_peft_model(model):
+            load_sharded_adapters(model, checkpoint)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
         if resume_from_checkpoint is not None:
@@ -168,6 +174,11 @@ class ResumableTrainer(Trainer):
         return self.is_fsdp_enabled or (zero is not None and zero.zero_stage == 3)
 
 
+def _list_adapters(model: PeftModel, checkpoint: str | Path) -> list[tuple[str, Path]]:
+    """Return each adapter's name, with the folder of a checkpoint that PEFT saves it in."""
+    return [(name, Path(checkpoint, *([] if name == "default" else [name]))) for name in model.peft_config]
+
+
 def load_sharded_adapters(model: PeftModel, checkpoint: str | Path) -> None:
     """Give the adapters of a model that FSDP2 shards the weights of a checkpoint, in place, on all processes together.
 
@@ -176,8 +187,7 @@ def load_sharded_adapters(model: PeftModel, checkpoint: str | Path) -> None:
     Raises:
         ValueError: if a weight is missing, or one is left over.
     """
-    for name in model.peft_config:
-        folder = Path(checkpoint) if name == "default" else Path(checkpoint) / name
+    for name, folder in _list_adapters(model, checkpoint):
         loaded = load_file(folder / "adapter_model.safetensors")
         weights = get_peft_model_state_dict(
             model, dict(model.named_parameters()), adapter_name=name, save_embedding_layers=False
@@ -206,8 +216,7 @@ def load_weights(model: PreTrainedModel | PeftModel, checkpoint: str | Path) -> 
         ValueError: if a weight is missing, or one is left over.
     """
     if is_peft_model(model):
-        for name in model.peft_config:
-            folder = Path(checkpoint) if name == "default" else Path(checkpoint) / name
+        for name, folder in _list_adapters(model, checkpoint):
             check_adapter_fits(model.load_adapter(str(folder), name, is_trainable=True), folder)
         return
     dtypes = {weight.dtype for weight in model.state_dict().values()}

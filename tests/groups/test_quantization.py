@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 from emor3_trl import EmoR3Trainer
 
-pytest.importorskip("bitsandbytes")
+pytest.importorskip("bitsandbytes", reason="bitsandbytes, an option for GPUs, is not installed")
 OPTIONS = {"use_vllm": False, "lambda1": 0.0}
 
 
