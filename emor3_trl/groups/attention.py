@@ -141,7 +141,7 @@ def shared_prefix_attention(
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def end_with_completions(layer: torch.nn.Module, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def end_with_completions(layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     """Return what the last decoder layer makes of a packed row's completions: nobody reads its prompts any more.
 
     It is the arithmetic of the layers of all supported families; what follows attention leaves the prompts out.
