@@ -10,6 +10,7 @@ from emor3_trl.groups.quantization import QUANTIZED
 from emor3_trl.launch import world_size
 from emor3_trl.named_rewards import check_named_rewards
 from emor3_trl.rewards import reward_functions
+from emor3_trl.truth_checks import check_truth
 
 # Options of a sampler that change its distribution, which the trainer does not know of: each with what leaves it alone
 RESTRICTING: dict[str, tuple[Any, ...]] = {
@@ -71,6 +72,17 @@ class EmoR3Config(GroupConfig):
             "consistency, coherence, format, think_format, and functions of your own, whose file is run."
         },
     )
+    accuracy_truth: str = field(
+        default="label",
+        metadata={
+            "help": "What accuracy is measured against: label (paper), votes, wheel. 'votes': the share of people who "
+            "gave the answer, from the data's column; 'wheel': how near it is on Mikels' wheel (docs/REWARDS.md)."
+        },
+    )
+    polarity_credit: float = field(
+        default=0.0,
+        metadata={"help": "What a wrong answer of the right polarity earns, 0 to less than 1 (paper: 0)."},
+    )
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
     )
@@ -106,6 +118,7 @@ class EmoR3Config(GroupConfig):
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
         check_named_rewards(self)
+        check_truth(self)
         _check_engine(self)
         _check_sampling(self)
         _check_without_effect(self)

@@ -16,6 +16,7 @@ from emor3_trl.rewards import (
     ANSWERS,
     RewardFunction,
     accuracy_reward,
+    choose_accuracy,
     coherence_reward,
     consistency_reward,
     format_reward,
@@ -110,7 +111,9 @@ def use_named_rewards(args: Any, reward_funcs: Any) -> list[RewardFunction]:
             f"args.rewards is {args.rewards}, and reward_funcs is given as well. Pass one: leave rewards unset, or "
             "leave out reward_funcs."
         )
-    return load_rewards(args.rewards, args.reward_weights)[0]
+    functions = load_rewards(args.rewards, args.reward_weights)[0]
+    judge_answer = choose_accuracy(args.accuracy_truth, args.polarity_credit)
+    return [judge_answer if function is accuracy_reward else function for function in functions]
 
 
 def asks_reflection(functions: Iterable[Callable]) -> bool:

@@ -10,9 +10,10 @@ Overall reward (paper, Eq. 5 and 6): (1 - l1 - l2) accuracy + l1 (consistency + 
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from emor3_trl.emotions import LabelSpace, canonical
+from emor3_trl.emotions import VALENCE, LabelSpace, canonical, wheel_distance
 from emor3_trl.thinking import answered, is_plain_think, parse, says_something
 
 Completions = Sequence[str | list[dict[str, Any]]]
@@ -20,6 +21,7 @@ SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
 RewardFunction = Callable[..., list[float]]
 
 REWARD_VARIANTS = ("paper", "reference", "plain")
+ACCURACY_TRUTHS = ("label", "votes", "wheel")
 ANSWERS = ("consistency_answer", "coherence_answer")  # columns that the reflection adds
 
 
@@ -62,6 +64,60 @@ def accuracy_reward(
     texts = [completion_text(completion) for completion in completions]
     answers = [answered(text, space) for text, space in zip(texts, spaces, strict=True)]
     return _label_matches(answers, emotion, spaces)
+
+
+@dataclass(frozen=True)
+class GradedAccuracy:
+    r"""`accuracy_reward` that knows more of the truth than one label: r(a) = sum over labels y of v(y) s(a, y).
+
+    v(y) is the share of people who said y: r is the expected accuracy against one of them, drawn at random. Where truth
+    is "label", or a row on the "wheel" has no votes, v is 1 for the row's emotion. s(a, y) is 1 for a = y, the credit c
+    for another label of y's polarity, else 0; on the wheel it is 1 - d(a, y), with d of `emotions.wheel_distance`
+    (Zhao et al., ACM Multimedia 2016). No answer earns 0.
+
+    Args:
+        truth: one of `ACCURACY_TRUTHS`.
+        polarity_credit: c in [0, 1). Polarity is Mikels' positive and negative (`emotions.VALENCE`); surprise and
+            confusion have none.
+
+    >>> columns = {"emotion": ["joy"] * 2, "label_space": ["emotion6"] * 2, "votes": [[0, 0, 0.1, 0.7, 0, 0.2]] * 2}
+    >>> GradedAccuracy("votes")([r"\boxed{joy}", r"\boxed{surprise}"], **columns)
+    [0.7, 0.2]
+    """
+
+    truth: str = "label"
+    polarity_credit: float = 0.0
+    __name__ = "accuracy_reward"  # in TRL's log
+
+    def __call__(
+        self,
+        completions: Completions,
+        emotion: Sequence[str | None] | None = None,
+        label_space: SpaceColumn | None = None,
+        votes: Sequence[Sequence[float] | None] | None = None,
+        **_columns: Any,
+    ) -> list[float]:
+        """Return what each answer earns; as `accuracy_reward`, with `votes`: N shares of each label of the row."""
+        spaces = _label_spaces(label_space, len(completions))
+        emotions = _column("emotion", emotion, len(completions))
+        has_votes = self.truth == "votes" or (self.truth == "wheel" and votes is not None)
+        votes = _column("votes", votes, len(completions)) if has_votes else [None] * len(completions)
+        rewards = []
+        for completion, label, space, shares in zip(completions, emotions, spaces, votes, strict=True):
+            answer, truth = answered(completion_text(completion), space), space.normalise(label)
+            shares = [float(other == truth) for other in space.labels] if shares is None else shares
+            worths = [0.0 if answer is None else self._compare(answer, other) for other in space.labels]
+            rewards.append(sum(share * worth for share, worth in zip(shares, worths, strict=True)))
+        return rewards
+
+    def _compare(self, answer: str, label: str) -> float:
+        """Return s(answer, label)."""
+        if self.truth == "wheel":
+            return 1 - wheel_distance(answer, label)
+        if answer == label:
+            return 1.0
+        polarity = VALENCE.get(answer, "neutral")
+        return self.polarity_credit if polarity == VALENCE.get(label, "neutral") != "neutral" else 0.0
 
 
 def consistency_reward(
@@ -203,8 +259,17 @@ class ReferenceRewards:
         return [float(_in_order(_tighten(completion_text(completion)))) for completion in completions]
 
 
+def choose_accuracy(truth: str = "label", polarity_credit: float = 0.0) -> RewardFunction:
+    """Return the accuracy of the paper, or `GradedAccuracy` where its truth is more than a label."""
+    return accuracy_reward if truth == "label" and not polarity_credit else GradedAccuracy(truth, polarity_credit)
+
+
 def reward_functions(
-    variant: str = "paper", lambda1: float = 0.1, lambda2: float = 0.1
+    variant: str = "paper",
+    lambda1: float = 0.1,
+    lambda2: float = 0.1,
+    accuracy_truth: str = "label",
+    polarity_credit: float = 0.0,
 ) -> tuple[list[RewardFunction], list[float]]:
     """Return the reward functions and their weights, for `reward_funcs` and `reward_weights` of a `GRPOTrainer`.
 
@@ -214,6 +279,7 @@ def reward_functions(
             `<think>`, weighted 1 - lambda2 and lambda2, without lambda1.
         lambda1: weight of the reflective reward (paper: 0.1).
         lambda2: weight of the format reward (paper: 0.1).
+        accuracy_truth, polarity_credit: of `GradedAccuracy`; the reference's accuracy knows neither.
 
     Raises:
         ValueError: if the variant is unknown, a lambda is negative, or both together exceed 1.
@@ -233,8 +299,9 @@ def reward_functions(
             "accuracy is weighted 1 - lambda1 - lambda2 (paper, Eq. 6; the paper uses 0.1 and 0.1)."
         )
     accuracy = max(0.0, 1 - lambda1 - lambda2)
+    judge_answer = choose_accuracy(accuracy_truth, polarity_credit)
     if variant == "plain":
-        return [accuracy_reward, think_format_reward], [accuracy, lambda2]
+        return [judge_answer, think_format_reward], [accuracy, lambda2]
     if variant == "reference":
         reference = ReferenceRewards
         return (
@@ -247,7 +314,7 @@ def reward_functions(
             [accuracy, lambda1, lambda1, lambda2],
         )
     return (
-        [accuracy_reward, consistency_reward, coherence_reward, format_reward],
+        [judge_answer, consistency_reward, coherence_reward, format_reward],
         [accuracy, lambda1 / 2, lambda1 / 2, lambda2],
     )
 
@@ -255,6 +322,7 @@ def reward_functions(
 _ADDED_BY = {
     "emotion": "emor3_trl.data.load_split gives each row its emotion",
     "label_space": "emor3_trl.data.load_split gives each row its label space",
+    "votes": "emor3_trl.data.load_split gives each row its votes, where people voted on its image",
     "consistency_answer": "EmoR3Trainer adds it to each batch; with another trainer, take it from Reflector.reflect",
     "coherence_answer": "EmoR3Trainer adds it to each batch; with another trainer, take it from Reflector.reflect",
 }

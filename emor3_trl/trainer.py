@@ -43,6 +43,7 @@ from emor3_trl.named_rewards import list_reward_columns, use_named_rewards
 from emor3_trl.reflection import Reflection, Reflector
 from emor3_trl.rewards import ANSWERS, completion_text, reward_functions
 from emor3_trl.thinking import parse
+from emor3_trl.truth_checks import check_truth_columns
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         datasets = {"train": train_dataset, "eval": eval_dataset}
         for part, dataset in datasets.items():
             _check_columns(f"{part}_dataset", dataset, self._needed_columns)
+        check_truth_columns(args, datasets, reward_funcs)
         check_context(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
         self.learn_question(train_dataset)  # for its card
@@ -208,7 +210,9 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
 
 def _use_variant(args: EmoR3Config) -> list[Callable]:
     """Return the rewards of `args.reward_variant`, and set their weights."""
-    functions, weights = reward_functions(args.reward_variant, args.lambda1, args.lambda2)
+    functions, weights = reward_functions(
+        args.reward_variant, args.lambda1, args.lambda2, args.accuracy_truth, args.polarity_credit
+    )
     if args.overlong_buffer:
         functions.append(get_soft_overlong_punishment(args.max_completion_length, args.overlong_buffer))
         weights.append(1.0)

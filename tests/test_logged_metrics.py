@@ -51,7 +51,7 @@ def train_on_transformers(model_dir: Path, folder: Path) -> list[dict]:
     trainer.train()
     history += trainer.state.log_history
     for loss, beta in (("cispo", 0.01), ("vespo", 0.01), ("dapo", 0.0)):
-        options = {"loss_type": loss, "beta": beta, "delta": None, "max_steps": 1}
+        options = {"loss_type": loss, "beta": beta, "delta": None, "max_steps": 1, "epsilon_high": 5.0}
         trainer = tiny_trainer(model_dir, folder, **{**NO_ENGINE, **options})
         trainer.train()
         history += trainer.state.log_history

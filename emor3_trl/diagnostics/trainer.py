@@ -73,7 +73,7 @@ class DiagnosedTrainer(Trainer):
         how = RewardSum(
             names, weights, group_size, self._list_reflective(), self.scale_rewards, self.multi_objective_aggregation
         )
-        metrics = zero_spreads(earned, names, weights, group_size) | measure_advantages(earned, how)
+        metrics = zero_spreads(earned, names, weights, group_size, how.aggregation) | measure_advantages(earned, how)
         form = "set" if self.reflects or "format_reward" in names else None
         form = "think" if "think_format_reward" in names else form
         if form:

@@ -22,12 +22,13 @@ _MODEL = [
 ]
 _BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"]
 _VALIDATION = ["validation_splits", "validation_steps", "validation_samples", "validation_patience"]
+_TRUTH = ["accuracy_truth", "polarity_credit"]
 _OUTPUT = ["output_dir", "report_to", "plan", "overwrite"]
 _DYNAMIC = ["dynamic_sampling", "dynamic_sampling_tries", "dynamic_sampling_starved"]
 GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
     "Model": _MODEL,
-    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer", "probe_steps"],
+    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", *_TRUTH, "overlong_buffer", "probe_steps"],
     "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", "skip_flat_groups", *_DYNAMIC],
     "Optimisation": ["learning_rate", "beta", "ref_model_dtype", "seed"],
     "Generation": [
