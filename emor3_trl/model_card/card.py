@@ -18,8 +18,7 @@ CPU_FLAGS = "--dtype float32 --enforce-eager"
 # What of a run's configuration a reader wants to know, where it is set
 SETTINGS = (
     "rewards", "reward_weights",
-    "reward_variant", "lambda1", "lambda2", "accuracy_truth", "polarity_credit",
-    "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
+    "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
     "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "max_samples", "num_samples",
     "seed",
 )  # fmt: skip
@@ -167,8 +166,6 @@ def _list_settings(config: Mapping[str, Any]) -> list[str]:
     """Return the settings that are set and have an effect."""
     idle = {"lora_r"} if not config.get("use_peft") else set()
     idle |= {"reward_variant", "lambda1", "lambda2"} if config.get("rewards") else set()
-    idle |= {"accuracy_truth"} if config.get("accuracy_truth") == "label" else set()
-    idle |= {"polarity_credit"} if not config.get("polarity_credit") else set()
     idle |= {"num_train_epochs"} if (config.get("max_steps") or -1) > 0 else {"max_steps"}
     return [key for key in SETTINGS if config.get(key) is not None and key not in idle]
 

@@ -66,10 +66,8 @@ def _describe_rewards(values: dict[str, Any]) -> tuple[str, bool]:
     variant, lambda1, lambda2 = (values.get(name, default) for name, default in _REWARDS.items())
     functions, weights = reward_functions(variant, lambda1, lambda2)
     buffer = values.get("overlong_buffer")
-    truth, credit = values.get("accuracy_truth", "label"), values.get("polarity_credit") or 0.0
-    graded = f"; accuracy by {truth}" * (truth != "label") + f"; {credit:g} for the polarity" * (credit > 0)
     punished = f" - up to 1 for the last {buffer} tokens" if buffer else ""
-    return f"{describe_rewards(functions, weights)}{punished} ({variant}{graded})", lambda1 > 0 and variant != "plain"
+    return f"{describe_rewards(functions, weights)}{punished} ({variant})", lambda1 > 0 and variant != "plain"
 
 
 def _format_row(part: str, alone: float, zero2: float, zero3: float) -> str:

@@ -48,8 +48,6 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
         variant, lambda1, lambda2 = (training[name] for name in ("reward_variant", "lambda1", "lambda2"))
         functions, weights = reward_functions(variant, lambda1, lambda2)
         origin = f"as in its training: {variant}, " + f"λ₁ = {lambda1}, " * (variant != "plain") + f"λ₂ = {lambda2}"
-        if training.get("accuracy_truth", "label") != "label" or training.get("polarity_credit"):
-            origin += "; accuracy here by the label alone"
     else:
         functions, weights = reward_functions("plain" if style == "think" else "paper")
         origin = "the paper's defaults: no training with such rewards is known"
