@@ -21,8 +21,8 @@ from emor3_trl.thinking import answered, is_plain_think, parse, says_something
 
 __all__ = [
     "ACCURACY_TRUTHS", "ANSWERS", "GATES", "REWARD_VARIANTS", "GradedAccuracy", "ReferenceRewards", "accuracy_reward",
-    "choose_accuracy", "coherence_reward", "completion_text", "consistency_reward", "format_reward", "gate_reflection", "reward_functions",
-    "think_format_reward",
+    "choose_accuracy", "coherence_reward", "completion_text", "consistency_reward", "format_reward", "gate_reflection",
+    "reward_functions", "think_format_reward",
 ]  # fmt: skip
 
 SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
