@@ -119,8 +119,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         if kwargs.get("rollout_func") is None:  # it adds columns of its own
             self._needed_columns += [name for name in list_reward_columns(args) if name not in self._needed_columns]
         datasets = {"train": train_dataset, "eval": eval_dataset}
-        for part, dataset in datasets.items():
-            _check_columns(f"{part}_dataset", dataset, self._needed_columns)
+        _check_datasets(datasets, self._needed_columns)
         check_truth_columns(args, datasets, reward_funcs)
         check_context(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
@@ -266,6 +265,11 @@ def _needed_columns(reflects: bool, reward_funcs: Any) -> list[str]:
     needed = {"image": reflects, "emotion": parameters.get("emotion"), "label_space": parameters.get("label_space")}
     needed["label_space"] = reflects or needed["label_space"]
     return [column for column, is_needed in needed.items() if is_needed]
+
+
+def _check_datasets(datasets: Mapping[str, Any], needed: Sequence[str]) -> None:
+    for part, dataset in datasets.items():
+        _check_columns(f"{part}_dataset", dataset, needed)
 
 
 def _check_columns(name: str, dataset: Any, needed: Sequence[str]) -> None:
