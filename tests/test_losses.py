@@ -5,6 +5,7 @@ alone, in the third none. Each is used for two updates, in the second of which t
 """
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,16 +13,20 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from tiny_model import tiny_pictures
 from training import logged, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import GRPOTrainer
 
-from emor3_trl import EmoR3Trainer, rewards
+from emor3_trl import EmoR3Config, EmoR3Trainer, rewards
 from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.groups.checks import CHOICES
 from emor3_trl.prompts import prompt_text
 
+DOCS = Path(__file__).parents[1] / "docs" / "LOSSES.md"
+DEFAULTS = ("sum_then_normalize", "group", "token")
 TOLERANCE = 1e-5  # relative, float32
 G, WEIGHTS = 4, [0.8, 0.05, 0.05, 0.1]
 LABELS = ["awe", "fear", "joy"]
@@ -317,3 +322,32 @@ def test_under_gdpo_a_small_weight_stays_small():
     grpo, gdpo = sum_then_normalize(EARNED), normalize_then_sum(EARNED)
     assert max(map(abs, grpo[G : 2 * G])) > 0.9 * max(map(abs, grpo))
     assert max(map(abs, gdpo[G : 2 * G])) < 0.1 * max(map(abs, gdpo))
+
+
+ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]*`\w+: [^|]*) \|", DOCS.read_text(), re.M)
+
+
+@pytest.mark.parametrize(("name", "cell"), ROWS, ids=[name for name, _ in ROWS])
+def test_the_yaml_of_the_page_is_a_configuration(tmp_path, name, cell):
+    settings = yaml.safe_load("\n".join(re.findall(r"`(\w+: [^`]+)`", cell)))
+    args = EmoR3Config(str(tmp_path), use_vllm=False, bf16=False, use_cpu=True, **settings)
+    assert {key: getattr(args, key) for key in settings} == settings
+    assert all(value is None or isinstance(value, str | int | float) for value in settings.values())
+
+
+def test_the_page_names_every_loss_and_shows_the_numbers_of_its_example():
+    text = DOCS.read_text()
+    for words in ("loss_type", "multi_objective_aggregation", "scale_rewards", "importance_sampling_level"):
+        assert [word for word in CHOICES[words] if f"`{words}: {word}`" not in text and word not in DEFAULTS] == []
+    totals = [sum(w * r for w, r in zip(WEIGHTS, row, strict=True)) for row in EARNED]
+    centred = sum_then_normalize(EARNED, deviates=False)
+    advantages = {
+        "GRPO": sum_then_normalize(EARNED),
+        "Dr. GRPO": centred,
+        "batch": [value / (stdev(totals) + 1e-4) for value in centred],
+        "GDPO": normalize_then_sum(EARNED),
+    }
+    for name, values in advantages.items():
+        (shown,) = re.findall(rf"^\| {name} \| (.*-?[\d.]+) \| (.*) \|$", text.replace("−", "-").replace("*", ""), re.M)
+        numbers = [float(number) for cell in shown for number in cell.split(", ")]
+        assert numbers == pytest.approx(values[: 2 * G], abs=0.0051), name
