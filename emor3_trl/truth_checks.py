@@ -81,8 +81,11 @@ def _check_data(args: Any, settings: str, name: str, dataset: Any) -> None:
             f"accuracy_truth is 'votes', but the {name} data have no column 'votes'. Prepare data with people's votes "
             "(Emotion6: --label_from folder_and_votes), or set accuracy_truth: label."
         )
-    graded_by_label = args.accuracy_truth == "wheel" or args.polarity_credit
-    if not graded_by_label or not isinstance(dataset, Dataset) or "label_space" not in columns:
+    if not isinstance(dataset, Dataset) or "label_space" not in columns:
+        return
+    if args.accuracy_truth != "label" and "votes" in columns:
+        _check_shares(name, dataset)
+    if args.accuracy_truth != "wheel" and not args.polarity_credit:
         return
     known = MIKELS_WHEEL if args.accuracy_truth == "wheel" else tuple(VALENCE)
     what = "place on Mikels' wheel" if args.accuracy_truth == "wheel" else "polarity"
@@ -93,6 +96,17 @@ def _check_data(args: Any, settings: str, name: str, dataset: Any) -> None:
             f"{settings}, but labels of the {name} data have no {what}: {', '.join(unknown)[:60]}. Known are "
             f"{', '.join(known)}. Leave it unset."
         )
+
+
+def _check_shares(name: str, dataset: Dataset) -> None:
+    """Check that each row has a share of each of its labels, or no votes; `data.load_split` has done so for its own."""
+    for row, (shares, space) in enumerate(zip(dataset["votes"], dataset["label_space"], strict=True)):
+        labels = LabelSpace.of(space).labels
+        if shares is not None and len(shares) != len(labels):
+            raise ValueError(
+                f"Row {row} of the {name} data has {len(shares)} votes for {len(labels)} labels. Expected a share for "
+                "each, in the order of label_space, or None."
+            )
 
 
 def _list_settings(args: Any) -> str:

@@ -157,6 +157,9 @@ def test_data_that_cannot_be_graded_are_refused_in_one_line(options, message):
         with pytest.raises(ValueError, match=re.escape(message)) as error:
             check_truth_columns(args, datasets)
         assert len(str(error.value)) < 300
+    short = Dataset.from_list([{"label_space": ["awe", "fear"], "votes": shares} for shares in (None, [0.5])])
+    with pytest.raises(ValueError, match="Row 1 of the train data has 1 votes for 2 labels"):
+        check_truth_columns(SimpleNamespace(accuracy_truth="votes", polarity_credit=0.0), {"train": short})
     taken = Dataset.from_list([{"emotion": "awe", "label_space": "emoset_8", "votes": [0.125] * 8}])
     check_truth_columns(args, {"train": taken, "eval": {"held_out": taken}})
 
