@@ -118,7 +118,8 @@ def train_half_right(model_dir: Path, folder: Path, batch_size: int) -> EmoR3Tra
         folder: the run's folder.
         batch_size: completions of each process.
     """
-    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1, "lambda1": 0.0}
+    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1}
+    options |= {"soft_reflection": "calibrated", "gated_reflection": "right"}  # the prior is that of all processes
     trainer = tiny_trainer(model_dir, folder, reward_funcs=None, use_vllm=False, **options)
 
     def write(row: dict[str, Any], place: int) -> str:
