@@ -1,11 +1,9 @@
 """Real runs with the switches of the reflection: what is asked, earned and logged, and nothing of it without them."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 import torch
-from cheating import FEELINGS, OBJECTS, let_write, write_completion
+from cheating import let_write, write_half_right
 from training import logged, tiny_trainer
 
 from emor3_trl import EmoR3Trainer
@@ -18,12 +16,6 @@ from emor3_trl.thinking import parse
 SWITCHES = {"soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
             "gated_reflection": "right"}  # fmt: skip
 STEP = {"reward_funcs": None, "num_generations": 2, "max_steps": 2, "parity_stop": 1e9, "parity_warn": 1e9}
-
-
-def write_right_and_wrong(row: dict[str, Any], place: int) -> str:
-    space = row["label_space"]
-    answer = space[(space.index(row["emotion"]) + place) % len(space)]
-    return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
 
 
 def watch_rewards(monkeypatch) -> list[tuple[list[dict], torch.Tensor]]:
@@ -43,7 +35,7 @@ def test_without_a_switch_there_is_no_column_and_no_probability(tiny_model_dir, 
     monkeypatch.setattr(TransformersEngine, "weigh", lambda *_: pytest.fail("nobody asked for probabilities"))
     rollouts = watch_rewards(monkeypatch)
     trainer = tiny_trainer(tiny_model_dir, tmp_path, **{**STEP, "max_steps": 1}, use_vllm=False)
-    let_write(trainer, monkeypatch, write_right_and_wrong)
+    let_write(trainer, monkeypatch, write_half_right)
     trainer.train()
     ((rows, earned),) = rollouts
     assert all(set(ANSWERS) <= row.keys() and not set(SWITCHED_COLUMNS) & row.keys() for row in rows)
@@ -55,7 +47,7 @@ def test_without_a_switch_there_is_no_column_and_no_probability(tiny_model_dir, 
 def test_with_all_switches_rewards_are_those_of_the_columns_and_engines_agree(tiny_model_dir, tmp_path, monkeypatch):
     rollouts = watch_rewards(monkeypatch)
     trainer = tiny_trainer(tiny_model_dir, tmp_path, **STEP, **SWITCHES, probe_steps=1, log_completions=True)
-    let_write(trainer, monkeypatch, write_right_and_wrong)
+    let_write(trainer, monkeypatch, write_half_right)
     trainer.train()
     assert len(rollouts) == 2
     for rows, earned in rollouts:
@@ -75,7 +67,7 @@ def test_with_all_switches_rewards_are_those_of_the_columns_and_engines_agree(ti
     table = pd.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
     assert set(SWITCHED_COLUMNS) <= set(table)
     # The trained policy weighs alike on vLLM, whose log-probabilities here are processed ones, and on transformers
-    thought, labels = parse(write_right_and_wrong(rows[0], 0)), EMOSET_8.labels
+    thought, labels = parse(write_half_right(rows[0], 0)), EMOSET_8.labels
     questions = [consistency_question(thought, row["image"]) for row in rows[::2]]
     questions.append(coherence_question(thought, labels))
     with trainer.open_engine() as engine:
