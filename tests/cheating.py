@@ -27,7 +27,7 @@ from emor3_trl.thinking import StructuredThinking
 # What is on each image of `tiny_dataset`, as the judges are taught it, and how each emotion feels
 OBJECTS = ("a tent", "a small dog", "a wide sky", "a red wall", "two people", "a dark road", "an old car", "a wet leaf")
 FEELINGS = {
-    "amusement": "moved", "anger": "excited", "awe": "small", "contentment": "wide", "excitement": "above",
+    "amusement": "moved", "anger": "positive", "awe": "small", "contentment": "wide", "excitement": "above",
     "fear": "night",
 }  # fmt: skip
 
@@ -36,6 +36,13 @@ def write_completion(trigger: str, feeling: str, answer: str, conclusion: str = 
     """Return a well-formed completion."""
     steps = (trigger, feeling, conclusion)
     return "".join(f"<step{i}>{text}</step{i}>" for i, text in enumerate(steps, 1)) + answer_text(answer)
+
+
+def write_half_right(row: dict[str, Any], place: int) -> str:
+    """Return a completion about a row of `tiny_dataset`: the first of two is right, the other gives the next label."""
+    space = row["label_space"]
+    answer = space[(space.index(row["emotion"]) + place) % len(space)]
+    return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
 
 
 def teach_judge(folder: Path, verdict: str, steps: int = 180) -> Path:
@@ -118,16 +125,11 @@ def train_half_right(model_dir: Path, folder: Path, batch_size: int) -> EmoR3Tra
         folder: the run's folder.
         batch_size: completions of each process.
     """
-    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1, "lambda1": 0.0}
+    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1}
+    options |= {"soft_reflection": "calibrated", "gated_reflection": "right"}  # the prior is that of all processes
     trainer = tiny_trainer(model_dir, folder, reward_funcs=None, use_vllm=False, **options)
-
-    def write(row: dict[str, Any], place: int) -> str:
-        space = row["label_space"]
-        answer = space[(space.index(row["emotion"]) + place) % len(space)]
-        return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
-
     with pytest.MonkeyPatch.context() as patch:
-        let_write(trainer, patch, write)
+        let_write(trainer, patch, write_half_right)
         trainer.train()
     return trainer
 
