@@ -105,6 +105,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
             reward_funcs = _use_variant(args)
         else:  # the environment owns the reward, and nothing is added to it
             self.reflects = False
+            check_readers(args, [])
         if self.reflects and not args.use_vllm and world_size() > 1 and weights_sharded():
             # Each rank asks as many questions as it has well-formed completions, but forwards of all must match
             raise ValueError(
