@@ -35,6 +35,7 @@ GROUP_LIMITS = {
     **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), "0 or more"),
     **dict.fromkeys(("entropy_coef_delta", "entropy_target", "num_completions_to_print"), "0 or more"),
     **dict.fromkeys(("overlong_buffer", "probe_steps"), "0 or more"),
+    "polarity_credit": "0 or more, and less than 1",
     **dict.fromkeys(("top_entropy_quantile", "vllm_gpu_memory_utilization"), "more than 0, and at most 1"),
     "ref_model_mixup_alpha": "0 to 1",
 }

@@ -126,6 +126,8 @@ VALENCE: dict[str, Valence] = {
     "confusion": "neutral",
     "surprise": "neutral",
 }
+# Mikels' eight emotions in their order round the wheel, as Zhao et al. (ACM Multimedia 2016) draw it
+MIKELS_WHEEL = ("amusement", "contentment", "awe", "excitement", "fear", "sadness", "disgust", "anger")
 AROUSAL: dict[str, Arousal] = {
     "amusement": "excited",
     "awe": "excited",
@@ -140,3 +142,19 @@ AROUSAL: dict[str, Arousal] = {
     "confusion": "calm",
     "surprise": "excited",
 }
+
+
+def wheel_distance(first: str, second: str) -> float:
+    """Return how far two emotions lie apart on Mikels' wheel: 0 for the same, 1 for opposite ones.
+
+    Zhao et al. (Predicting Personalized Emotion Perceptions of Social Images, ACM Multimedia 2016) count the steps from
+    one emotion to the other, the shorter way round. Here they are divided by the most that there can be, which is 4.
+
+    Raises:
+        ValueError: if one is not on the wheel.
+
+    >>> wheel_distance("amusement", "contentment"), wheel_distance("amusement", "anger"), wheel_distance("awe", "anger")
+    (0.25, 0.25, 0.75)
+    """
+    steps = abs(MIKELS_WHEEL.index(first) - MIKELS_WHEEL.index(second))
+    return min(steps, len(MIKELS_WHEEL) - steps) / (len(MIKELS_WHEEL) // 2)

@@ -34,6 +34,7 @@ from emor3_trl.run.recipe import run_recipe, user_errors
 from emor3_trl.run.start import count_samples, load_validation, open_run
 from emor3_trl.run.stopping import train_until_stopped
 from emor3_trl.run.tracking import finish_tracking, start_tracking
+from emor3_trl.truth_checks import check_truth_columns
 
 if TYPE_CHECKING:
     from emor3_trl import EmoR3Trainer
@@ -56,6 +57,7 @@ def main() -> None:
         count_batches(parsed.values, len(opened.train), world_size())  # refuses fewer rows than one rollout takes
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         check_reward_columns(args, {"training": opened.train, "evaluation": evaluation})
+        check_truth_columns(args, {"training": opened.train, "evaluation": evaluation})
         held_out = load_validation(run, args.seed)
         if held_out:
             check_validation(args)

@@ -36,7 +36,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "dataloader_multiprocessing_context": "spawn", "accelerator_config": {"split_batches": False},
         "max_samples": 6, "shuffle_dataset": False, "full_determinism": True, "debug": "underflow_overflow",
         "skip_memory_metrics": False, "save_on_each_node": True, "pad_to_multiple_of": 8, "prompt_style": "set",
-        "dynamic_sampling": "spread", "dynamic_sampling_tries": 3, "skip_flat_groups": True,
+        "dynamic_sampling": "spread", "dynamic_sampling_tries": 3, "skip_flat_groups": True, "accuracy_truth": "wheel",
     },
     "loss": {
         "loss_type": "sapo", "sapo_temperature_neg": 1.1, "sapo_temperature_pos": 1.2, "beta": 0.1, "delta": 2.0,
@@ -55,7 +55,7 @@ WORKS: dict[str, dict[str, Any]] = {
         "num_completions_to_print": 1, "log_unique_prompts": True,
         "log_completions_steps": 2, "ref_model_dtype": "bfloat16", "generation_kwargs": {"do_sample": True},
         "cache_implementation": "static", "chat_template_kwargs": {"enable_thinking": False},
-        "rewards": ["accuracy", "coherence", "format"], "reward_weights": [0.8, 0.1, 0.1],
+        "rewards": ["accuracy", "coherence", "format"], "reward_weights": [0.8, 0.1, 0.1], "polarity_credit": 0.2,
         "trust_remote_code": True, "model_init_kwargs": {"attn_implementation": "sdpa"},
     },
     "LoRA": {

@@ -58,8 +58,12 @@ class PreparationArguments:
         default=Budget.max_pixels,
         metadata={"help": "Largest picture; the default keeps prompts within 2,048 tokens (reference: 4,194,304)."},
     )
-    label_from: Literal["folder", "votes"] = field(
-        default="folder", metadata={"help": "Emotion6: the folder is the label, or what most people said."}
+    label_from: Literal["folder", "votes", "folder_and_votes"] = field(
+        default="folder",
+        metadata={
+            "help": "Emotion6: the folder is the label, or what most people said. folder_and_votes: the folder, with "
+            "people's votes beside it."
+        },
     )
     label_space: str | None = field(
         default=None,

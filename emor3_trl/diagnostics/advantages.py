@@ -26,15 +26,20 @@ def zero_spread_share(rewards: Sequence[float] | np.ndarray, num_generations: in
 
 
 def zero_spreads(
-    rewards: np.ndarray, names: Sequence[str], weights: Sequence[float], num_generations: int
+    rewards: np.ndarray,
+    names: Sequence[str],
+    weights: Sequence[float],
+    num_generations: int,
+    aggregation: str = "sum_then_normalize",
 ) -> dict[str, float]:
-    """Return the share of dead groups for each reward that trains, and for their weighted sum.
+    """Return the share of dead groups for each reward that trains, and for the weighted sum that advantages are of.
 
     Args:
         rewards: what each reward function returned for each completion, groups contiguous; shape (P * G, functions).
         names: names of the functions.
         weights: their weights.
         num_generations: G, completions per prompt.
+        aggregation: with "normalize_then_sum" the sum is of rewards that are scaled in their group.
 
     Returns:
         `diagnostics/zero_spread/<reward>` and `diagnostics/zero_spread/overall`; nothing for groups of one.
@@ -42,7 +47,8 @@ def zero_spreads(
     if num_generations < 2:
         return {}
     columns = {_title(name): rewards[:, place] for place, name in enumerate(names)}
-    columns["overall"] = sum_rewards(rewards, weights)
+    scaled = _scale_in_groups(rewards, num_generations) if aggregation == "normalize_then_sum" else rewards
+    columns["overall"] = sum_rewards(scaled, weights)
     return {
         f"diagnostics/zero_spread/{name}": zero_spread_share(values, num_generations)
         for name, values in columns.items()
@@ -99,9 +105,7 @@ def split_advantages(rewards: np.ndarray, how: RewardSum) -> np.ndarray:
     values, scale, group_size = np.asarray(rewards, dtype=float), how.scale, how.group_size
     unrewarded = np.isnan(values).all(axis=1)
     if how.aggregation == "normalize_then_sum":
-        groups = values.reshape(-1, group_size, values.shape[1])  # (P, G, functions)
-        deviation = _deviation(groups, axis=1)
-        values = ((groups - _mean(groups, axis=1)) / (deviation + _EPSILON)).reshape(values.shape)
+        values = _scale_in_groups(values, group_size)
         scale, group_size = "batch", len(values)
     parts = np.nan_to_num(values) * np.asarray(how.weights, dtype=float)
     parts[unrewarded] = np.nan
@@ -150,6 +154,12 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
                 decided &= _have_no_spread(rewards[:, place], how.group_size)
         metrics["diagnostics/only_reflection_decides"] = float(np.mean(decided))
     return metrics
+
+
+def _scale_in_groups(rewards: np.ndarray, group_size: int) -> np.ndarray:
+    """Return each reward less its group's mean, over its group's deviation (GDPO), shape (P * G, functions)."""
+    groups = np.asarray(rewards, dtype=float).reshape(-1, group_size, rewards.shape[1])  # (P, G, functions)
+    return ((groups - _mean(groups, axis=1)) / (_deviation(groups, axis=1) + _EPSILON)).reshape(rewards.shape)
 
 
 def _title(name: str) -> str:

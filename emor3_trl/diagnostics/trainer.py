@@ -12,8 +12,8 @@ from transformers import Trainer
 
 from emor3_trl.diagnostics.advantages import RewardSum, measure_advantages, sum_rewards, zero_spreads
 from emor3_trl.diagnostics.alarms import judge_alarms
-from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose
-from emor3_trl.rewards import ANSWERS
+from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose, measure_switches
+from emor3_trl.reward_columns import ANSWERS, REFLECTED_COLUMNS, SWITCHED_COLUMNS
 from emor3_trl.thinking import StructuredThinking
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class DiagnosedTrainer(Trainer):
             [
                 {"text": text, "thinking": thought, "cut_off": is_cut, "group": group}
                 | {name: row.get(name) for name in _COLUMNS}
+                | {name: row[name] for name in SWITCHED_COLUMNS if name in row}
                 for row, text, thought, is_cut, group in told
             ]
         )
@@ -73,12 +74,13 @@ class DiagnosedTrainer(Trainer):
         how = RewardSum(
             names, weights, group_size, self._list_reflective(), self.scale_rewards, self.multi_objective_aggregation
         )
-        metrics = zero_spreads(earned, names, weights, group_size) | measure_advantages(earned, how)
+        metrics = zero_spreads(earned, names, weights, group_size, how.aggregation) | measure_advantages(earned, how)
         form = "set" if self.reflects or "format_reward" in names else None
         form = "think" if "think_format_reward" in names else form
         if form:
             cut_off = [row["cut_off"] for row in completions]
             metrics |= count_malformed([row["text"] for row in completions], form, cut_off)
+        metrics |= measure_switches({name: [row[name] for row in completions] for name in completions[0]})
         # A data set of several sources may know the emotion of some rows alone
         known = [place for place, row in enumerate(completions) if None not in (row["emotion"], row["label_space"])]
         if known:
@@ -90,7 +92,8 @@ class DiagnosedTrainer(Trainer):
     def _list_reflective(self) -> list[str]:
         """Return the names of the reward functions that read the reflection's answers."""
         functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
-        return [name for name, function in functions if inspect.signature(function).parameters.keys() & set(ANSWERS)]
+        columns = set(REFLECTED_COLUMNS)
+        return [name for name, function in functions if inspect.signature(function).parameters.keys() & columns]
 
     def _is_probed(self) -> bool:
         """Return whether a multiple of `probe_steps` is among the optimizer steps that this rollout is for."""

@@ -41,14 +41,20 @@ NOT_FOR_IMAGES = {
 
 
 def check_choices(args: GRPOConfig) -> None:
-    """Check the words that choose a loss.
+    """Check the words that choose a loss, and the limit that means something else in one of them.
 
     Raises:
-        ValueError: naming the field, and the words that it takes.
+        ValueError: naming the field, and what it takes.
     """
     for name, choices in CHOICES.items():
         if getattr(args, name, choices[0]) not in choices:
             raise ValueError(f"{name} is {getattr(args, name)!r}. Expected one of {', '.join(choices)}.")
+    largest = getattr(args, "epsilon", 0.2) if args.epsilon_high is None else args.epsilon_high
+    if args.loss_type == "cispo" and largest < 1:
+        raise ValueError(
+            f"loss_type is 'cispo' and epsilon_high is {largest}, but CISPO's is the largest ratio itself: below 1 it "
+            "cuts the weight of every token alike. Set epsilon_high: 5.0 (docs/LOSSES.md)."
+        )
 
 
 def explain_whole_batch(args: GRPOConfig) -> str | None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from training import lengths_differ, tiny_trainer
 
-from emor3_trl.diagnostics import RewardSum, measure_advantages, split_advantages
+from emor3_trl.diagnostics import RewardSum, measure_advantages, split_advantages, zero_spreads
 
 NAMES = ("accuracy_reward", "coherence_reward")
 
@@ -108,6 +108,15 @@ def test_two_rewards_that_cancel_in_a_dead_group_cause_nothing():
     result = measure_advantages(rewards, RewardSum(NAMES, [0.5, 0.5], 2, reflective=["coherence_reward"]))
     assert result["diagnostics/advantage_share/accuracy"] == 1.0
     assert result["diagnostics/advantage_share/coherence"] == 0.0
+
+
+def test_a_dead_sum_may_teach_where_each_reward_is_scaled_first():
+    rewards = np.array([[1.0, 0.0], [0.0, 4.0], [1.0, 1.0], [1.0, 1.0]])  # weighed, both of the first group earn 0.8
+    for aggregation, dead in (("sum_then_normalize", 1.0), ("normalize_then_sum", 0.5)):
+        shares = zero_spreads(rewards, NAMES, [0.8, 0.2], 2, aggregation)
+        assert shares["diagnostics/zero_spread/overall"] == dead
+        parts = split_advantages(rewards, RewardSum(NAMES, [0.8, 0.2], 2, aggregation=aggregation)).sum(axis=1)
+        assert (parts != 0).tolist() == [dead < 1] * 2 + [False] * 2
 
 
 def test_groups_of_one_have_no_advantages():

@@ -122,6 +122,7 @@ TOLD = [
         )
         for who in (EmoR3Trainer, GroupTrainer)
     ),
+    pytest.param(GroupTrainer, {"loss_type": "cispo"}, "Set epsilon_high: 5.0", id="largest ratio of CISPO"),
     pytest.param(GroupTrainer, {"loss_type": "dapoo"}, "Expected one of grpo, dapo", id="loss"),
 ]
 

@@ -303,6 +303,13 @@ PAPER_SETS = Case(
             "name",
         ),
         Command(
+            "--dataset emotion6 --label_from folder_and_votes --source {out}/capitals --train 12 --test 12",
+            {"test": 12, "train": 12},
+            "",
+            SIX,
+            "name",
+        ),
+        Command(
             "--dataset emotion6 --label_from votes --source {out}/capitals --train 12 --test 12",
             {"test": 12, "train": 12},
             "",

@@ -2,8 +2,9 @@
 
 The folder is the label (paper, Sec. 4.1: six classes). `ground_truth.txt` has a header line, then file name, valence,
 arousal and the shares of anger, disgust, fear, joy, sadness, surprise and neutral, separated by tabs. With
-`label_from="votes"` the largest share is the label, and an image that is mostly neutral, or tied, is left out; the
-shares of the six labels are kept.
+`label_from="votes"` the largest share is the label, and an image that is mostly neutral, or tied, is left out. With
+"folder_and_votes" the folder stays the label. Both keep the shares of the six labels, which sum to 1 without the
+neutral share: they say which emotion was seen where one was seen.
 """
 
 from pathlib import Path
@@ -24,7 +25,8 @@ def list_candidates(folder: str | Path, label_from: str = "folder", image_folder
 
     Args:
         folder: the folder that holds `images/` (and `ground_truth.txt`).
-        label_from: "folder", or "votes" for the label that most people gave.
+        label_from: "folder", "votes" for the label that most people gave, or "folder_and_votes" for the folder's label
+            with the votes beside it.
         image_folder: a folder that links may lead to.
 
     Raises:
@@ -33,7 +35,7 @@ def list_candidates(folder: str | Path, label_from: str = "folder", image_folder
     """
     folder = Path(folder)
     shares = {}
-    if label_from == "votes":
+    if label_from != "folder":
         shares = _read_shares(require_path(folder / "ground_truth.txt", "Emotion6's table of votes", _advise(folder)))
     candidates: list[Candidate] = []
     dropped = []
@@ -42,14 +44,14 @@ def list_candidates(folder: str | Path, label_from: str = "folder", image_folder
         names = [path.name for path in images.iterdir() if path.name.lower().endswith(SUFFIXES)]
         for name in sorted(filter(lambda name: not is_hidden(name), names), key=lambda name: (len(name), name)):
             key, place = f"{label}/{name}", images.relative_to(folder).as_posix() + f"/{name}"
-            if label_from == "votes":
-                emotion, reason = _decide(shares.get(key.lower()))
-                if emotion is None:
-                    dropped.append(Dropped(key, reason))
-                else:
-                    candidates.append(Candidate(key, place, emotion, _normalise(shares[key.lower()])))
-            else:
+            if label_from == "folder":
                 candidates.append(Candidate(key, place, label))
+                continue
+            emotion, reason = _decide(shares.get(key.lower()), None if label_from == "votes" else label)
+            if emotion is None:
+                dropped.append(Dropped(key, reason))
+            else:
+                candidates.append(Candidate(key, place, emotion, _normalise(shares[key.lower()])))
     others = () if image_folder is None else (image_folder,)
     return Source("emotion6", EMOTION6, {"all": candidates}, FolderImages(folder, others), dict(SIZES), dropped)
 
@@ -69,10 +71,12 @@ def _find_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _decide(shares: tuple[float, ...] | None) -> tuple[str | None, str]:
-    """Return the label with the largest share, or None and why there is none."""
+def _decide(shares: tuple[float, ...] | None, folder: str | None) -> tuple[str | None, str]:
+    """Return the folder's label, or without a folder that of the largest share; or None and why there is none."""
     if shares is None:
         return None, "has no line in ground_truth.txt"
+    if folder is not None:
+        return (folder, "") if any(shares[: len(EMOTION6.labels)]) else (None, "was seen as neutral by all")
     winners = [label for label, share in zip(VOTES, shares, strict=True) if share == max(shares)]
     if len(winners) > 1:
         return None, "is tied in the votes"
