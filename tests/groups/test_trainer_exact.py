@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import WHOLE
 from safetensors.torch import load_file
 from tiny_model import CHAT_TEMPLATE
 from training import fixed_completions, launch_two, logged, tiny_trainer
@@ -102,6 +103,15 @@ def test_five_steps_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, 
     plain = train(tiny_model_dir, tmp_path / "plain", monkeypatch, False, **options)
     moved = max(relative(plain["parameters"][name], start) for name, start in plain["start"].items())
     assert moved > 100 * TOLERANCE  # there was something to get wrong
+    assert_same_run(shared, plain)
+
+
+@pytest.mark.parametrize("family", [family for family in WHOLE if not family.startswith("qwen2_5_vl")])
+def test_other_families_take_the_same_five_steps(tmp_path, monkeypatch, family):
+    model_dir = WHOLE[family](tmp_path / "model")
+    options = {"pictures": "most", "learning_rate": 1e-5}
+    shared = train(model_dir, tmp_path / "shared", monkeypatch, True, **options)
+    plain = train(model_dir, tmp_path / "plain", monkeypatch, False, **options)
     assert_same_run(shared, plain)
 
 
