@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from families import FAMILIES, WHOLE, build_family
+from peft import LoraConfig, get_peft_model
 from recipe_commands import ROOT, RecipeRunner
 from test_trainer import write_gold
 from tiny_model import gold_completion, tiny_pictures
@@ -19,7 +20,7 @@ from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.prompts import render
-from emor3_trl.run.memory import measure_shape, read_shape
+from emor3_trl.run.memory import GIB, estimate_memory, measure_shape, read_shape
 
 TEXT = "which emotion?"
 
@@ -177,6 +178,25 @@ def test_sizes_are_those_of_the_published_configurations(name):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(PUBLISHED[name])
     assert measure_shape(families.SHAPES[name].name, model) == families.SHAPES[name]
+
+
+LANGUAGE = ".*language_model.*\\.(q|k|v|o|gate|up|down)_proj"  # of every LoRA configuration
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_adapters_of_the_language_model_are_counted_to_the_last_weight(name):
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(PUBLISHED[name])
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=LANGUAGE))
+    trained = {name: weight.numel() for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert all("language_model" in name for name in trained)
+    values = {
+        "data": "none", "max_completion_length": 16, "per_device_train_batch_size": 8, "num_generations": 8,
+        "gradient_accumulation_steps": 1, "dtype": "bfloat16", "bf16": True, "beta": 0.01, "lora_r": 4,
+        "use_peft": True, "lora_target_modules": LANGUAGE,
+    }  # fmt: skip
+    parts = {part: whole * GIB for part, whole, *_ in estimate_memory(values, families.SHAPES[name], 1)}
+    assert parts["gradients"] == 4 * sum(trained.values())
 
 
 @pytest.mark.parametrize("family", WHOLE)
