@@ -8,12 +8,14 @@ import torch
 from families import FAMILIES, WHOLE, build_family
 from peft import LoraConfig, get_peft_model
 from recipe_commands import ROOT, RecipeRunner
+from safetensors.torch import load_file
 from test_trainer import write_gold
 from tiny_model import gold_completion, tiny_pictures
 from training import cold_start_trainer, logged, tiny_dataset, tiny_trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig, Qwen3VLConfig
 
 from emor3_trl import families
+from emor3_trl.engines.adapters import save_merged
 from emor3_trl.engines.engine import Continuation, Question
 from emor3_trl.engines.opening import open_engine
 from emor3_trl.engines.policy import image_token_ids
@@ -263,3 +265,13 @@ def test_the_page_says_what_plan_prints(row, monkeypatch, capsys):
 def test_every_configuration_of_a_family_is_on_the_page():
     written = {f"{folder}/{name}.yaml" for folder in WHOLE for name in ("emo_r3", "emo_r3_lora_80gb")}
     assert {row[0] for row in PLANNED.findall(PAGE)} == written
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_merged_adapter_is_saved_by_the_names_that_its_base_came_with(tmp_path, family):
+    folder = WHOLE[family](tmp_path / "model")
+    base = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    save_merged(get_peft_model(base, LoraConfig(r=4, target_modules=LANGUAGE)), tmp_path / "merged")
+    first, merged = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "merged"))
+    assert first.keys() == merged.keys()
+    assert all(torch.allclose(first[name], merged[name]) for name in first)  # a new adapter adds nothing
