@@ -79,8 +79,6 @@ class Family:
 
 
 _CROPS = "the shape of an image decides into how many crops it is cut, and a crop does not say whose it is"
-# vLLM takes CLIP's weights by the names of the Hub, with a level that Transformers 5 no longer has
-_CLIP = (("model.vision_tower.", "model.vision_tower.vision_model."),)
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("Llama"),
@@ -122,7 +120,8 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(
         "LLaVA-1.5",
         image_tokens=576,
-        engine_names=_CLIP,
+        # vLLM takes CLIP's weights by the names of the Hub, with a level that Transformers 5 no longer has
+        engine_names=(("model.vision_tower.", "model.vision_tower.vision_model."),),
         removes_image_tokens=True,
         shapes={
             "llava-hf/llava-1.5-7b-hf": Shape(
@@ -131,7 +130,7 @@ FAMILIES: dict[str, Family] = {
             ),
         },
     ),
-    "llava_next": Family("LLaVA-NeXT", _CROPS, engine_names=_CLIP),
+    "llava_next": Family("LLaVA-NeXT", _CROPS),
     "idefics3": Family("Idefics3", _CROPS),
     "internvl": Family("InternVL", _CROPS),
     "gemma3": Family("Gemma 3", "the tokens of an image see each other in both directions"),

@@ -58,10 +58,6 @@ class PreparationArguments:
         default=Budget.max_pixels,
         metadata={"help": "Largest picture; the default keeps prompts within 2,048 tokens (reference: 4,194,304)."},
     )
-    multiple_of: int = field(
-        default=Budget.multiple_of,
-        metadata={"help": "Sides are multiples of it, so that no model resizes again: Qwen2.5-VL 28, Qwen3-VL 32."},
-    )
     label_from: Literal["folder", "votes"] = field(
         default="folder", metadata={"help": "Emotion6: the folder is the label, or what most people said."}
     )
@@ -91,6 +87,10 @@ class PreparationArguments:
             "help": "A folder that images may lie in, besides source: a table's paths may start there, and links may "
             "lead there. Nothing else is opened."
         },
+    )
+    multiple_of: int = field(
+        default=Budget.multiple_of,
+        metadata={"help": "Sides are multiples of it, so that no model resizes again: Qwen2.5-VL 28, Qwen3-VL 32."},
     )
     workers: int | None = field(default=None, metadata={"help": "Threads (default: all cores)."})
     overwrite: bool = field(default=False, metadata={"help": "Prepare again what is there."})

@@ -114,11 +114,10 @@ def shared_prefix_attention(
         # Under autocast, rotary embeddings leave queries and keys in float32. SDPA would cast them as well, but for a
         # causal bias it checks their types before.
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    repeats = query.shape[1] // key.shape[1]
     # Only the flash kernel of a GPU knows grouped queries; CPU kernels that do are slower than repeated keys
     gqa = query.is_cuda and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True))
     if not gqa:
-        key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+        key, value = (repeat_kv(states, query.shape[1] // states.shape[1]) for states in (key, value))
     outputs = []
     queries, keys, values = (_split_groups(states, shared_prefix) for states in (query, key, value))
     for group, own_query, own_key, own_value in zip(shared_prefix.groups, queries, keys, values, strict=True):
