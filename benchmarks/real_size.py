@@ -37,9 +37,10 @@ from trl import ModelConfig, get_peft_config
 
 from emor3_trl.config import EmoR3Config
 from emor3_trl.data.pictures import Budget
+from emor3_trl.families import Shape
 from emor3_trl.run.arguments import GRPOArguments
 from emor3_trl.run.command_line import build_model_options, parse_arguments
-from emor3_trl.run.memory import GIB, Shape, estimate_memory, read_shape, sum_peaks
+from emor3_trl.run.memory import GIB, estimate_memory, read_shape, sum_peaks
 from emor3_trl.run.recipe import run_recipe
 
 HEADER = (

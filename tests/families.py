@@ -1,10 +1,14 @@
-"""Tiny random models of other families than Qwen-VL's, each with its own processor."""
+"""Tiny random models of each family, with its own processor."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_model import tiny_tokenizer
+from tiny_llava import build_tiny_llava
+from tiny_model import build_tiny_model, tiny_tokenizer
+from tiny_qwen3_vl import build_tiny_qwen3_vl
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
@@ -35,6 +39,12 @@ from transformers import (
 from transformers import CLIPImageProcessor as ClipImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
+# Families that are run whole, with vLLM, by the folder of their configurations (recipes/configs)
+WHOLE: dict[str, Callable[[Path], Path]] = {
+    "qwen2_5_vl_7b": partial(build_tiny_model, tied=False),  # its head is a matrix of its own, unlike the 3B model's
+    "qwen3_vl_4b": build_tiny_qwen3_vl,
+    "llava_1_5_7b": build_tiny_llava,
+}
 SIDE, PATCH = 28, 14
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TOWER = {**SIZES, "num_hidden_layers": 1, "image_size": SIDE, "patch_size": PATCH}

@@ -1,23 +1,33 @@
-"""Other families than Qwen-VL's on transformers: they train, reflect, answer and are scored like any policy."""
+"""Families on transformers: they train, reflect, answer and are scored like any policy; and the table of families."""
+
+import ast
+import re
 
 import pytest
 import torch
-from families import FAMILIES, build_family
+from families import FAMILIES, WHOLE, build_family
+from peft import LoraConfig, get_peft_model
+from recipe_commands import ROOT, RecipeRunner
+from safetensors.torch import load_file
 from test_trainer import write_gold
 from tiny_model import gold_completion, tiny_pictures
-from training import logged, tiny_dataset, tiny_trainer
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from training import cold_start_trainer, logged, tiny_dataset, tiny_trainer
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig, Qwen3VLConfig
 
+from emor3_trl import families
+from emor3_trl.engines.adapters import save_merged
 from emor3_trl.engines.engine import Continuation, Question
 from emor3_trl.engines.opening import open_engine
 from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.evaluation.prediction import PredictionOptions, predict_emotions
 from emor3_trl.prompts import render
+from emor3_trl.run.memory import GIB, estimate_memory, measure_shape, read_shape
 
 TEXT = "which emotion?"
 
 
+PAGE = (ROOT / "docs" / "FAMILIES.md").read_text()
 OFTEN = ("llava", "llava_next", "gemma3")  # the others take images as one of these, or as Qwen2.5-VL, does
 
 
@@ -121,3 +131,147 @@ def test_what_stands_for_an_image_is_never_written(loaded):
     made = processor(text=[render(processor, TEXT)], images=[tiny_pictures(1)], return_tensors="pt")
     assert model.config.image_token_id in made["input_ids"]
     assert model.config.image_token_id in image_token_ids(processor)
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_cold_start_teaches_every_part_of_a_model_its_answers(tmp_path, family):
+    trainer = cold_start_trainer(WHOLE[family](tmp_path / "model"), tmp_path / "run", max_steps=1, learning_rate=1e-3)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    parts = {name.split(".")[1] for name in before if name.startswith("model.")}
+    assert {name.split(".")[1] for name in moved if name.startswith("model.")} == parts
+    assert len(parts) > 1
+
+
+LLAMA = (4096, 32, 32, 32, 11008, 32064)
+CLIP_TOWER = {
+    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+
+
+def qwen3_vl(sizes: tuple[int, ...], tied: bool, tower: tuple[int, ...], deepstack: list[int]) -> Qwen3VLConfig:
+    """Return the configuration of a published Qwen3-VL."""
+    vision = dict(zip(("depth", "hidden_size", "intermediate_size"), tower, strict=True))
+    vision |= {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304}
+    vision |= {"deepstack_visual_indexes": deepstack, "out_hidden_size": sizes[0]}
+    text = {**name_sizes(sizes), "head_dim": 128, "tie_word_embeddings": tied}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+
+
+def name_sizes(sizes: tuple[int, ...]) -> dict[str, int]:
+    fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    return dict(zip((*fields, "vocab_size"), sizes, strict=True))
+
+
+PUBLISHED = {
+    "Qwen/Qwen3-VL-2B-Instruct": qwen3_vl((2048, 28, 16, 8, 6144, 151936), True, (24, 1024, 4096), [5, 11, 17]),
+    "Qwen/Qwen3-VL-4B-Instruct": qwen3_vl((2560, 36, 32, 8, 9728, 151936), True, (24, 1024, 4096), [5, 11, 17]),
+    "Qwen/Qwen3-VL-8B-Instruct": qwen3_vl((4096, 36, 32, 8, 12288, 151936), False, (27, 1152, 4304), [8, 16, 24]),
+    "llava-hf/llava-1.5-7b-hf": LlavaConfig(
+        text_config={"model_type": "llama", **name_sizes(LLAMA)}, vision_config=CLIP_TOWER
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_those_of_the_published_configurations(name):
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(PUBLISHED[name])
+    assert measure_shape(families.SHAPES[name].name, model) == families.SHAPES[name]
+
+
+LANGUAGE = ".*language_model.*\\.(q|k|v|o|gate|up|down)_proj"  # of every LoRA configuration
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_adapters_of_the_language_model_are_counted_to_the_last_weight(name):
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(PUBLISHED[name])
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=LANGUAGE))
+    trained = {name: weight.numel() for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert all("language_model" in name for name in trained)
+    values = {
+        "data": "none", "max_completion_length": 16, "per_device_train_batch_size": 8, "num_generations": 8,
+        "gradient_accumulation_steps": 1, "dtype": "bfloat16", "bf16": True, "beta": 0.01, "lora_r": 4,
+        "use_peft": True, "lora_target_modules": LANGUAGE,
+    }  # fmt: skip
+    parts = {part: whole * GIB for part, whole, *_ in estimate_memory(values, families.SHAPES[name], 1)}
+    assert parts["gradients"] == 4 * sum(trained.values())
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_an_image_has_as_many_tokens_as_the_table_says(tmp_path, family):
+    folder = WHOLE[family](tmp_path)
+    row = families.FAMILIES[read_shape(str(folder)).family]
+    processor = AutoProcessor.from_pretrained(folder)
+    (image,) = tiny_pictures(1)
+    image = image.resize((row.token_side * 3, row.token_side * 2))
+    ids = processor(text=[render(processor, TEXT)], images=[[image]])["input_ids"][0]
+    expected = row.count_image_tokens(image.width * image.height)
+    if row.image_tokens:  # of a tower of 336 pixels; this one has 70
+        expected = expected * 70**2 // 336**2
+    assert ids.count(processor.image_token_id) == expected
+
+
+def test_no_other_file_asks_which_family_a_model_is_of():
+    """The trainer does not grow by families: the grid's systems and the demo are about one each."""
+    asking = []
+    for file in sorted((ROOT / "emor3_trl").rglob("*.py")):
+        place = file.relative_to(ROOT / "emor3_trl").as_posix()
+        if place.startswith(("demo/", "reproduce/")) or place == "families.py":
+            continue
+        strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        asking += [place for name in families.FAMILIES if name in strings]
+    assert asking == []
+
+
+def test_a_family_without_a_row_is_sent_to_the_page_that_says_what_it_needs():
+    unknown = families.find_family("somebodys_vl")
+    assert "docs/FAMILIES.md" in unknown.unshared
+    assert unknown.name_for_engine("model.vision_tower.weight") == "model.vision_tower.weight"
+
+
+def test_the_page_has_the_rows_of_the_table():
+    for name, family in families.FAMILIES.items():
+        (row,) = re.findall(rf"^\| {re.escape(family.title)} \|.*`{name}`.*$", PAGE, re.MULTILINE)
+        assert ("exact" in row) is (family.unshared is None)
+        assert family.unshared is None or family.unshared in row
+    named = set(re.findall(r"(?:recipes|tests|emor3_trl|docs)/[\w./]+\w", PAGE))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+PLANNED = re.compile(r"^\| `(\w+/\w+\.yaml)` \| (\w+) \| `(\w+)` \| (\d+) \| (\d+) \+ (\d+) \|$", re.MULTILINE)
+COLUMNS = {"single_gpu": 0, "zero2": 1, "zero3": 2}  # of --plan
+
+
+@pytest.mark.parametrize("row", PLANNED.findall(PAGE), ids=lambda row: row[0])
+def test_the_page_says_what_plan_prints(row, monkeypatch, capsys):
+    config, gpus, launcher, *expected = row
+    path = str(ROOT / "recipes" / "configs" / config)
+    printed = RecipeRunner("grpo", monkeypatch, capsys)(ROOT, "--config", path, "--plan").stdout
+
+    def read(part: str) -> float:
+        numbers = re.search(rf"^ +{part} +([\d. ]+)$", printed, re.MULTILINE).group(1).split()
+        return float(numbers[COLUMNS[launcher]])
+
+    assert re.search(r"^processes +(\d+)", printed, re.MULTILINE).group(1) == gpus
+    kept = read("vLLM KV of one rollout")
+    found = [read("peak while training"), read("peak while generating") - kept, kept]
+    assert [f"{number:.0f}" for number in found] == expected
+
+
+def test_every_configuration_of_a_family_is_on_the_page():
+    written = {f"{folder}/{name}.yaml" for folder in WHOLE for name in ("emo_r3", "emo_r3_lora_80gb")}
+    assert {row[0] for row in PLANNED.findall(PAGE)} == written
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_merged_adapter_is_saved_by_the_names_that_its_base_came_with(tmp_path, family):
+    folder = WHOLE[family](tmp_path / "model")
+    base = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    save_merged(get_peft_model(base, LoraConfig(r=4, target_modules=LANGUAGE)), tmp_path / "merged")
+    first, merged = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "merged"))
+    assert first.keys() == merged.keys()
+    assert all(torch.allclose(first[name], merged[name]) for name in first)  # a new adapter adds nothing

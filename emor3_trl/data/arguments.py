@@ -92,6 +92,10 @@ class PreparationArguments:
             "lead there. Nothing else is opened."
         },
     )
+    multiple_of: int = field(
+        default=Budget.multiple_of,
+        metadata={"help": "Sides are multiples of it, so that no model resizes again: Qwen2.5-VL 28, Qwen3-VL 32."},
+    )
     workers: int | None = field(default=None, metadata={"help": "Threads (default: all cores)."})
     overwrite: bool = field(default=False, metadata={"help": "Prepare again what is there."})
 
@@ -116,6 +120,11 @@ class PreparationArguments:
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}. Expected 784 (one image token) <= "
                 "min_pixels <= max_pixels."
             )
+        if not 1 <= self.multiple_of**2 <= self.max_pixels:
+            raise ValueError(
+                f"multiple_of is {self.multiple_of} and max_pixels {self.max_pixels}. Expected 1 or more, and a "
+                "square of that side within max_pixels."
+            )
         if self.image_folder is not None and not Path(self.image_folder).is_dir():
             raise ValueError(f"image_folder is '{self.image_folder}', which is no folder.")
         self._check_output_dir()
@@ -136,7 +145,7 @@ class PreparationArguments:
 
     def build_budget(self) -> Budget:
         """Return the size of stored pictures."""
-        return Budget(self.min_pixels, self.max_pixels)
+        return Budget(self.min_pixels, self.max_pixels, self.multiple_of)
 
     def build_reading(self) -> Reading:
         """Return what the user says about their own data."""

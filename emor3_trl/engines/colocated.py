@@ -1,6 +1,6 @@
 """The colocated vLLM engine as this recipe needs it: exact prompts, no stale state, awake until reflection is done.
 
-TRL's `VLLMGeneration` is used as it is but for five points, each of which leaves rollouts silently off-policy:
+TRL's `VLLMGeneration` is used as it is but for six points, each of which leaves rollouts silently off-policy:
 
 1. TRL passes prompts whose image placeholders are already expanded; vLLM expands them again. Here each run of image
    tokens is collapsed to the one placeholder that vLLM expects, and the prompt that vLLM used is compared afterwards.
@@ -10,6 +10,7 @@ TRL's `VLLMGeneration` is used as it is but for five points, each of which leave
    the vision tower of an earlier step.
 4. TRL puts the engine to sleep at the end of `generate`; reflection runs after it, on the same engine.
 5. TRL merges LoRA into the live base and takes it out again, which writes to frozen weights (`adapters`).
+6. TRL names weights as Transformers does, which vLLM does not know of every family (`families`).
 """
 
 import itertools
@@ -31,6 +32,7 @@ from emor3_trl.engines.adapters import merged_weights
 from emor3_trl.engines.opening import prepare_cpu_engine
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.engines.policy import image_token_bias
+from emor3_trl.families import find_family
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,10 @@ class ColocatedEngine(VLLMGeneration):
         with self._dist.gather_params(list(self.model.parameters())):  # of ZeRO-3; FSDP2 gathers each weight
             for name, weight in merged_weights(self.model, self.accelerator.device):
                 yield self._fix_param_name_to_vllm(name), weight
+
+    def _fix_param_name_to_vllm(self, name: str, extra_prefixes: list[str] | None = None) -> str:
+        family = find_family(self.model.config.model_type)
+        return family.name_for_engine(super()._fix_param_name_to_vllm(name, extra_prefixes))
 
     def sync_weights(self) -> None:
         """Push the policy's weights to vLLM and drop all that was computed with the old ones."""

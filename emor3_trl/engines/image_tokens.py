@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from emor3_trl import families
 from emor3_trl.engines.engine import Completion, Question
 from emor3_trl.engines.transformers import PER_TOKEN, TransformersEngine, evaluating, padded_inputs
 from emor3_trl.prompts import render
 
 # Families whose prompts were compared token by token, without and with removed image tokens
-FAMILIES = ("llava", "qwen2_5_vl")
+FAMILIES = tuple(sorted(name for name, family in families.FAMILIES.items() if family.removes_image_tokens))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from emor3_trl.families import FAMILIES, find_family
+
 ATTENTION = "emor3_shared_prefix"
 
 
 # Families whose mask is causal in every layer, and for which exactness is tested
-SUPPORTED = ("llama", "qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SUPPORTED = tuple(name for name, family in FAMILIES.items() if family.unshared is None)
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,8 @@ def explain_refusal(model: PreTrainedModel) -> str | None:
     """Return why a model's groups cannot share their prefix, in words for its user; None if they can."""
     config = model.config
     text = config.get_text_config()
-    if config.model_type not in SUPPORTED:
-        return f"it is tested for {', '.join(SUPPORTED)}, and this model is of type '{config.model_type}'"
+    if unshared := find_family(config.model_type).unshared:
+        return unshared
     if text._attn_implementation not in ("sdpa", ATTENTION):
         return f"it needs attn_implementation 'sdpa', and this model has '{text._attn_implementation}'"
     layers = getattr(text, "layer_types", None) or ()

@@ -27,10 +27,10 @@ class PackedRow:
 
     Args:
         input_ids: shape (1, L).
-        position_ids: shape (3, 1, L) for a vision-language model, else (1, L).
+        position_ids: shape (3, 1, L) for a model with positions by rows and columns, else (1, L).
         shift_labels: the token that follows each place of the completions' parts, shape (1, C), -100 where none is
             scored; the model returns these places alone.
-        images: `pixel_values` and `image_grid_thw` of the distinct images; empty without images.
+        images: `pixel_values` of the distinct images, and `image_grid_thw` where the model has it; empty without any.
         layout: for the attention layers.
         rows, columns, places: completion token (rows[i], columns[i]) of the micro-batch is scored at places[i] of C.
         shape: rows and completion tokens of the micro-batch, (B, T).
@@ -92,10 +92,12 @@ def pack(
         input_ids: prompts, padded on the left, and completions, padded on the right; shape (B, P + T).
         attention_mask: 1 for tokens, shape (B, P + T). A completion without any is not scored.
         logits_to_keep: T.
-        rope_index: the model's `get_rope_index`, None for a text model.
+        rope_index: the model's `get_rope_index`; None for one that counts tokens, of text or of images.
         image_token_id: the placeholder of image tokens; -1 for a text model.
-        pixel_values: patches of all images, shape (patches, values per patch), or a tensor of them for each row.
-        image_grid_thw: patches of each image by time, height and width, shape (images, 3).
+        pixel_values: patches of all images, shape (patches, values per patch), or a tensor of them for each row; all
+            images, shape (images, …), where the model has no patches of its own.
+        image_grid_thw: patches of each image by time, height and width, shape (images, 3); None where an image is one
+            entry of `pixel_values`.
         num_images: images of each row.
         skipped: rows to leave out, of which nothing is scored; not all of them.
 
@@ -180,9 +182,10 @@ def _join_images(groups: Sequence[_Group]) -> dict[str, torch.Tensor]:
     """Return `pixel_values` and `image_grid_thw` of the groups' images, nothing if they have none."""
     pixels = [group.pixels for group in groups if group.pixels is not None]
     grids = [group.grids for group in groups if group.grids is not None]
-    if not grids:
+    if not pixels:
         return {}
-    return {"pixel_values": pixels[0] if len(pixels) == 1 else torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
+    images = {"pixel_values": pixels[0] if len(pixels) == 1 else torch.cat(pixels)}
+    return {**images, "image_grid_thw": torch.cat(grids)} if grids else images
 
 
 def pack_rows(
@@ -199,16 +202,16 @@ def pack_rows(
 ) -> Iterator[PackedRow]:
     """Yield a micro-batch as packed rows of up to `batch_size` completions; the arguments are those of `pack`."""
     size = batch_size or len(input_ids)
-    if pixel_values is not None and image_grid_thw is not None and num_images is not None:
+    if pixel_values is not None and num_images is not None:
         pixel_values = _by_row(pixel_values, image_grid_thw, num_images)
     for start in range(0, len(input_ids), size):
         part = slice(start, start + size)
         images: dict[str, Any] = {}
-        if pixel_values is not None and image_grid_thw is not None and num_images is not None:
+        if pixel_values is not None and num_images is not None:
             first, last = sum(num_images[:start]), sum(num_images[: start + size])
             images = {
                 "pixel_values": pixel_values[part],
-                "image_grid_thw": image_grid_thw[first:last],
+                "image_grid_thw": None if image_grid_thw is None else image_grid_thw[first:last],
                 "num_images": num_images[part],
             }
         images["skipped"] = None if skipped is None else skipped[part]
@@ -216,11 +219,13 @@ def pack_rows(
 
 
 def _by_row(
-    pixel_values: torch.Tensor | Sequence[torch.Tensor], image_grid_thw: torch.Tensor, num_images: Sequence[int]
+    pixel_values: torch.Tensor | Sequence[torch.Tensor], image_grid_thw: torch.Tensor | None, num_images: Sequence[int]
 ) -> Sequence[torch.Tensor]:
-    """Return the patches of each row's images."""
+    """Return the patches of each row's images, or these images."""
     if not isinstance(pixel_values, torch.Tensor):
         return pixel_values
+    if image_grid_thw is None:
+        return pixel_values.split(list(num_images))
     return pixel_values.split([int(grid.prod(dim=-1).sum()) for grid in image_grid_thw.split(list(num_images))])
 
 
@@ -236,11 +241,11 @@ def _find_groups(
     """Gather the rows with the same prompt and the same images, wherever in the micro-batch they are."""
     grids: Sequence[torch.Tensor | None] = [None] * len(input_ids)
     pixels: Sequence[torch.Tensor | None] = [None] * len(input_ids)
-    if pixel_values is not None and image_grid_thw is not None and num_images is not None:
-        per_row = image_grid_thw.split(list(num_images))
-        grids = [grid if len(grid) else None for grid in per_row]
+    if pixel_values is not None and num_images is not None:
+        if image_grid_thw is not None:
+            grids = [grid if len(grid) else None for grid in image_grid_thw.split(list(num_images))]
         patches = _by_row(pixel_values, image_grid_thw, num_images)
-        pixels = [patch if len(grid) else None for patch, grid in zip(patches, per_row, strict=True)]
+        pixels = [patch if count else None for patch, count in zip(patches, num_images, strict=True)]
     ids = input_ids[:, :prompt_length].tolist()
     masks = attention_mask[:, :prompt_length].tolist()
     candidates: dict[tuple, list[_Group]] = {}
@@ -266,7 +271,7 @@ def _find_groups(
 def _positions(
     prompt: torch.Tensor, grids: torch.Tensor | None, rope_index: Callable | None, image_token_id: int
 ) -> torch.Tensor:
-    """Return a prompt's positions, shape (axes, P): three axes for a vision-language model, else one."""
+    """Return a prompt's positions, shape (axes, P): three axes for a model with `get_rope_index`, else one."""
     if rope_index is None or grids is None:
         return torch.arange(len(prompt), device=prompt.device).expand(1 if rope_index is None else 3, -1)
     kinds = torch.eq(prompt, image_token_id).int().unsqueeze(0)

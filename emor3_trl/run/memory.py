@@ -1,18 +1,17 @@
 """The memory of a run by part, from a configuration and the sizes of a model. No model is loaded for it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from emor3_trl.families import SHAPES, Shape, find_family
 from emor3_trl.files import read_mapping
 from emor3_trl.groups.batching import count_prompts_at_once, divide_rollout
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
-PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL: 14-pixel patches, merged 2 x 2
 PROMPT_LIMIT = 2048  # tokens, as in the reference implementation
 TEXT_TOKENS = 200  # the structured prompt and its chat template, rounded up
 
@@ -31,53 +30,17 @@ STATE_BYTES = {
 FOUR_BITS, FOUR_BITS_NESTED, EIGHT_BITS = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256), 1.0
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a Qwen2.5-VL that memory depends on.
-
-    Args:
-        name: where they come from.
-        parameters: all of them; a tied head counts once.
-        hidden, layers, key_value_size, intermediate, vocabulary: of the language model; `key_value_size` is the width
-            of one layer's keys, all heads.
-        vision: parameters of the vision tower and its merger.
-        linear: parameters in linear layers, biases and the head left out: those that 4 or 8 bits may hold.
-        vision_adapters: parameters of adapters of rank 1 on the linear layers of the vision tower.
-    """
-
-    name: str
-    parameters: int
-    hidden: int
-    layers: int
-    key_value_size: int
-    intermediate: int
-    vocabulary: int
-    vision: int
-    linear: int
-    vision_adapters: int
-
-
-KNOWN = {
-    "Qwen/Qwen2.5-VL-3B-Instruct": Shape(
-        "Qwen2.5-VL-3B", 3_754_622_976, 2048, 36, 256, 11008, 151936, 668_684_288, 3_441_197_056, 714_368
-    ),
-    "Qwen/Qwen2.5-VL-7B-Instruct": Shape(
-        "Qwen2.5-VL-7B", 8_292_166_656, 3584, 28, 512, 18944, 152064, 676_550_144, 7_199_817_728, 715_904
-    ),
-}
-
-
 def read_shape(path: str) -> Shape:
     """Return the sizes of a model: of a local checkpoint from its config (weights stay on torch's meta device).
 
     Raises:
         ValueError: if `path` is neither a checkpoint folder nor one of the models whose sizes are known here.
     """
-    if path in KNOWN:
-        return KNOWN[path]
+    if path in SHAPES:
+        return SHAPES[path]
     if not (Path(path) / "config.json").is_file():
         raise ValueError(
-            f"--plan knows the sizes of {', '.join(KNOWN)} and of local checkpoint folders; '{path}' is neither."
+            f"--plan knows the sizes of {', '.join(SHAPES)} and of local checkpoint folders; '{path}' is neither."
         )
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -95,21 +58,25 @@ def measure_shape(name: str, model: Any) -> Shape:
         model: a vision-language model.
     """
     text = model.config.get_text_config()
-    tower = getattr(model.model, "visual", None) or torch.nn.Module()
     head = model.get_output_embeddings()
+    language = {id(weight) for part in (model.get_decoder(), head) for weight in part.parameters()}
     linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
-    of_tower = set(tower.modules())
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
         name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
-        key_value_size=text.num_key_value_heads * text.hidden_size // text.num_attention_heads,
+        key_value_size=text.num_key_value_heads * head_size,
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
-        vision=sum(parameter.numel() for parameter in tower.parameters()),
+        vision=sum(weight.numel() for weight in model.parameters() if id(weight) not in language),
         linear=sum(layer.weight.numel() for layer in linear),
-        vision_adapters=sum(layer.in_features + layer.out_features for layer in linear if layer in of_tower),
+        vision_adapters=sum(
+            layer.in_features + layer.out_features for layer in linear if id(layer.weight) not in language
+        ),
+        query_size=text.num_attention_heads * head_size,
+        family=model.config.model_type,
     )
 
 
@@ -203,7 +170,8 @@ def _count_trained(values: dict[str, Any], shape: Shape) -> int:
     if not values.get("use_peft"):
         return shape.parameters - shape.vision * frozen_tower
     # attention (q, k, v, o) and the three feed-forward projections, each r x (in + out)
-    attention = 2 * (2 * shape.hidden) + 2 * (shape.hidden + shape.key_value_size)
+    queries = shape.query_size or shape.hidden
+    attention = 2 * (shape.hidden + queries) + 2 * (shape.hidden + shape.key_value_size)
     ranks = shape.layers * (attention + 3 * (shape.hidden + shape.intermediate))
     modules = values.get("lora_target_modules")
     if "all-linear" in ([modules] if isinstance(modules, str) else modules or ()) and not frozen_tower:
@@ -226,24 +194,30 @@ def _count_states(values: dict[str, Any], shape: Shape, trained: int, width: int
     return name, states + in_few_bits * STATE_BYTES[name]
 
 
-def count_prompt_tokens(values: dict[str, Any]) -> int:
-    """Return the longest prompt in tokens: what the engine's length leaves, or the largest prepared picture's."""
+def count_prompt_tokens(values: dict[str, Any], family: str = "") -> int:
+    """Return the longest prompt in tokens: what the engine's length leaves, or the largest prepared picture's.
+
+    Args:
+        values: the configuration.
+        family: the model's `model_type`.
+    """
     longest = [PROMPT_LIMIT]
     if values.get("vllm_max_model_length"):
         longest.append(values["vllm_max_model_length"] - values["max_completion_length"])
     manifest = Path(values["data"]) / "manifest.json"
     pixels = read_mapping(manifest, "Prepare the data again.").get("max_pixels") if manifest.is_file() else None
     if isinstance(pixels, int) and pixels > 0:
-        longest.append(-(-pixels // PIXELS_PER_TOKEN) + TEXT_TOKENS)
+        longest.append(find_family(family).count_image_tokens(pixels) + TEXT_TOKENS)
     return min(longest)
 
 
 def _activations(values: dict[str, Any], shape: Shape) -> float:
     rows = values["per_device_train_batch_size"]
     shared = values.get("shared_prefix", True) and values.get("attn_implementation") in (None, "sdpa")
+    shared = shared and find_family(shape.family).unshared is None
     prompts = count_prompts_at_once(rows, values["num_generations"]) if shared else rows
     completions = rows * values["max_completion_length"]
-    tokens = prompts * count_prompt_tokens(values) + completions
+    tokens = prompts * count_prompt_tokens(values, shape.family) + completions
     width = 2 if values.get("bf16") is not False else 4
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * width
     kept = layer * shape.layers
@@ -259,5 +233,6 @@ def _estimate_cache(values: dict[str, Any], shape: Shape, processes: int) -> flo
     group = min(values["num_generations"], sequences)
     width = 2 if values.get("bf16") is not False else 4
     # siblings share the blocks of their prompt
-    tokens = sequences * values["max_completion_length"] + sequences // group * count_prompt_tokens(values)
+    prompts = sequences // group * count_prompt_tokens(values, shape.family)
+    tokens = sequences * values["max_completion_length"] + prompts
     return float(2 * shape.layers * shape.key_value_size * width * tokens)

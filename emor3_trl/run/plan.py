@@ -24,7 +24,7 @@ def describe_run(values: dict[str, Any], samples: int, processes: int) -> str:
 def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Iterator[str]:
     shape = read_shape(values["model_name_or_path"])
     count = count_batches(values, samples, processes)
-    prompt, completion = count_prompt_tokens(values), values["max_completion_length"]
+    prompt, completion = count_prompt_tokens(values, shape.family), values["max_completion_length"]
     yield f"model        {values['model_name_or_path']} ({shape.parameters / 1e6:,.1f} M parameters)"
     yield f"data         {values['data']}: {samples:,} samples of {values['train_split']}"
     yield f"processes    {processes}"

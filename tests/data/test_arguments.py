@@ -1,10 +1,11 @@
-"""A mistake in the options is named before any image is opened."""
+"""A mistake in the options is named before any image is opened, and a right one is heard."""
 
 import re
 
 import pytest
 from downloads import save, write_emoset
 
+from emor3_trl.data import load_split
 from emor3_trl.data.arguments import PreparationArguments, open_source
 from emor3_trl.data.preparation import prepare
 from emor3_trl.data.sources.candidates import FolderImages
@@ -32,6 +33,7 @@ def prepare_as_told(arguments: list[str]) -> None:
         (("--dataset", "emoset", "--source", "no/where"), "There is no no/where/train.json"),
         (("--dataset", "emoset", "--source", "IN", "--train", "-1"), "Expected 0 or more"),
         (("--dataset", "emoset", "--source", "IN", "--min_pixels", "5"), "784"),
+        (("--dataset", "emoset", "--source", "IN", "--multiple_of", "0"), "multiple_of is 0"),
         (("--dataset", "emoset", "--source", "IN", "--train", "0", "--test", "0"), "Nothing to draw"),
         (("--dataset", "emoset", "--source", "IN", "--tets", "3"), "--test"),
         (("--dataset", "own", "--source", "IN/image", "--label_space", "emotion6"), "outside the label space"),
@@ -46,6 +48,16 @@ def test_a_mistake_is_named_before_any_picture_is_opened(tmp_path, monkeypatch, 
     with pytest.raises((UserError, ValueError, FileNotFoundError), match=re.escape(words)):
         prepare_as_told([*filled, "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_sides_are_multiples_of_what_the_model_wants(tmp_path):
+    write_emoset(tmp_path / "in", per_label=1)
+    told = ["--dataset", "emoset", "--source", str(tmp_path / "in"), "--train", "1", "--test", "0"]
+    told += ["--min_pixels", "784", "--multiple_of", "32"]
+    prepare_as_told([*told, "--output_dir", str(tmp_path / "out")])
+    sides = {side for image in load_split(tmp_path / "out", "train")["image"] for side in image.size}
+    assert sides
+    assert all(side % 32 == 0 for side in sides)
 
 
 @pytest.mark.parametrize("output", ["pictures", "pictures/out", "link/out"])

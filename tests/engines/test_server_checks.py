@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from emor3_trl import EmoR3Config, EmoR3Trainer
 from emor3_trl.engines import serving
 from emor3_trl.engines.server_checks import CONSTRAINT, Needed, ServerError, find_fault, name_model, wait_for_server
-from emor3_trl.run.memory import Shape, estimate_memory
+from emor3_trl.families import Shape
+from emor3_trl.run.memory import estimate_memory
 
 NEEDED = Needed("0.31.0", "qwen-tied", "bfloat16", images=1, max_model_len=4096, weight_transfer="nccl")
 RIGHT = {

@@ -20,7 +20,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from emor3_trl.engines.policy import suppress_image_tokens
+from emor3_trl.engines.policy import settle_vision_tower, suppress_image_tokens
 from emor3_trl.groups import attention, batching, packing
 
 VOCABULARY, IMAGE, VISION_START, VISION_END, PAD = 120, 110, 111, 112, 0
@@ -65,7 +65,16 @@ CONFIGS = {
         | {"out_hidden_size": 32, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
         **TOKENS,
     },
-}
+    "llava": {
+        "text_config": TEXT | {"model_type": "llama"},
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "image_size": 8, "patch_size": 4,
+        },
+        "image_token_index": IMAGE,
+    },
+}  # fmt: skip
+WITH_VISION = {name for name, config in CONFIGS.items() if "vision_config" in config}
 FAMILIES = sorted(CONFIGS)
 PATCH = 3 * 2 * 4 * 4  # colours, frames, sides
 
@@ -74,7 +83,7 @@ def build(family: str, **options):
     """Return a random model of a family, with TRL's fused head."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **CONFIGS[family])
-    auto = AutoModelForImageTextToText if family.endswith("_vl") else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if family in WITH_VISION else AutoModelForCausalLM
     model = auto.from_config(config, attn_implementation=options.pop("attn_implementation", "sdpa"))
     with torch.no_grad():  # larger weights than a fresh model's, so that attention matters
         for parameter in model.parameters():
@@ -91,7 +100,12 @@ def micro_batch(groups, family: str, seed: int = 0) -> dict:
     prompts, completions, pixels, grids, counts, hidden = [], [], [], [], [], []
     for text, images, lengths, masked in groups:
         prompt, own_pixels, own_grids = draw(text), [], []
-        for side in images if family.endswith("_vl") else ():
+        for side in images if family in WITH_VISION else ():
+            if family == "llava":  # any image is one of 8 x 8 pixels, of four tokens
+                prompt = torch.cat([torch.tensor([IMAGE] * 4), prompt])
+                own_grids.append(None)
+                own_pixels.append(torch.randn(1, 3, 8, 8, generator=generator))
+                continue
             place = torch.tensor([VISION_START, *[IMAGE] * side**2, VISION_END])
             prompt = torch.cat([place, prompt])
             own_grids.append([1, 2 * side, 2 * side])
@@ -112,7 +126,9 @@ def micro_batch(groups, family: str, seed: int = 0) -> dict:
         mask[row, width : width + len(completion)] = int(not hidden[row])
     batch = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": longest}
     if pixels:
-        batch |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(grids), "num_images": counts}
+        batch |= {"pixel_values": torch.cat(pixels), "num_images": counts}
+        if family != "llava":
+            batch["image_grid_thw"] = torch.tensor(grids)
     return batch
 
 
@@ -122,7 +138,7 @@ def ordinary(model, batch):
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :-keep] = -100
     images = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
-    if images:
+    if "image_grid_thw" in images:
         images["mm_token_type_ids"] = (ids == IMAGE).int()
     output = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **images)
     return output.log_probs[:, -keep:], output.entropy[:, -keep:]
@@ -239,12 +255,12 @@ def with_checkpointing(model):
 
 
 def with_frozen_vision(model):
-    model.model.visual.requires_grad_(False)
+    settle_vision_tower(model, freeze=True)
     return model
 
 
 @pytest.mark.parametrize("change", [with_lora, with_checkpointing, with_frozen_vision])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava"])
 def test_ways_to_train_give_the_same_numbers(family, change):
     assert_same(change(build(family)), micro_batch(RAGGED, family))
 

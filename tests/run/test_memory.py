@@ -8,7 +8,8 @@ from training import fixed_completions, tiny_trainer
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from emor3_trl import EmoR3Trainer
-from emor3_trl.run.memory import GIB, KNOWN, estimate_memory, measure_shape, read_shape
+from emor3_trl.families import SHAPES
+from emor3_trl.run.memory import GIB, estimate_memory, measure_shape, read_shape
 
 LANGUAGE = ".*language_model.*\\.(q|k|v|o|gate|up|down)_proj"
 
@@ -94,7 +95,7 @@ def test_known_sizes_are_those_of_the_published_configurations(name: str, sizes:
     )
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
-    assert measure_shape(KNOWN[name].name, model) == KNOWN[name]
+    assert measure_shape(SHAPES[name].name, model) == SHAPES[name]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emor3_trl.run.memory import KNOWN, estimate_memory, read_shape
+from emor3_trl.families import SHAPES
+from emor3_trl.run.memory import estimate_memory, read_shape
 from emor3_trl.run.plan import describe_run, list_files
 
 VALUES = {
@@ -32,15 +33,15 @@ VALUES = {
 
 
 def test_memory_of_full_float32_training() -> None:
-    rows = {part: numbers for part, *numbers in estimate_memory(VALUES, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 8)}
-    billion = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"].parameters / 2**30
+    rows = {part: numbers for part, *numbers in estimate_memory(VALUES, SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"], 8)}
+    billion = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"].parameters / 2**30
     assert rows["weights"] == pytest.approx([4 * billion, 2 * billion, 2 * billion / 8])
     assert rows["optimizer (AdamW)"] == pytest.approx([8 * billion, 12 * billion / 8, 12 * billion / 8])
 
 
 def test_lora_needs_no_reference_model_and_small_states() -> None:
     values = {**VALUES, "use_peft": True, "lora_r": 16, "dtype": "bfloat16"}
-    rows = {part: alone for part, alone, *_ in estimate_memory(values, KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"], 1)}
+    rows = {part: alone for part, alone, *_ in estimate_memory(values, SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"], 1)}
     assert rows["reference model (beta > 0)"] == 0
     assert rows["optimizer (AdamW)"] < 0.05 * rows["weights"]
 
@@ -59,7 +60,7 @@ def test_lora_needs_no_reference_model_and_small_states() -> None:
 )
 def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> None:
     values = {**VALUES, "max_completion_length": 512, **changes}
-    shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
+    shape = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
     rows = {part: alone for part, alone, *_ in estimate_memory(values, shape, 1)}
     tokens = prompts * 2048 + values["per_device_train_batch_size"] * 512
     layer = tokens * (12 * shape.hidden + 3 * shape.intermediate) * 2
@@ -69,7 +70,7 @@ def test_activations_count_a_shared_prompt_once(changes: dict, prompts: int) -> 
 
 
 def test_a_rollout_given_in_completions_needs_the_cache_of_one_given_in_steps() -> None:
-    shape = KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
+    shape = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
     by_hand = {**VALUES, "steps_per_generation": None, "generation_batch_size": 8 * 8 * 64}
     in_steps, in_completions = (
         {part: alone for part, alone, *_ in estimate_memory(values, shape, 8)} for values in (VALUES, by_hand)
