@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from emor3_trl.files import write_text
-from emor3_trl.reproduce.cells import RECIPES, Cell, Command
+from emor3_trl.reproduce.cells import JUDGING, RECIPES, Cell, Command
 from emor3_trl.reproduce.estimates import Estimates, format_seconds
 
 STOPPED = 128 + signal.SIGTERM  # exit code
@@ -161,9 +161,11 @@ class Grid:
         config = cell.folder / f"{command.kind}.yaml"
         write_text(config, yaml.safe_dump(command.values, sort_keys=False, allow_unicode=True))
         launcher = [sys.executable]
-        if self.accelerate and command.kind != "evaluation":
+        if self.accelerate and command.kind not in ("evaluation", JUDGING):
             launcher += ["-m", "accelerate.commands.launch", "--config_file", self.accelerate]
-        arguments = [*launcher, str(self.recipes / RECIPES[command.kind]), "--config", str(config)]
+        is_recipe = command.kind != JUDGING
+        started = [str(self.recipes / RECIPES[command.kind])] if is_recipe else ["-m", "emor3_trl.reproduce.judging"]
+        arguments = [*launcher, *started, "--config", str(config)]
         arguments += ["--overwrite", "true"] if replaces else []
         with (cell.folder / "log.txt").open("ab") as log:
             log.write(f"\n$ {' '.join(arguments)}\n".encode())

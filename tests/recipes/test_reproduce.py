@@ -52,7 +52,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        pytest.param(["--table", "4"], "--table names 4. Expected some of 1, 2, 3.", id="unknown table"),
+        pytest.param(["--table", "5"], "--table names 5. Expected some of 1, 2, 3, 4.", id="unknown table"),
+        pytest.param(
+            ["--table", "4", "--train_on", "cats"], "--train_on names cats. Expected some of", id="no such set"
+        ),
         pytest.param(["--table", "one"], "tables is set to 'one'; expected a whole number.", id="table in words"),
         pytest.param(["--seeds", "0"], "seeds is 0. Expected 1 or more.", id="no seed"),
         pytest.param(["--jobs", "0"], "jobs is 0. Expected 1 or more.", id="no job"),
