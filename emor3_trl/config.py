@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emor3_trl.config_checks import GROUP_LIMITS, LIMITS, check_evaluation, check_numbers, check_ranks
+from emor3_trl.config_switches import check_switches
 from emor3_trl.groups.batching import check_batch
 from emor3_trl.groups.config import GroupConfig
 from emor3_trl.groups.quantization import QUANTIZED
@@ -71,6 +72,34 @@ class EmoR3Config(GroupConfig):
             "consistency, coherence, format, think_format, and functions of your own, whose file is run."
         },
     )
+    soft_reflection: str = field(
+        default="none",
+        metadata={
+            "help": "P(Yes), P(label) for 0 or 1: none, raw, calibrated (paper: none). From the same constrained "
+            "decode (VQAScore, arXiv 2404.01291; RLPR, 2506.18254); calibrated: by the batch's mean (2309.17249)."
+        },
+    )
+    contrastive_consistency: bool = field(
+        default=False,
+        metadata={
+            "help": "The judge must also say No to another image of the batch (paper: false). One of the same emotion "
+            "where there is one; one more question for each completion."
+        },
+    )
+    masked_coherence: bool = field(
+        default=False,
+        metadata={
+            "help": "Mask labels and their kin before the coherence question (paper: false). As leaks are told from "
+            "reasons (arXiv 2010.04119)."
+        },
+    )
+    gated_reflection: str = field(
+        default="none",
+        metadata={
+            "help": "Where reflection counts: none, unseparated, right (paper: none). 'none': everywhere; in groups "
+            "that accuracy does not separate (which DAPO drops); for right answers (GRPO-CARE, arXiv 2506.16141)."
+        },
+    )
     freeze_vision_tower: bool = field(
         default=False, metadata={"help": "Do not train the vision tower and its merger (reference: trained)."}
     )
@@ -106,6 +135,7 @@ class EmoR3Config(GroupConfig):
         # The reward functions know which variants and weights there are; asked here, they refuse before a model loads.
         reward_functions(self.reward_variant, self.lambda1, self.lambda2)
         check_named_rewards(self)
+        check_switches(self)
         _check_engine(self)
         _check_sampling(self)
         _check_without_effect(self)

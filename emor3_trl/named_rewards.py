@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from emor3_trl.own_rewards import PASSED, digest_files, list_needed_columns, load_own_reward
+from emor3_trl.reward_columns import REFLECTED_COLUMNS, list_reflected_columns
 from emor3_trl.rewards import (
-    ANSWERS,
     RewardFunction,
     accuracy_reward,
     coherence_reward,
@@ -32,6 +32,11 @@ NAMED_REWARDS: dict[str, RewardFunction] = {
     "format": format_reward,
     "think_format": think_format_reward,
 }
+# Fields of the configuration that change what rewards measure, with the paper's values
+SWITCHES: dict[str, Any] = {
+    "soft_reflection": "none", "contrastive_consistency": False, "masked_coherence": False, "gated_reflection": "none",
+    "accuracy_truth": "label", "polarity_credit": 0.0,
+}  # fmt: skip
 # Rewards that only completions of one prompt style can earn
 STYLES = {"consistency": "set", "coherence": "set", "format": "set", "think_format": "think"}
 
@@ -119,7 +124,8 @@ def asks_reflection(functions: Iterable[Callable]) -> bool:
     >>> asks_reflection([accuracy_reward]), asks_reflection([accuracy_reward, coherence_reward])
     (False, True)
     """
-    return any(not set(ANSWERS).isdisjoint(inspect.signature(function).parameters) for function in functions)
+    parameters = [inspect.signature(function).parameters for function in functions]
+    return any(not set(REFLECTED_COLUMNS).isdisjoint(names) for names in parameters)
 
 
 def title_reward(function: Callable) -> str:
@@ -138,6 +144,16 @@ def describe_rewards(functions: Sequence[Callable], weights: Sequence[float]) ->
     return " + ".join(
         f"{weight:g} {title_reward(function)}" for function, weight in zip(functions, weights, strict=True)
     )
+
+
+def describe_switches(values: Mapping[str, Any]) -> str:
+    """Return the switches that a configuration turns on, in words; nothing where the rewards are the paper's.
+
+    >>> describe_switches({"soft_reflection": "raw", "masked_coherence": True, "gated_reflection": "none"})
+    'soft_reflection raw, masked_coherence'
+    """
+    changed = {name: values[name] for name, usual in SWITCHES.items() if values.get(name, usual) != usual}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in changed.items())
 
 
 def list_reward_columns(args: Any) -> list[str]:
@@ -170,7 +186,8 @@ def _list_columns(args: Any) -> list[tuple[str, list[str]]]:
     """Return what each reward of the user's is called, and the columns that it cannot do without."""
     functions = load_rewards(args.rewards, args.reward_weights)[0] if args.rewards is not None else []
     own = [function for function in functions if function not in NAMED_REWARDS.values()]
-    columns = [[name for name in list_needed_columns(function) if name not in ANSWERS] for function in own]
+    added = list_reflected_columns(args)
+    columns = [[name for name in list_needed_columns(function) if name not in added] for function in own]
     return list(zip(map(title_reward, own), columns, strict=True))
 
 

@@ -2,40 +2,33 @@ r"""The rewards of EMO-R3 as TRL reward functions: pure, picklable, and usable w
 
 Each takes the completions of a batch and one value per completion of every column, and returns one float per
 completion. Reflection is data here: the policy's answers about its own steps arrive as the columns
-`consistency_answer` and `coherence_answer`. A completion can be anything; it never raises. A column that is missing
-does, because then every reward of the run would be wrong.
+`consistency_answer` and `coherence_answer`, and what its switches add (`reflection.ReflectionOptions`) as further
+ones, without which the rewards are the paper's. A completion can be anything; it never raises. A column that is
+missing does, because then every reward of the run would be wrong.
 
 Overall reward (paper, Eq. 5 and 6): (1 - l1 - l2) accuracy + l1 (consistency + coherence) / 2 + l2 format.
 """
 
-import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from emor3_trl.emotions import LabelSpace, canonical
+from emor3_trl.reference_rewards import ReferenceRewards
+from emor3_trl.reward_columns import ANSWERS, Completions, completion_text, read_column
 from emor3_trl.thinking import answered, is_plain_think, parse, says_something
 
-Completions = Sequence[str | list[dict[str, Any]]]
+__all__ = [
+    "ANSWERS", "GATES", "REWARD_VARIANTS", "ReferenceRewards", "accuracy_reward", "coherence_reward",
+    "completion_text", "consistency_reward", "format_reward", "gate_reflection", "reward_functions",
+    "think_format_reward",
+]  # fmt: skip
+
 SpaceColumn = Sequence[str | Sequence[str] | LabelSpace]
 RewardFunction = Callable[..., list[float]]
 
 REWARD_VARIANTS = ("paper", "reference", "plain")
-ANSWERS = ("consistency_answer", "coherence_answer")  # columns that the reflection adds
-
-
-def completion_text(completion: object) -> str:
-    """Return the text of a completion: a plain string, or the last message of a conversation.
-
-    >>> completion_text([{"role": "assistant", "content": "Hello"}])
-    'Hello'
-    """
-    if isinstance(completion, (list, tuple)) and completion and isinstance(completion[-1], dict):
-        content = completion[-1].get("content")
-        if isinstance(content, (list, tuple)):
-            parts = [part.get("text") for part in content if isinstance(part, dict)]
-            return "".join(part for part in parts if isinstance(part, str))
-        completion = content
-    return completion if isinstance(completion, str) else ""
+GATES = ("none", "unseparated", "right")  # what `gate_reflection` knows
 
 
 def accuracy_reward(
@@ -65,27 +58,45 @@ def accuracy_reward(
 
 
 def consistency_reward(
-    completions: Completions, consistency_answer: Sequence[str | None] | None = None, **_columns: Any
+    completions: Completions,
+    consistency_answer: Sequence[str | None] | None = None,
+    consistency_probability: Sequence[float | None] | None = None,
+    contrast_answer: Sequence[str | None] | None = None,
+    contrast_probability: Sequence[float | None] | None = None,
+    reflection_gate: Sequence[float] | None = None,
+    **_columns: Any,
 ) -> list[float]:
     r"""Return 1 for each completion whose step 1 the policy finds true of the picture, else 0 (Sec. 3.3, Eq. 3).
+
+    The columns of the switches make it r = g s (1 - c). s is P(Yes) about this image in place of 0 or 1, c the same
+    about another image of the batch (0 where there was none), and g is the gate.
 
     Args:
         completions: N completions; a malformed one, or one whose step 1 has no word, earns nothing whatever the answer.
         consistency_answer: N answers, "Yes" or "No"; None where nothing was asked.
+        consistency_probability: N probabilities of Yes (`soft_reflection`); None where nothing was asked.
+        contrast_answer: N answers to the same question about another image (`contrastive_consistency`).
+        contrast_probability: N probabilities of Yes about that image.
+        reflection_gate: N factors, see `gate_reflection`.
         _columns: what else TRL passes; ignored.
 
     Raises:
-        ValueError: if the column is missing or has another length.
+        ValueError: if the column of answers is missing, or a column has another length.
 
     >>> good = r"<step1>A dog</step1><step2>Warmth</step2><step3>Positive, calm</step3>\boxed{contentment}"
     >>> consistency_reward([good, good, r"\boxed{awe}"], consistency_answer=["Yes", "No", "Yes"])
     [1.0, 0.0, 0.0]
+    >>> consistency_reward([good] * 3, consistency_answer=["Yes"] * 3, contrast_answer=["Yes", "No", None])
+    [0.0, 1.0, 1.0]
     """
-    answers = _column("consistency_answer", consistency_answer, len(completions))
-    says_yes = [isinstance(answer, str) and canonical(answer) == "yes" for answer in answers]
+    count = len(completions)
+    answers = read_column("consistency_answer", consistency_answer, count)
+    here = _measure_yes(answers, consistency_probability)
+    elsewhere = [0.0] * count if contrast_answer is None else _measure_yes(contrast_answer, contrast_probability)
     thoughts = [parse(completion_text(completion)) for completion in completions]
-    triggers = ["" if thought is None else thought.trigger for thought in thoughts]
-    return [float(yes and says_something(trigger)) for yes, trigger in zip(says_yes, triggers, strict=True)]
+    spoken = [float(thought is not None and says_something(thought.trigger)) for thought in thoughts]
+    parts = zip(_read_gates(reflection_gate, count), here, elsewhere, spoken, strict=True)
+    return [gate * yes * (1 - other_yes) * speaks for gate, yes, other_yes, speaks in parts]
 
 
 def coherence_reward(
@@ -93,15 +104,22 @@ def coherence_reward(
     emotion: Sequence[str | None] | None = None,
     label_space: SpaceColumn | None = None,
     coherence_answer: Sequence[str | None] | None = None,
+    coherence_probability: Sequence[float | None] | None = None,
+    reflection_gate: Sequence[float] | None = None,
     **_columns: Any,
 ) -> list[float]:
     r"""Return 1 for each completion whose steps 1 and 2 lead the policy to the row's emotion, else 0 (Eq. 4).
+
+    The columns of the switches make it r = g q: q is the probability of the row's emotion in place of 0 or 1, and g is
+    the gate.
 
     Args:
         completions: N completions; a malformed one earns nothing, whatever the answer.
         emotion: N labels, the ground truth.
         label_space: N label spaces, each a known name or the list of labels.
         coherence_answer: N answers, labels of the label space; None where nothing was asked.
+        coherence_probability: N probabilities of the row's emotion (`soft_reflection`); None where nothing was asked.
+        reflection_gate: N factors, see `gate_reflection`.
         _columns: what else TRL passes; ignored.
 
     Raises:
@@ -112,9 +130,41 @@ def coherence_reward(
     ...                  coherence_answer=["awe", "fear"])
     [1.0, 0.0]
     """
-    answers = _column("coherence_answer", coherence_answer, len(completions))
-    matches = _label_matches(answers, emotion, _label_spaces(label_space, len(completions)))
-    return [match * parsed for match, parsed in zip(matches, _well_formed(completions), strict=True)]
+    count = len(completions)
+    answers = read_column("coherence_answer", coherence_answer, count)
+    matches = _label_matches(answers, emotion, _label_spaces(label_space, count))
+    if coherence_probability is not None:
+        matches = [share or 0.0 for share in read_column("coherence_probability", coherence_probability, count)]
+    parts = zip(_read_gates(reflection_gate, count), matches, _well_formed(completions), strict=True)
+    return [gate * match * parsed for gate, match, parsed in parts]
+
+
+def gate_reflection(accuracies: Sequence[float], groups: Sequence[int], rule: str) -> list[float]:
+    r"""Return by how much each completion's reflective rewards count, g in r' = g r.
+
+    - "none": g = 1, the paper's.
+    - "unseparated": g = 1 where max a = min a over the completions of the group, else 0. What accuracy separates, it
+      decides alone; where it is silent, all right or all wrong, reflection speaks. These are the groups that DAPO drops
+      (arXiv 2503.14476, Sec. 3.2).
+    - "right": g = a, the accuracy of the completion: a reason counts as far as it leads to a right answer (as the
+      consistency bonus of GRPO-CARE, arXiv 2506.16141).
+
+    Args:
+        accuracies: a, the accuracy reward of each completion, of all processes.
+        groups: the number of each completion's group.
+        rule: one of `GATES`.
+
+    >>> gate_reflection([1, 0, 0, 0, 1, 1], groups=[0, 0, 1, 1, 2, 2], rule="unseparated")
+    [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    >>> gate_reflection([1, 0, 0, 0.5], groups=[0, 0, 1, 1], rule="right")
+    [1.0, 0.0, 0.0, 0.5]
+    """
+    if rule == "right":
+        return [float(accuracy) for accuracy in accuracies]
+    by_group: dict[int, list[float]] = defaultdict(list)
+    for accuracy, group in zip(accuracies, groups, strict=True):
+        by_group[group].append(accuracy)
+    return [float(rule == "none" or max(by_group[group]) - min(by_group[group]) < 1e-9) for group in groups]
 
 
 def format_reward(completions: Completions, **_columns: Any) -> list[float]:
@@ -133,74 +183,6 @@ def think_format_reward(completions: Completions, **_columns: Any) -> list[float
     [1.0, 0.0]
     """
     return [float(is_plain_think(completion_text(completion))) for completion in completions]
-
-
-class ReferenceRewards:
-    """What the reference implementation of the paper computes; the functions have the names of the paper's.
-
-    It differs from the paper: the reflective part counts twice (the maximum is 1 + lambda1), a completion may hold
-    anything between the steps and after the box, and answers that cannot be read earn 0.5.
-    """
-
-    @staticmethod
-    def accuracy_reward(
-        completions: Completions, emotion: Sequence[str | None] | None = None, **_columns: Any
-    ) -> list[float]:
-        r"""Return 1 where the last box equals the emotion but for case; a missing box counts as the answer "None".
-
-        >>> ReferenceRewards.accuracy_reward([r"\boxed{fear}, no: \boxed{ AWE }", "awe"], emotion=["awe", "awe"])
-        [1.0, 0.0]
-        """
-        emotions = _column("emotion", emotion, len(completions))
-        answers = [_last_box(_tighten(completion_text(completion))) for completion in completions]
-        return [float(answer.lower() == str(label).lower()) for answer, label in zip(answers, emotions, strict=True)]
-
-    @staticmethod
-    def consistency_reward(
-        completions: Completions, consistency_answer: Sequence[str | None] | None = None, **_columns: Any
-    ) -> list[float]:
-        """Return 1 where the answer holds "yes", else 0 where it holds "no", else 0.5.
-
-        The reference asks a malformed completion's judge to answer 'None'. None, which stands for a question that was
-        not asked, is therefore read as that text, and "None" holds "no".
-
-        >>> ReferenceRewards.consistency_reward(["…"] * 4, consistency_answer=["Yes", "No, it cannot", "", None])
-        [1.0, 0.0, 0.5, 0.0]
-        """
-        answers = [
-            str(answer).lower() for answer in _column("consistency_answer", consistency_answer, len(completions))
-        ]
-        return [1.0 if "yes" in answer else 0.0 if "no" in answer else 0.5 for answer in answers]
-
-    @staticmethod
-    def coherence_reward(
-        completions: Completions,
-        emotion: Sequence[str | None] | None = None,
-        coherence_answer: Sequence[str | None] | None = None,
-        **_columns: Any,
-    ) -> list[float]:
-        """Return 0.5 where the answer is empty, "none" or None (not asked), else 1 where it equals the emotion.
-
-        >>> answers = ["Awe", "fear", "", None]
-        >>> ReferenceRewards.coherence_reward(["…"] * 4, emotion=["awe"] * 4, coherence_answer=answers)
-        [1.0, 0.0, 0.5, 0.5]
-        """
-        emotions = [str(label).lower() for label in _column("emotion", emotion, len(completions))]
-        answers = [str(answer).lower() for answer in _column("coherence_answer", coherence_answer, len(completions))]
-        return [
-            0.5 if answer in ("", "none") else float(answer == label)
-            for answer, label in zip(answers, emotions, strict=True)
-        ]
-
-    @staticmethod
-    def format_reward(completions: Completions, **_columns: Any) -> list[float]:
-        r"""Return 1 where the tags of three steps and a box follow each other, with anything between and after.
-
-        >>> loose = r"<step1></step1> and <step2></step2> <step3></step3> then \boxed{}, or so"
-        >>> ReferenceRewards.format_reward([loose, "First: " + loose])
-        [1.0, 0.0]
-        """
-        return [float(_in_order(_tighten(completion_text(completion)))) for completion in completions]
 
 
 def reward_functions(
@@ -252,34 +234,15 @@ def reward_functions(
     )
 
 
-_ADDED_BY = {
-    "emotion": "emor3_trl.data.load_split gives each row its emotion",
-    "label_space": "emor3_trl.data.load_split gives each row its label space",
-    "consistency_answer": "EmoR3Trainer adds it to each batch; with another trainer, take it from Reflector.reflect",
-    "coherence_answer": "EmoR3Trainer adds it to each batch; with another trainer, take it from Reflector.reflect",
-}
-
-
-def _column(name: str, values: Sequence[Any] | None, length: int) -> Sequence[Any]:
-    if values is None:
-        raise ValueError(f"The column '{name}' is missing, and a reward needs it: {_ADDED_BY[name]}.")
-    if isinstance(values, (str, LabelSpace)) or len(values) != length:
-        given = f"{values!r}" if isinstance(values, (str, LabelSpace)) else f"{len(values)} values"
-        raise ValueError(
-            f"The column '{name}' was given {given} for {length} completions. Expected one value for each."
-        )
-    return values
-
-
 def _label_spaces(column: SpaceColumn | None, length: int) -> list[LabelSpace]:
-    return [LabelSpace.of(value) for value in _column("label_space", column, length)]
+    return [LabelSpace.of(value) for value in read_column("label_space", column, length)]
 
 
 def _label_matches(
     answers: Sequence[object], emotion: Sequence[str | None] | None, spaces: Sequence[LabelSpace]
 ) -> list[float]:
     """Return 1.0 where an answer names the row's emotion and that emotion belongs to the row's label space."""
-    emotions = _column("emotion", emotion, len(answers))
+    emotions = read_column("emotion", emotion, len(answers))
     rewards = []
     for answer, truth, space in zip(answers, emotions, spaces, strict=True):
         label = space.normalise(truth)
@@ -291,36 +254,12 @@ def _well_formed(completions: Completions) -> list[bool]:
     return [parse(completion_text(completion)) is not None for completion in completions]
 
 
-def _tighten(text: str) -> str:
-    """Remove the white space around `<`, `>` and `/`, as the reference does before it reads format and accuracy."""
-    pieces = re.split("([<>/])", text)
-    last = len(pieces) - 1
-    stripped = [piece.lstrip() if index else piece for index, piece in enumerate(pieces)]
-    return "".join(piece.rstrip() if index < last else piece for index, piece in enumerate(stripped))
+def _measure_yes(answers: Sequence[str | None], probabilities: Sequence[float | None] | None) -> list[float]:
+    """Return 1.0 for each "Yes", 0.0 for anything else; where probabilities are given, these."""
+    if probabilities is not None:
+        return [share or 0.0 for share in read_column("a column of probabilities", probabilities, len(answers))]
+    return [float(isinstance(answer, str) and canonical(answer) == "yes") for answer in answers]
 
 
-def _in_order(text: str) -> bool:
-    """Return whether `text` begins with `<step1>` and holds the other tags and a closed box in this order."""
-    if not text.startswith("<step1>"):
-        return False
-    position = 0
-    for mark in ("<step1>", "</step1>", "<step2>", "</step2>", "<step3>", "</step3>", "\\boxed{", "}"):
-        found = text.find(mark, position)
-        if found < 0:
-            return False
-        position = found + len(mark)
-    return True
-
-
-def _last_box(text: str) -> str:
-    r"""Return the content of the last `\boxed{…}`, braces balanced, or "None" if it is missing or never closed."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return "None"
-    start += len("\\boxed{")
-    depth = 0
-    for brace in re.finditer("[{}]", text[start:]):
-        depth += 1 if brace.group() == "{" else -1
-        if depth < 0:
-            return text[start : start + brace.start()].strip()
-    return "None"
+def _read_gates(gates: Sequence[float] | None, count: int) -> Sequence[float]:
+    return [1.0] * count if gates is None else read_column("reflection_gate", gates, count)

@@ -18,15 +18,17 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 from trl.rewards import get_soft_overlong_punishment
 
-from emor3_trl import rewards
+from emor3_trl import reference_rewards, rewards
 from emor3_trl.config import EmoR3Config
 from emor3_trl.config_checks import check_adapter
+from emor3_trl.config_switches import check_readers
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics.probes import ask_probes
 from emor3_trl.diagnostics.trainer import DiagnosedTrainer
@@ -40,11 +42,15 @@ from emor3_trl.groups.trainer import GroupTrainer
 from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.model_card.trainer import CardTrainer
 from emor3_trl.named_rewards import list_reward_columns, use_named_rewards
-from emor3_trl.reflection import Reflection, Reflector
-from emor3_trl.rewards import ANSWERS, completion_text, reward_functions
+from emor3_trl.reflection import Reflection, ReflectionOptions, Reflector
+from emor3_trl.reward_columns import REFLECTED_COLUMNS, completion_text, list_reflected_columns
+from emor3_trl.rewards import accuracy_reward, gate_reflection, reward_functions
 from emor3_trl.thinking import parse
 
 logger = logging.getLogger(__name__)
+
+OURS = (rewards.__name__, reference_rewards.__name__)
+NO_COLUMNS = {"prompt", "completion", "completion_ids"}  # of a row, to TRL's rewards
 
 
 class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
@@ -92,7 +98,8 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         # Not with lambda1=0 (paper, Table 3, SET only), unless a reward of the user's asks for an answer
         self.reflects = args.rewards is None and args.lambda1 > 0 and args.reward_variant != "plain"
         if reward_funcs is not None:
-            self.reflects |= bool(_parameters(reward_funcs).keys() & set(ANSWERS))
+            self.reflects |= bool(_parameters(reward_funcs).keys() & set(REFLECTED_COLUMNS))
+            check_readers(args, reward_funcs if isinstance(reward_funcs, list) else [reward_funcs])
         elif kwargs.get("environment_factory") is None:
             reward_funcs = _use_variant(args)
         else:  # the environment owns the reward, and nothing is added to it
@@ -161,7 +168,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         texts = [completion_text(completion) for completion in output[3]]
         reflections = self._reflect(texts) if self.reflects else [Reflection()] * len(texts)
         for row, reflection in zip(self.rollout.rows, reflections, strict=True):
-            row.update({name: getattr(reflection, name) for name in ANSWERS})
+            row.update({name: getattr(reflection, name, None) for name in list_reflected_columns(self.args)})
         if self.use_vllm:
             self.vllm_generation.sleep()
         return output
@@ -170,11 +177,14 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         rows, start = self.rollout.rows, perf_counter()
         images, spaces = [row.get("image") for row in rows], [row["label_space"] for row in rows]
         with self.open_engine() as engine:
-            reflector = Reflector(engine)
-            reflections = reflector.reflect(images, texts, spaces)
+            reflector = Reflector(engine, ReflectionOptions.of(self.args), gather_object)
             emotions = [row.get("emotion") for row in rows]
-            probes = ask_probes(engine, images, texts, spaces, reflections, emotions) if self._is_probed() else {}
+            reflections = reflector.reflect(images, texts, spaces, emotions)
+            asked = (engine, images, texts, spaces, reflections, emotions, self.args.masked_coherence)
+            probes = ask_probes(*asked) if self._is_probed() else {}
         costs = {f"reflection/{name}": float(value) for name, value in vars(reflector.last_cost).items()}
+        if self.args.contrastive_consistency:
+            costs["reflection/contrast_requests"] = float(reflector.contrast_requests)
         for name, value in {**costs, **probes}.items():
             if name != "reflection/seconds":  # time/reflection counts the images as well
                 self._log_metric(name, value)
@@ -185,18 +195,33 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list
     ) -> Any:
         """Reward the completions, whose rows hold the reflection's answers by now, and log what a curve hides."""
+        if self.args.gated_reflection != "none":
+            for row, gate in zip(inputs, self._gate_reflection(inputs, completions), strict=True):
+                row["reflection_gate"] = gate
         # (completions of all processes, reward functions)
         earned = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         texts = [completion_text(completion) for completion in completions]
         thoughts = [parse(text) for text in texts]
         for column in ("trigger", "feeling", "conclusion", "answer"):
             self._log_completion_extra(column, [getattr(thought, column, None) for thought in thoughts])
-        for column in ("id", "emotion", *ANSWERS):  # id: the report follows an image through the steps
+        # id: the report follows an image through the steps
+        for column in ("id", "emotion", *list_reflected_columns(self.args)):
             if column in inputs[0]:
                 self._log_completion_extra(column, [row[column] for row in inputs])
         for name, value in self._diagnose(inputs, texts, thoughts, completion_ids_list, earned.cpu().numpy()).items():
             self._log_metric(name, value)
         return earned
+
+    def _gate_reflection(self, inputs: list[dict], completions: list) -> list[float]:
+        """Return the gate of each completion of this process, whose group may reach into other processes."""
+        functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
+        columns = {name: [row[name] for row in inputs] for name in inputs[0].keys() - NO_COLUMNS}
+        accuracies = functions.get("accuracy_reward", accuracy_reward)(completions=completions, **columns)
+        # (group, accuracy) of all processes
+        told = gather_object([(group, a or 0.0) for group, a in zip(self.rollout.groups, accuracies, strict=True)])
+        gates = gate_reflection([a for _, a in told], [group for group, _ in told], self.args.gated_reflection)
+        start = self.accelerator.process_index * len(inputs)
+        return gates[start : start + len(inputs)]
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         _check_columns("A row of the data", inputs[0], self._needed_columns)  # of a stream, or given to `evaluate`
@@ -226,7 +251,7 @@ def _parameters(reward_funcs: Any) -> dict[str, bool]:
     needed: dict[str, bool] = {}
     for function in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
         for name, parameter in inspect.signature(function).parameters.items() if callable(function) else ():
-            ours = getattr(function, "__module__", "") == rewards.__name__  # they raise where a column is missing
+            ours = getattr(function, "__module__", "") in OURS  # they raise where a column is missing
             needed[name] = needed.get(name, False) or ours or parameter.default is parameter.empty
     return needed
 

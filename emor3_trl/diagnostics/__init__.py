@@ -14,11 +14,11 @@ from emor3_trl.diagnostics.completions import (
     count_malformed,
     diagnose,
     entropy,
-    names_emotion,
     names_valence,
 )
 from emor3_trl.diagnostics.explained import DIAGNOSTICS
 from emor3_trl.diagnostics.probes import ask_probes
+from emor3_trl.label_words import names_emotion
 
 __all__ = [
     "ALARMS",

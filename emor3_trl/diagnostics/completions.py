@@ -7,13 +7,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from emor3_trl.diagnostics.triggers import compare_triggers
 from emor3_trl.emotions import VALENCE, LabelSpace
+from emor3_trl.label_words import names_emotion
 from emor3_trl.rewards import completion_text
 from emor3_trl.thinking import MALFORMED_REASONS, StructuredThinking, answered, explain_malformed, parse
 
@@ -41,24 +41,6 @@ def contradicts_answer(conclusion: str, answer: str | None) -> bool | None:
     named = {_VALENCE_OF_WORD[word.lower()] for word in _VALENCE_WORD.findall(conclusion)}
     valence = VALENCE.get(answer or "", "neutral")
     return None if len(named) != 1 or valence == "neutral" else named != {valence}
-
-
-def names_emotion(text: str, labels: Sequence[str]) -> bool:
-    """Return whether `text` contains one of the labels as a word: thinking that only repeats the answer.
-
-    >>> names_emotion("A face full of fear.", ["awe", "fear"]), names_emotion("A fearless climber.", ["awe", "fear"])
-    (True, False)
-    """
-    return _label_pattern(labels).search(text) is not None
-
-
-def mask_labels(text: str, labels: Sequence[str]) -> str:
-    """Return `text` with "something" in the place of each label that stands there as a word.
-
-    >>> mask_labels("A face full of Fear.", ["awe", "fear"])
-    'A face full of something.'
-    """
-    return _label_pattern(labels).sub("something", text)
 
 
 def entropy(counts: Sequence[int], outcomes: int) -> float:
@@ -140,17 +122,6 @@ def average_by_emotion(rewards: Sequence[float] | np.ndarray, emotions: Sequence
         if not math.isnan(reward):
             by_emotion[emotion].append(float(reward))
     return {f"diagnostics/reward/{emotion}": float(np.mean(by_emotion[emotion])) for emotion in sorted(by_emotion)}
-
-
-def _label_pattern(labels: Sequence[str]) -> re.Pattern[str]:
-    return _compile_labels(tuple(labels))
-
-
-@lru_cache(maxsize=256)
-def _compile_labels(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what finds a label as a word, the longer of two first; "great joy" may stand as Great_Joy."""
-    words = [r"[ _-]+".join(map(re.escape, re.split(r"[ _-]+", label))) for label in labels]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(sorted(words, key=len, reverse=True))})(?!\w)", re.IGNORECASE)
 
 
 def _read_spaces(column: Sequence[Any]) -> list[LabelSpace]:

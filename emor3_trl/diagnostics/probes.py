@@ -12,14 +12,18 @@ Nothing is drawn, and answers are greedy: a run with probes ends in the same wei
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from emor3_trl.diagnostics.completions import mask_labels
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.engines.engine import Engine, Question
-from emor3_trl.reflection import Reflection, coherence_question, consistency_question
+from emor3_trl.reflection import (
+    Reflection,
+    choose_other_images,
+    coherence_question,
+    consistency_question,
+    mask_thinking,
+)
 from emor3_trl.thinking import parse, says_something
 
 
@@ -30,6 +34,7 @@ def ask_probes(
     label_spaces: Sequence[str | Sequence[str] | LabelSpace],
     reflections: Sequence[Reflection],
     emotions: Sequence[str | None],
+    masked_coherence: bool = False,
 ) -> dict[str, float]:
     """Ask both probes about each completion that was reflected on, in one call of the engine.
 
@@ -40,6 +45,7 @@ def ask_probes(
         label_spaces: their label spaces.
         reflections: what the policy has answered about them.
         emotions: the ground truth, so that the other image is one of another emotion; None where it is not known.
+        masked_coherence: whether the reflection has read masked steps; the probe then asks about the steps as they are.
 
     Returns:
         `diagnostics/shuffled_yes`: the share of Yes about another image; `diagnostics/yes_gap`: the share of Yes about
@@ -58,7 +64,7 @@ def ask_probes(
         questions.setdefault(key, question)
         return key
 
-    others = choose_other_images(images, emotions)
+    others = choose_other_images(images, emotions, same_emotion=False)
     for completion, space, reflection, other in zip(completions, label_spaces, reflections, others, strict=True):
         thinking = parse(completion)
         if thinking is None or not says_something(thinking.trigger):
@@ -68,10 +74,9 @@ def ask_probes(
             own_yes.append(reflection.consistency_answer == "Yes")
         if reflection.coherence_answer is not None:
             labels = LabelSpace.of(space).labels
-            trigger, feeling = mask_labels(thinking.trigger, labels), mask_labels(thinking.feeling, labels)
-            is_masked = (trigger, feeling) != (thinking.trigger, thinking.feeling)
-            question = coherence_question(replace(thinking, trigger=trigger, feeling=feeling), labels)
-            masked.append((ask(question) if is_masked else None, reflection.coherence_answer))
+            described = mask_thinking(thinking, labels)
+            question = coherence_question(thinking if masked_coherence else described, labels)
+            masked.append((ask(question) if described != thinking else None, reflection.coherence_answer))
     # Ranks that hold one engine together call it together, with questions or without
     asks = bool(questions) or engine.group is not None
     answers = dict(zip(questions, engine.choose(list(questions.values()))[0], strict=True)) if asks else {}
@@ -83,25 +88,3 @@ def ask_probes(
         kept = [key is None or answers[key] == answer for key, answer in masked]
         metrics["masked_coherence"] = sum(kept) / len(kept)
     return {f"diagnostics/{name}": value for name, value in metrics.items()}
-
-
-def choose_other_images(images: Sequence[Any | None], emotions: Sequence[str | None]) -> list[Any | None]:
-    """Return another image for each row: the next one of another emotion, else the next one; None if there is none.
-
-    Args:
-        images: rows with the same image share the object.
-        emotions: of the rows.
-
-    >>> choose_other_images(["dog", "dog", "cat", "spider"], ["awe", "awe", "awe", "fear"])
-    ['spider', 'spider', 'spider', 'dog']
-    """
-    distinct = {id(image): (image, emotion) for image, emotion in zip(images, emotions, strict=True)}
-    shown = [pair for pair in distinct.values() if pair[0] is not None]
-    places = {id(image): place for place, (image, _) in enumerate(shown)}
-    chosen: dict[int, Any | None] = {}
-    for image, emotion in shown:
-        place = places[id(image)]
-        following = [*shown[place + 1 :], *shown[:place]]
-        fitting = [other for other, other_emotion in following if other_emotion != emotion]
-        chosen[id(image)] = (fitting or [other for other, _ in following] or [None])[0]
-    return [chosen.get(id(image)) for image in images]

@@ -13,12 +13,12 @@ from transformers import Trainer
 from emor3_trl.diagnostics.advantages import RewardSum, measure_advantages, sum_rewards, zero_spreads
 from emor3_trl.diagnostics.alarms import judge_alarms
 from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose
-from emor3_trl.rewards import ANSWERS
+from emor3_trl.reward_columns import REFLECTED_COLUMNS
 from emor3_trl.thinking import StructuredThinking
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("emotion", "label_space", *ANSWERS)
+_COLUMNS = ("emotion", "label_space", *REFLECTED_COLUMNS)
 
 
 class DiagnosedTrainer(Trainer):
@@ -90,7 +90,8 @@ class DiagnosedTrainer(Trainer):
     def _list_reflective(self) -> list[str]:
         """Return the names of the reward functions that read the reflection's answers."""
         functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
-        return [name for name, function in functions if inspect.signature(function).parameters.keys() & set(ANSWERS)]
+        columns = set(REFLECTED_COLUMNS)
+        return [name for name, function in functions if inspect.signature(function).parameters.keys() & columns]
 
     def _is_probed(self) -> bool:
         """Return whether a multiple of `probe_steps` is among the optimizer steps that this rollout is for."""

@@ -1,9 +1,10 @@
 """Answers under a constraint: the prompt of a question, and the tree of tokens that leads to its choices."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emor3_trl.engines.engine import Question
+from emor3_trl.engines.engine import Question, WeighedAnswer
 from emor3_trl.prompts import render
 
 # Stands for the text of a question while the chat template is rendered; no template or tokenizer treats it specially.
@@ -43,6 +44,50 @@ class ChoiceTree:
     def decided_choice(self, prefix: Sequence[int]) -> int:
         """Return the index of the choice that `prefix` decides."""
         return next(i for i, path in enumerate(self.paths) if tuple(prefix[: len(path)]) == path)
+
+    def deciding_tokens(self) -> list[int]:
+        """Return the tokens that tell choices apart: those of the places where several may follow."""
+        prefixes = {path[:length] for path in self.paths for length in range(len(path))}
+        allowed = [self.allowed_tokens(prefix) for prefix in prefixes]
+        return sorted({token for tokens in allowed if len(tokens) > 1 for token in tokens})
+
+    def weigh_choices(
+        self, answer_ids: Sequence[int], scores: Sequence[Mapping[int, float]]
+    ) -> tuple[list[float], list[bool]]:
+        r"""Return the probability of each choice, as far as one greedy answer tells it, and whether it is exact.
+
+        Under the constraint, choice c with the tokens c_1 … c_n has P(c) = prod_k p(c_k | c_1 … c_k-1), with p
+        normalised over the tokens that the tree allows there. The answer a has seen p at the places of its own path
+        alone. Let k be the first place where c leaves that path. Then M = p(a_1) … p(a_k-1) p(c_k) is known, which is
+        the probability of all m choices that begin like c up to there. P(c) = M where m is 1: exact. Else M is shared
+        alike, P(c) = M / m: what is not seen between siblings is taken as even. Since greedy decoding took another
+        token at k, M is at most 1/2, and |P(c) - M / m| <= M (m - 1) / m. The answer itself is always exact, and so is
+        everything where the first tokens of all choices differ. The probabilities add up to 1.
+
+        Args:
+            answer_ids: the tokens of the answer.
+            scores: at each of its places, the log-probability of the tokens of `deciding_tokens`, or of more. They may
+                lack a common constant: they are normalised here.
+        """
+        probabilities, is_exact = [], []
+        for path in self.paths:
+            probability, siblings = 1.0, 1
+            for place, token in enumerate(path):
+                probability *= self._share_token(token, answer_ids[:place], scores[place])
+                if token != answer_ids[place]:
+                    siblings = sum(other[: place + 1] == path[: place + 1] for other in self.paths)
+                    break
+            probabilities.append(probability / siblings)
+            is_exact.append(siblings == 1)
+        return probabilities, is_exact
+
+    def _share_token(self, token: int, prefix: Sequence[int], scores: Mapping[int, float]) -> float:
+        """Return the probability of a token among those that are allowed after `prefix`."""
+        allowed = self.allowed_tokens(prefix)
+        if len(allowed) == 1:
+            return 1.0
+        top = max(scores[other] for other in allowed)
+        return math.exp(scores[token] - top) / sum(math.exp(scores[other] - top) for other in allowed)
 
 
 def _shortest_distinct(path: tuple[int, ...], paths: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -107,6 +152,15 @@ class QuestionEncoder:
         if choices not in self._trees:
             self._trees[choices] = ChoiceTree([self.data_ids(choice) for choice in choices], self.end_token_id)
         return self._trees[choices]
+
+    def read_weighed(
+        self, question: Question, answer_ids: Sequence[int], scores: Sequence[Mapping[int, float]]
+    ) -> WeighedAnswer:
+        """Return the answer that was decoded, with the probability of each choice; see `ChoiceTree.weigh_choices`."""
+        tree = self.tree(question.choices)
+        probabilities, is_exact = tree.weigh_choices(answer_ids, scores)
+        answer = question.choices[tree.decided_choice(answer_ids)]
+        return WeighedAnswer(answer, tuple(probabilities), tuple(is_exact))
 
     @property
     def end_token_id(self) -> int:

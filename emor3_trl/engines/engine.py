@@ -35,6 +35,21 @@ class Question:
     image: Any | None = None
 
 
+@dataclass(frozen=True)
+class WeighedAnswer:
+    """The chosen answer to a question, and how likely each choice is under the constraint to give one of them.
+
+    Args:
+        answer: one of the choices.
+        probabilities: of the choices, in their order; they add up to 1.
+        exact: whether each is exact, see `ChoiceTree.weigh_choices`.
+    """
+
+    answer: str
+    probabilities: tuple[float, ...]
+    exact: tuple[bool, ...]
+
+
 @dataclass
 class ChoiceCost:
     """What one call of `Engine.choose` cost.
@@ -72,7 +87,7 @@ class Continuation:
 
 
 class Engine(Protocol):
-    """The policy with its processor: training, evaluation and reflection use it through these three methods.
+    """The policy with its processor: training, evaluation and reflection use it through these four methods.
 
     `group` is the process group whose ranks hold one engine together and call it together; None for an engine each.
     """
@@ -87,6 +102,9 @@ class Engine(Protocol):
 
     def choose(self, questions: Sequence[Question]) -> tuple[list[str], ChoiceCost]:
         """Return the chosen answer to each question, greedily, and what that cost."""
+
+    def weigh(self, questions: Sequence[Question]) -> tuple[list[WeighedAnswer], ChoiceCost]:
+        """Return what `choose` does, with the probability of each choice; it decodes no token more."""
 
     def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:
         """Return the natural log-probability of each candidate of each continuation, at temperature 1."""

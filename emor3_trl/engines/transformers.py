@@ -1,7 +1,7 @@
 """The policy on transformers, where vLLM is not installed or the model is in training."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, GenerationConfig
 
 from emor3_trl.engines.choices import QuestionEncoder, lacks_start
-from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question
+from emor3_trl.engines.engine import ChoiceCost, Completion, Continuation, Question, WeighedAnswer
 from emor3_trl.engines.policy import image_token_ids
 from emor3_trl.launch import quiet_deepspeed
 from emor3_trl.prompts import render
@@ -86,22 +86,47 @@ class TransformersEngine:
         counts = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, completion_ids.shape[1]).tolist()
         return [Completion(*row) for row in zip(texts, counts, finished, strict=True)]
 
-    @torch.no_grad()
     def choose(self, questions: Sequence[Question]) -> tuple[list[str], ChoiceCost]:
         """Answer the questions in batches, those with an image first."""
+        return self._answer(questions, self._choose_batch)
+
+    def weigh(self, questions: Sequence[Question]) -> tuple[list[WeighedAnswer], ChoiceCost]:
+        """See `Engine.weigh`."""
+        return self._answer(questions, self._weigh_batch)
+
+    def _answer(self, questions: Sequence[Question], answer_batch: Callable) -> tuple[list[Any], ChoiceCost]:
         start = time.perf_counter()
         cost = ChoiceCost(requests=len(questions))
-        answers: dict[int, str] = {}
+        answers: dict[int, Any] = {}
         with_image = [row for row, question in enumerate(questions) if question.image is not None]
         without = [row for row, question in enumerate(questions) if question.image is None]
         for rows in (with_image, without):
             for first in range(0, len(rows), self.batch_size):
                 batch = rows[first : first + self.batch_size]
-                answers |= dict(zip(batch, self._choose_batch([questions[row] for row in batch], cost), strict=True))
+                answers |= dict(zip(batch, answer_batch([questions[row] for row in batch], cost), strict=True))
         cost.seconds = time.perf_counter() - start
         return [answers[row] for row in range(len(questions))], cost
 
     def _choose_batch(self, questions: Sequence[Question], cost: ChoiceCost) -> list[str]:
+        answer_ids, _ = self._decode_answers(questions, cost, keeps_scores=False)
+        trees = [self.encoder.tree(question.choices) for question in questions]
+        rows = zip(questions, trees, answer_ids, strict=True)
+        return [question.choices[tree.decided_choice(ids)] for question, tree, ids in rows]
+
+    def _weigh_batch(self, questions: Sequence[Question], cost: ChoiceCost) -> list[WeighedAnswer]:
+        answer_ids, scores = self._decode_answers(questions, cost, keeps_scores=True)
+        weighed = []
+        for row, (question, ids) in enumerate(zip(questions, answer_ids, strict=True)):
+            tokens = self.encoder.tree(question.choices).deciding_tokens()
+            places = [dict(zip(tokens, step[row, tokens].tolist(), strict=True)) for step in scores]
+            weighed.append(self.encoder.read_weighed(question, ids, places))
+        return weighed
+
+    @torch.no_grad()
+    def _decode_answers(
+        self, questions: Sequence[Question], cost: ChoiceCost, keeps_scores: bool
+    ) -> tuple[list[list[int]], tuple[torch.Tensor, ...]]:
+        """Return the tokens of each answer, and the scores of each place where they are kept, (B, vocabulary)."""
         beginnings, rests = zip(*map(self.encoder.split_prompt, questions), strict=True)
         inputs = padded_inputs(self.processor, beginnings, rests, [question.image for question in questions])
         length = inputs["input_ids"].shape[1]
@@ -114,14 +139,13 @@ class TransformersEngine:
                 eos_token_id=self.encoder.end_token_id,
                 pad_token_id=self.encoder.tokenizer.pad_token_id,
                 prefix_allowed_tokens_fn=lambda row, ids: trees[row].allowed_tokens(ids[length:].tolist()),
+                output_scores=keeps_scores,
+                return_dict_in_generate=True,
             )
-        answer_ids = output[:, length:].tolist()
+        answer_ids = output.sequences[:, length:].tolist()
         cost.prompt_tokens += int(inputs["attention_mask"].sum())
         cost.generated_tokens += sum(min(tree.depth, len(ids)) for tree, ids in zip(trees, answer_ids, strict=True))
-        return [
-            question.choices[tree.decided_choice(ids)]
-            for question, tree, ids in zip(questions, trees, answer_ids, strict=True)
-        ]
+        return answer_ids, output.scores or ()
 
     @torch.no_grad()
     def log_probabilities(self, continuations: Sequence[Continuation]) -> list[list[float]]:

@@ -24,16 +24,16 @@ _BATCHES = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_t
 _VALIDATION = ["validation_splits", "validation_steps", "validation_samples", "validation_patience"]
 _OUTPUT = ["output_dir", "report_to", "plan", "overwrite"]
 _DYNAMIC = ["dynamic_sampling", "dynamic_sampling_tries", "dynamic_sampling_starved"]
+_REFLECTION = ["soft_reflection", "contrastive_consistency", "masked_coherence", "gated_reflection"]
 GRPO_OPTIONS: OptionGroups = {
     "Data": ["data", "train_split", "eval_split", "prompt_style", "max_samples", *_VALIDATION],
-    "Model": _MODEL,
-    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", "overlong_buffer", "probe_steps"],
-    "Batches": ["processes", "num_generations", *_BATCHES, "shared_prefix", "skip_flat_groups", *_DYNAMIC],
-    "Optimisation": ["learning_rate", "beta", "ref_model_dtype", "seed"],
+    "Model": ["model_name_or_path", "use_peft", "freeze_vision_tower"],
+    "Reward": ["reward_variant", "lambda1", "lambda2", "rewards", *_REFLECTION, "overlong_buffer", "probe_steps"],
+    "Batches": ["processes", "num_generations", *_BATCHES[::2], "shared_prefix", "skip_flat_groups", *_DYNAMIC],
+    "Optimisation": ["learning_rate", "beta", "ref_model_dtype"],
     "Generation": [
         "max_completion_length",
         "use_vllm",
-        "vllm_gpu_memory_utilization",
         "vllm_engine_options",
         "parity_warn",
         "parity_stop",
@@ -61,7 +61,6 @@ LIBRARY_OPTIONS = {
     "num_train_epochs": "Passes over the samples",
     "max_steps": "Optimiser steps; more than 0 wins over the epochs",
     "gradient_checkpointing": "Save memory for a fifth more time",
-    "vllm_gpu_memory_utilization": "Share of the memory that the engine takes",
     "output_dir": "Folder of the run; none stands for trainer_output",
     "report_to": "'wandb' (offline without a key) or 'trackio', a local page",
 }

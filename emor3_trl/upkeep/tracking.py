@@ -13,7 +13,8 @@ ROWS = 32  # of a table: enough to read, small enough to load
 STEPS = 10  # between two tables, where the configuration has no field for it
 # The order of the first columns, where they are there
 LEADING = ("step", "group", "image", "id", "emotion", "answer", "trigger", "feeling", "conclusion",
-           "consistency_answer", "coherence_answer")  # fmt: skip
+           "consistency_answer", "coherence_answer", "consistency_probability", "coherence_probability",
+           "contrast_answer", "contrast_probability", "reflection_gate")  # fmt: skip
 
 
 class TrackingTrainer(GRPOTrainer):

@@ -15,7 +15,7 @@ from emor3_trl.diagnostics import (
     zero_spread_share,
     zero_spreads,
 )
-from emor3_trl.diagnostics.completions import contradicts_answer, mask_labels
+from emor3_trl.diagnostics.completions import contradicts_answer
 from emor3_trl.rewards import reward_functions
 
 LABELS = ["awe", "fear", "joy", "anger"]
@@ -177,17 +177,6 @@ def test_contradictions_are_a_share_of_what_has_a_valence():
     texts = [gold_completion("awe"), gold_completion("fear"), gold_completion("surprise"), "nothing"]  # all "positive"
     rows = {"emotion": ["awe"] * 4, "label_space": [["awe", "fear", "surprise"]] * 4}
     assert diagnose(texts, rows)["diagnostics/conclusion_contradicts_answer"] == 0.5
-
-
-def test_labels_are_masked_as_words_alone():
-    assert mask_labels("Fear, awesome and AWE.", LABELS) == "something, awesome and something."
-
-
-def test_labels_of_several_words_are_masked_as_they_may_be_written():
-    labels = ["great", "great joy", "c++"]
-    assert mask_labels("Great_Joy, great  joy; a great-joy and c++!", labels) == (
-        "something, something; a something and something!"
-    )
 
 
 def test_triggers_are_compared_within_their_groups():

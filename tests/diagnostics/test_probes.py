@@ -11,11 +11,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Trainer
 from emor3_trl.diagnostics import ask_probes
-from emor3_trl.diagnostics.probes import choose_other_images
 from emor3_trl.engines.engine import Question
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION
-from emor3_trl.reflection import Reflection
+from emor3_trl.reflection import Reflection, choose_other_images
 
 YES = Reflection("Yes", "fear")
 
@@ -110,7 +109,7 @@ def test_with_one_image_alone_the_steps_are_still_masked(engine):
     ],
 )
 def test_the_other_image_is_the_next_one_of_another_emotion(images, emotions, expected):
-    assert choose_other_images(list(images), emotions) == list(expected)
+    assert choose_other_images(list(images), emotions, same_emotion=False) == list(expected)
 
 
 def write_honestly(row: dict[str, Any], place: int) -> str:

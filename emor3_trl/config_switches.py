@@ -1,0 +1,85 @@
+"""Rules about the switches of the reflection, which go beyond the paper: each refuses in one line."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from emor3_trl.groups.batching import divide_rollout
+from emor3_trl.launch import world_size
+from emor3_trl.named_rewards import load_rewards
+from emor3_trl.reflection import SOFT
+from emor3_trl.rewards import GATES, reward_functions
+
+# The columns that a switch adds or changes: a reward has to read one of them
+_READ = {
+    "soft_reflection": {"consistency_probability", "coherence_probability"},
+    "contrastive_consistency": {"contrast_answer", "contrast_probability"},
+    "masked_coherence": {"coherence_answer", "coherence_probability"},
+    "gated_reflection": {"reflection_gate"},
+}
+
+
+def check_switches(args: Any) -> None:
+    """Check the switches of the reflection, and that the rewards of the configuration read what they change.
+
+    Args:
+        args: an `EmoR3Config`.
+
+    Raises:
+        ValueError: naming the switch, and what to set.
+    """
+    for name, allowed in (("soft_reflection", SOFT), ("gated_reflection", GATES)):
+        if getattr(args, name) not in allowed:
+            raise ValueError(f"{name} is {getattr(args, name)!r}. Expected {', '.join(allowed)}.")
+    switches = list_switches(args)
+    if not switches:
+        return
+    if args.rewards is None and (args.reward_variant != "paper" or not args.lambda1 > 0):
+        setting = f"reward_variant is '{args.reward_variant}'" if args.lambda1 > 0 else f"lambda1 is {args.lambda1}"
+        raise ValueError(
+            f"{switches[0]} is set, and {setting}, so it would change nothing that trains. Set reward_variant: paper "
+            "and lambda1 above 0, or leave the switch out."
+        )
+    functions = (reward_functions() if args.rewards is None else load_rewards(args.rewards, args.reward_weights))[0]
+    check_readers(args, functions)
+    if args.gated_reflection == "unseparated" and args.dynamic_sampling == "accuracy":
+        raise ValueError(
+            "gated_reflection is 'unseparated' and dynamic_sampling is 'accuracy', which drops the groups in which "
+            "reflection would count. Set gated_reflection: right, or dynamic_sampling: spread."
+        )
+    rows = divide_rollout(vars(args), world_size())[0] // world_size()
+    if args.contrastive_consistency and rows <= args.num_generations:
+        raise ValueError(
+            f"contrastive_consistency is true, but each process's rollout of {rows} completions is about one image "
+            f"(num_generations {args.num_generations}): there is no other. Raise per_device_train_batch_size or "
+            "gradient_accumulation_steps, or set contrastive_consistency: false."
+        )
+
+
+def list_switches(args: Any) -> list[str]:
+    """Return the switches of the reflection that are on."""
+    return [name for name in _READ if getattr(args, name) not in (False, "none")]
+
+
+def check_readers(args: Any, functions: Iterable[Callable]) -> None:
+    """Check that a reward reads what each switch that is on changes.
+
+    Args:
+        args: an `EmoR3Config`.
+        functions: the reward functions that train.
+
+    Raises:
+        ValueError: naming the switch, and what it needs.
+    """
+    parameters = {
+        name for function in functions if callable(function) for name in inspect.signature(function).parameters
+    }
+    for switch in list_switches(args):
+        if not _READ[switch] & parameters:
+            raise ValueError(
+                f"{switch} is set, but no reward reads {' or '.join(sorted(_READ[switch]))}, so it would do nothing. "
+                f"Name {_NEEDED.get(switch, 'consistency or coherence')} among the rewards, or leave the switch out."
+            )
+
+
+_NEEDED = {"contrastive_consistency": "consistency", "masked_coherence": "coherence"}
