@@ -31,8 +31,8 @@ from machine import describe_machine
 
 from emor3_trl.demo.texts import conclusion_text, feeling_text, trigger_text
 from emor3_trl.demo.worlds import LOOKS, WORLDS
-from emor3_trl.diagnostics.completions import mask_labels
 from emor3_trl.files import read_mapping, replacing, write_json, write_text
+from emor3_trl.label_words import names_emotion
 from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text
 from emor3_trl.reproduce.systems import SYSTEMS
 from emor3_trl.thinking import says_something
@@ -77,7 +77,7 @@ def find_cheats(trigger: str | None, feeling: str | None, conclusion: str | None
         return set()
     cheats = {
         "vague": not any(face in trigger for face in _FACES),
-        "named": mask_labels(feeling, labels) != feeling,
+        "named": names_emotion(feeling, labels),
         "empty": not says_something(conclusion),
     }
     return {name for name, is_there in cheats.items() if is_there}
