@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from small_grid import write_scale
-from tiny_model import tiny_pictures
+from tiny_model import build_tiny_model, tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl.engines.engine import Question
@@ -35,23 +35,36 @@ def write_predictions(path: Path) -> None:
     save_predictions(rows, path)
 
 
+@pytest.fixture
+def opinionated_model(tmp_path: Path) -> Path:
+    """A random model whose answers depend on what it is asked: its weights are larger than a fresh model's."""
+    folder = build_tiny_model(tmp_path / "opinionated", tied=False, seed=11)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "language_model" in name and weight.dim() > 1:
+                weight.mul_(4)
+    model.save_pretrained(folder)
+    return folder
+
+
 def test_the_figures_are_the_answers_to_each_question_alone(
-    tmp_path: Path, untied_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, opinionated_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     scale = write_scale(tmp_path)
     (cell,) = list_cells(scale, [4], 1, Path("runs"), ["emo_r3_g8"])
     (row,) = judging.list_judgings(scale, [cell])
     write_predictions(cell.predictions)
-    (cell.folder / "model").symlink_to(untied_model_dir)
+    (cell.folder / "model").symlink_to(opinionated_model)
     config = tmp_path / "judging.yaml"
     config.write_text(yaml.safe_dump(row.commands[0].values))
     monkeypatch.setattr(sys, "argv", ["judging.py", "--config", str(config)])
     judging.main()
     figures = json.loads(row.commands[0].finished.read_text())
 
-    model = AutoModelForImageTextToText.from_pretrained(untied_model_dir, dtype=torch.float32)
-    engine = TransformersEngine(model, AutoProcessor.from_pretrained(untied_model_dir))
+    model = AutoModelForImageTextToText.from_pretrained(opinionated_model, dtype=torch.float32)
+    engine = TransformersEngine(model, AutoProcessor.from_pretrained(opinionated_model))
 
     def ask(text: str, choices: tuple[str, ...], image: object = None) -> str:
         return engine.choose([Question(text, choices, image)])[0][0]
@@ -75,3 +88,4 @@ def test_the_figures_are_the_answers_to_each_question_alone(
         "coherence": pytest.approx(sum(read) / 3),
         "masked_coherence": pytest.approx(sum(kept) / 3),
     }
+    assert len(set(figures.values())) > 3, "a model that answers everything alike would prove nothing"
