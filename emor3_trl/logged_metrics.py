@@ -65,9 +65,15 @@ REWARDS = (
 REFLECTION = (
     LoggedMetric(
         "reflection/requests", "questions",
-        "questions that one process asked, two for each of its well-formed completions",
+        "questions that one process asked, two for each of its well-formed completions, three with "
+        "contrastive_consistency; equal ones once",
         "about two for each completion of a process",
         "Far fewer: many completions are malformed. Look at the format reward.",
+    ),
+    LoggedMetric(
+        "reflection/contrast_requests", "questions",
+        "with contrastive_consistency: those of them about another image alone", "at most half of the others",
+        "0: no rollout of a process holds two images. See diagnostics/contrasted.",
     ),
     LoggedMetric(
         "reflection/prompt_tokens", "tokens", "tokens of these questions", "steady",

@@ -185,6 +185,9 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         costs = {f"reflection/{name}": float(value) for name, value in vars(reflector.last_cost).items()}
         if self.args.contrastive_consistency:
             costs["reflection/contrast_requests"] = float(reflector.contrast_requests)
+        exact = [reflection.is_exact for reflection in reflections if reflection.is_exact is not None]
+        if exact:
+            self._log_metric("diagnostics/exact_probabilities", sum(exact) / len(exact))
         for name, value in {**costs, **probes}.items():
             if name != "reflection/seconds":  # time/reflection counts the images as well
                 self._log_metric(name, value)

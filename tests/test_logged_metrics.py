@@ -35,6 +35,7 @@ def train_on_vllm(model_dir: Path, folder: Path) -> list[dict]:
     trainer = tiny_trainer(
         model_dir, folder, max_steps=2, reward_funcs=[spread_only_on("1", "2", "4"), *reward_functions()[0]], beta=0.01,
         dynamic_sampling="spread", dynamic_sampling_tries=2, vllm_gpu_memory_utilization=0.1,
+        contrastive_consistency=True,
     )  # fmt: skip
     trainer.add_callback(Validation(trainer, {"held_out": tiny_dataset().select(range(2))}, steps=2))
     trainer.train()

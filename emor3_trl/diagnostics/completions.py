@@ -92,6 +92,31 @@ def diagnose(
     return {f"diagnostics/{name}": value for name, value in result.items()}
 
 
+def measure_switches(columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """Return what the switches of the reflection do to a rollout (`reflection.ReflectionOptions`).
+
+    Args:
+        columns: what the reward functions get, one value per completion; without the columns of a switch, nothing is
+            said of it.
+
+    Returns:
+        `diagnostics/contrasted`, `diagnostics/contrast_yes` and `diagnostics/reflection_counts`, as
+        `explained.DIAGNOSTICS` explains.
+    """
+    result = {}
+    if "contrast_answer" in columns:
+        pairs = zip(columns["consistency_answer"], columns["contrast_answer"], strict=True)
+        others = [other for answer, other in pairs if answer is not None]
+        answers = [other for other in others if other is not None]
+        if others:
+            result["contrasted"] = len(answers) / len(others)
+        if answers:
+            result["contrast_yes"] = answers.count("Yes") / len(answers)
+    if "reflection_gate" in columns:
+        result["reflection_counts"] = float(np.mean(columns["reflection_gate"]))
+    return {f"diagnostics/{name}": value for name, value in result.items()}
+
+
 def count_malformed(completions: Sequence[str], form: str, cut_off: Sequence[bool]) -> dict[str, float]:
     """Return the share of malformed completions, `diagnostics/malformed`, and that of each reason.
 

@@ -33,7 +33,7 @@ DIAGNOSTICS: tuple[LoggedMetric, ...] = (
     ),
     LoggedMetric(
         "diagnostics/agreement", "share of reflected completions",
-        "The emotion that the policy reads from steps 1 and 2 is the answer.",
+        "The emotion that the policy reads from steps 1 and 2, masked with masked_coherence, is the answer.",
         "above 0.6",
         "Falling: the answer ignores the thinking. Raise lambda1, or start from the cold start.",
     ),
@@ -139,9 +139,35 @@ DIAGNOSTICS: tuple[LoggedMetric, ...] = (
     ),
     LoggedMetric(
         "diagnostics/masked_coherence", "share of reflected completions",
-        "Probe: with labels in steps 1 and 2 masked, the same emotion is read from them.",
+        "Probe: with labels and their kin in steps 1 and 2 masked, the same emotion is read from them as without.",
         "above 0.9",
         "Steps name the emotion and describe nothing. Add a reward that forbids labels in steps 1 and 2.",
+    ),
+    LoggedMetric(
+        "diagnostics/contrasted", "share of reflected completions",
+        "With contrastive_consistency: those whose batch holds another image to ask about; the others earn the "
+        "paper's consistency.",
+        "1",
+        "Below 1: some images fill a rollout of a process alone. Raise its number of prompts.",
+    ),
+    LoggedMetric(
+        "diagnostics/contrast_yes", "share of contrasted completions",
+        "With contrastive_consistency: the policy finds step 1 true of the other image, too.",
+        "falling",
+        "Near 1: step 1 fits every image, or the judge says Yes to anything. Read step 1 of several images.",
+    ),
+    LoggedMetric(
+        "diagnostics/reflection_counts", "share",
+        "With gated_reflection: the mean gate, by which reflective rewards count.",
+        "above 0.2",
+        "Near 0: reflection teaches nothing. Set gated_reflection: none, or choose the other gate.",
+    ),
+    LoggedMetric(
+        "diagnostics/exact_probabilities", "share of reflected completions",
+        "With soft_reflection: label probabilities of one process that are exact. The others share the probability of "
+        "a first token with other labels, see docs/REWARDS.md.",
+        "1 where no two labels share their first token",
+        "Far below 1: the labels begin alike for this tokenizer. Rename them in the data.",
     ),
     LoggedMetric(
         "diagnostics/probe_requests", "questions",

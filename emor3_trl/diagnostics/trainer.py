@@ -12,13 +12,13 @@ from transformers import Trainer
 
 from emor3_trl.diagnostics.advantages import RewardSum, measure_advantages, sum_rewards, zero_spreads
 from emor3_trl.diagnostics.alarms import judge_alarms
-from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose
-from emor3_trl.reward_columns import REFLECTED_COLUMNS
+from emor3_trl.diagnostics.completions import average_by_emotion, count_malformed, diagnose, measure_switches
+from emor3_trl.reward_columns import ANSWERS, REFLECTED_COLUMNS, SWITCHED_COLUMNS
 from emor3_trl.thinking import StructuredThinking
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("emotion", "label_space", *REFLECTED_COLUMNS)
+_COLUMNS = ("emotion", "label_space", *ANSWERS)
 
 
 class DiagnosedTrainer(Trainer):
@@ -58,6 +58,7 @@ class DiagnosedTrainer(Trainer):
             [
                 {"text": text, "thinking": thought, "cut_off": is_cut, "group": group}
                 | {name: row.get(name) for name in _COLUMNS}
+                | {name: row[name] for name in SWITCHED_COLUMNS if name in row}
                 for row, text, thought, is_cut, group in told
             ]
         )
@@ -79,6 +80,7 @@ class DiagnosedTrainer(Trainer):
         if form:
             cut_off = [row["cut_off"] for row in completions]
             metrics |= count_malformed([row["text"] for row in completions], form, cut_off)
+        metrics |= measure_switches({name: [row[name] for row in completions] for name in completions[0]})
         # A data set of several sources may know the emotion of some rows alone
         known = [place for place, row in enumerate(completions) if None not in (row["emotion"], row["label_space"])]
         if known:

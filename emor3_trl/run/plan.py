@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emor3_trl.groups.batching import count_batches
-from emor3_trl.named_rewards import NAMED_REWARDS, asks_reflection, describe_rewards, load_rewards
+from emor3_trl.named_rewards import NAMED_REWARDS, asks_reflection, describe_rewards, describe_switches, load_rewards
 from emor3_trl.rewards import reward_functions
 from emor3_trl.run.memory import count_prompt_tokens, estimate_memory, read_shape, sum_peaks
 
@@ -44,7 +44,10 @@ def _describe_lines(values: dict[str, Any], samples: int, processes: int) -> Ite
     )
     rewards, asks = _describe_rewards(values)
     yield f"rewards      {rewards}"
-    questions = f"{2 * count.completions:,} questions per rollout, one engine call" if asks else "none"
+    if switches := describe_switches(values):
+        yield f"             measured with {switches}"
+    per_completion = 3 if values.get("contrastive_consistency") else 2
+    questions = f"{per_completion * count.completions:,} questions per rollout, one engine call" if asks else "none"
     yield f"reflection   {questions}"
     yield ""
     yield "memory of one process, GiB          DDP / one GPU    ZeRO-2    ZeRO-3 / FSDP"

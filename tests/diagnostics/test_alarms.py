@@ -193,7 +193,8 @@ def test_a_form_that_breaks_in_any_way_is_told_with_its_reason(judge_dir, tmp_pa
 
 
 def test_what_is_logged_is_explained_and_what_is_explained_is_logged(judge_dir, tmp_path, monkeypatch):
-    trainer = train_cheat(judge_dir, tmp_path, monkeypatch, write_honestly)
+    switches = {"soft_reflection": "raw", "contrastive_consistency": True, "gated_reflection": "right"}
+    trainer = train_cheat(judge_dir, tmp_path, monkeypatch, write_honestly, **switches)
     seen = {key for entry in trainer.state.log_history for key in entry if key.startswith(("diagnostics/", "alarms/"))}
     assert len(DIAGNOSTICS) == len({metric.name for metric in DIAGNOSTICS})
     patterns = {metric.name: re.sub("<[a-z]+>", "[a-z_]+", metric.name) for metric in DIAGNOSTICS}

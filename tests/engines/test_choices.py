@@ -1,5 +1,7 @@
 """Choices: how an answer is told from the others, and prompts whose structure the policy cannot change."""
 
+import math
+
 import pytest
 from tiny_llava import CHAT_TEMPLATE, build_tiny_llava
 from tiny_model import tiny_pictures
@@ -34,6 +36,22 @@ def test_a_choice_takes_as_few_tokens_as_tell_it_apart(spellings, depth):
 def test_choices_that_cannot_be_told_apart_are_refused(spellings):
     with pytest.raises(ValueError, match="distinct"):
         ChoiceTree(spellings, end_token_id=0)
+
+
+def test_a_greedy_answer_tells_the_probabilities_of_all_that_leave_its_path():
+    """0 and 1 begin with 5, 2 with 7, 3 and 4 with 8; the answer is 0."""
+    tree = ChoiceTree([[5, 1], [5, 2], [7], [8, 1], [8, 2]], end_token_id=0)
+    assert tree.deciding_tokens() == [1, 2, 5, 7, 8]
+    first, second = {5: 0.5, 7: 0.2, 8: 0.3}, {1: 0.9, 2: 0.1}
+    shift = 3.0  # a constant that engines may leave in
+    scores = [{token: math.log(share) - shift for token, share in place.items()} for place in (first, second)]
+    probabilities, is_exact = tree.weigh_choices([5, 1], scores)
+    assert probabilities == pytest.approx([0.45, 0.05, 0.2, 0.15, 0.15])
+    assert is_exact == [True, True, True, False, False]
+    # Of the answer 2, what follows 5 is not seen
+    probabilities, is_exact = tree.weigh_choices([7, 0], [scores[0], {}])
+    assert probabilities == pytest.approx([0.25, 0.25, 0.2, 0.15, 0.15])
+    assert is_exact == [False, False, True, False, False]
 
 
 HOSTILE = [

@@ -53,6 +53,15 @@ def test_vllm_and_transformers_give_the_same_answers(tiny_model_dir):
     assert cost.requests == len(questions)
     deepest = sum(QuestionEncoder(processor).tree(question.choices).depth for question in questions)
     assert len(questions) <= cost.generated_tokens <= deepest
+    # Weighed in the same number of tokens, the answers are the same, and the probabilities of both engines
+    weighed, weighing = VLLMEngine(llm, processor).weigh(questions)
+    expected, _ = TransformersEngine(model, processor, batch_size=5).weigh(questions)
+    assert [answer.answer for answer in weighed] == theirs
+    assert [answer.exact for answer in weighed] == [answer.exact for answer in expected]
+    assert weighing.generated_tokens == cost.generated_tokens
+    for one, other in zip(weighed, expected, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert sum(one.probabilities) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

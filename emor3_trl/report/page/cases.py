@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emor3_trl.evaluation.prediction import Prediction
-from emor3_trl.named_rewards import NAMED_REWARDS, STYLES
+from emor3_trl.named_rewards import NAMED_REWARDS, STYLES, describe_switches
 from emor3_trl.report.evaluated import Evaluation
 from emor3_trl.rewards import accuracy_reward, reward_functions
 from emor3_trl.thinking import says_something
@@ -43,11 +43,12 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
     if style == "direct":
         functions, weights, origin = [accuracy_reward], [1.0], "accuracy alone: only the answer was asked for"
     elif training.get("rewards") and all(STYLES.get(name, style) == style for name in training["rewards"]):
-        return _name_rewards(training["rewards"], training.get("reward_weights"))
+        return _name_rewards(training["rewards"], training.get("reward_weights"), _excuse_switches(training))
     elif training and not training.get("rewards") and (training["reward_variant"] == "plain") == (style == "think"):
         variant, lambda1, lambda2 = (training[name] for name in ("reward_variant", "lambda1", "lambda2"))
         functions, weights = reward_functions(variant, lambda1, lambda2)
         origin = f"as in its training: {variant}, " + f"λ₁ = {lambda1}, " * (variant != "plain") + f"λ₂ = {lambda2}"
+        origin += _excuse_switches(training)
     else:
         functions, weights = reward_functions("plain" if style == "think" else "paper")
         origin = "the paper's defaults: no training with such rewards is known"
@@ -56,7 +57,13 @@ def choose_rewards(evaluation: Evaluation) -> Rewards:
     return Rewards(functions, parts, origin)
 
 
-def _name_rewards(names: Sequence[str], weights: Sequence[float] | None) -> Rewards:
+def _excuse_switches(training: Mapping[str, Any]) -> str:
+    """Return what the report leaves out of a training's rewards, in words: an evaluation asks the paper's questions."""
+    switches = describe_switches(training)
+    return f"; but by the paper's questions and answers, without its {switches}" if switches else ""
+
+
+def _name_rewards(names: Sequence[str], weights: Sequence[float] | None, excuse: str) -> Rewards:
     """Return the rewards that a training named; those of the user's give None."""
     functions = [NAMED_REWARDS.get(name, _leave_unknown) for name in names]
     parts: list[dict[str, Any]] = []
@@ -64,7 +71,7 @@ def _name_rewards(names: Sequence[str], weights: Sequence[float] | None) -> Rewa
         own = name not in NAMED_REWARDS
         title = name.rpartition(":")[2].removesuffix("_reward").removeprefix("think_")
         parts.append({"name": title, "weight": round(weight, 4)} | ({"own": True} if own else {}))
-    origin = "as in its training: " + " + ".join(f"{part['weight']:g} {part['name']}" for part in parts)
+    origin = "as in its training: " + " + ".join(f"{part['weight']:g} {part['name']}" for part in parts) + excuse
     unknown = [name for name in names if name not in NAMED_REWARDS]
     if unknown:
         origin += f"; not computed again, because a report runs no file of a run: {', '.join(unknown)}"

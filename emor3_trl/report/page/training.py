@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emor3_trl.checkpoints import fingerprint
+from emor3_trl.emotions import canonical
 from emor3_trl.report.evaluated import Evaluation
 from emor3_trl.report.page.cases import cut_text
 from emor3_trl.report.page.thumbnails import make_thumbnail
@@ -176,6 +177,8 @@ def _describe_row(
     advantage = row.get("advantage")
     right = dict(zip(names, values, strict=True)).get("accuracy_reward", math.nan)
     answer = row.get("answer") or boxed_answer(row["completion"])
+    if 0 < right < 1:  # in part, as by votes
+        right = float(canonical(str(answer)) == canonical(str(row.get("emotion"))))
     entry = {
         "answer": None if answer is None else cut_text(str(answer)),
         "correct": None if math.isnan(right) else right > 0,
