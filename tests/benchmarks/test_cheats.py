@@ -66,15 +66,18 @@ def test_shares_and_what_a_cheat_earns_are_those_of_the_runs_tables(cheats, tmp_
             {
                 "step": step, "prompt": prompt, "trigger": trigger, "feeling": trigger and HONEST[1],
                 "conclusion": trigger and HONEST[2], "advantage": 2.0 if trigger == VAGUE else -1.0,
-                "accuracy_reward": 1.0, "format_reward": float(trigger is not None),
+                "accuracy_reward": 1.0, "format_reward": float(trigger is not None), "coherence_reward": None,
+                "consistency_reward": 0.0 if trigger is None else 1.0 if trigger == VAGUE else 0.25,
             }
             for trigger in written
         ]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows), folder / f"completions_{step:05d}.parquet")
     arm = cheats.measure_arm(cheats.read_rollouts(tmp_path / "run"))
     assert arm["steps"] == [1, 2]
-    assert arm["shares"] == {"vague": [0.5, 0.25], "named": [0.0, 0.0], "empty": [0.0, 0.0]}
-    assert arm["paid"] == {"vague": {"mean": 3.0, "low": 3.0, "high": 3.0}}  # nobody cheats in the other ways
+    assert arm["shares"] == {"vague": [0.6667, 0.25], "named": [0.0, 0.0], "empty": [0.0, 0.0]}  # of the well-formed
+    earned = {"with": 1.0, "without": 0.25, "difference": 0.75, "low": 0.75, "high": 0.75}
+    assert arm["earned"] == {"vague": earned}  # nobody cheats in the other ways
+    assert arm["paid"] == {"vague": {"with": 2.0, "without": -1.0, "difference": 3.0, "low": 3.0, "high": 3.0}}
     assert (arm["accuracy"], arm["format"]) == ([1.0, 1.0], [0.75, 1.0])
     cheats.draw_arms({"emo_r3_g8": {"title": "the paper's rewards", **arm}}, tmp_path / "cheats.png")
     with Image.open(tmp_path / "cheats.png") as image:
