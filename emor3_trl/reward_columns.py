@@ -38,13 +38,12 @@ def completion_text(completion: object) -> str:
 
 
 def list_reflected_columns(args: Any) -> list[str]:
-    """Return the columns that the reflection adds under a configuration, an `EmoR3Config`."""
-    columns = list(ANSWERS)
-    soft = args.soft_reflection != "none"
-    columns += ["consistency_probability", "coherence_probability"] * soft
-    columns += ["contrast_answer"] * args.contrastive_consistency
-    columns += ["contrast_probability"] * (args.contrastive_consistency and soft)
-    return columns + ["reflection_gate"] * (args.gated_reflection != "none")
+    """Return the columns that the reflection adds under a configuration; one without switches has them off."""
+    soft = getattr(args, "soft_reflection", "none") != "none"
+    contrastive = getattr(args, "contrastive_consistency", False)
+    columns = [*ANSWERS, *["consistency_probability", "coherence_probability"] * soft]
+    columns += ["contrast_answer"] * contrastive + ["contrast_probability"] * (contrastive and soft)
+    return columns + ["reflection_gate"] * (getattr(args, "gated_reflection", "none") != "none")
 
 
 def read_column(name: str, values: Sequence[Any] | None, length: int) -> Sequence[Any]:

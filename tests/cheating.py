@@ -38,6 +38,13 @@ def write_completion(trigger: str, feeling: str, answer: str, conclusion: str = 
     return "".join(f"<step{i}>{text}</step{i}>" for i, text in enumerate(steps, 1)) + answer_text(answer)
 
 
+def write_half_right(row: dict[str, Any], place: int) -> str:
+    """Return a completion about a row of `tiny_dataset`: the first of two is right, the other gives the next label."""
+    space = row["label_space"]
+    answer = space[(space.index(row["emotion"]) + place) % len(space)]
+    return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
+
+
 def teach_judge(folder: Path, verdict: str, steps: int = 180) -> Path:
     """Teach a tiny model to judge: to read the emotion from step 2, and to answer `verdict` about any image.
 
@@ -118,16 +125,11 @@ def train_half_right(model_dir: Path, folder: Path, batch_size: int) -> EmoR3Tra
         folder: the run's folder.
         batch_size: completions of each process.
     """
-    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1, "lambda1": 0.0}
+    options = {"per_device_train_batch_size": batch_size, "num_generations": 2, "max_steps": 1}
+    options |= {"soft_reflection": "calibrated", "gated_reflection": "right"}  # the prior is that of all processes
     trainer = tiny_trainer(model_dir, folder, reward_funcs=None, use_vllm=False, **options)
-
-    def write(row: dict[str, Any], place: int) -> str:
-        space = row["label_space"]
-        answer = space[(space.index(row["emotion"]) + place) % len(space)]
-        return write_completion(f"I see {OBJECTS[int(row['id'])]}.", f"A person feels {FEELINGS[answer]}.", answer)
-
     with pytest.MonkeyPatch.context() as patch:
-        let_write(trainer, patch, write)
+        let_write(trainer, patch, write_half_right)
         trainer.train()
     return trainer
 

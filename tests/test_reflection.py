@@ -65,7 +65,7 @@ def test_a_text_only_row_is_asked_about_coherence_only():
 @pytest.mark.parametrize(
     ("images", "emotions", "expected"),
     [
-        pytest.param("abc", ["x", "y", "x"], "caa", id="of the same emotion"),
+        pytest.param("abc", ["x", "y", "x"], "cca", id="of the same emotion"),
         pytest.param("abc", ["x", "y", "z"], "bca", id="else the next"),
         pytest.param("aabb", ["x", "x", "y", "y"], "bbaa", id="rows of a group alike"),
         pytest.param("aa", ["x", "x"], [None, None], id="one image: none"),
@@ -142,7 +142,7 @@ def test_calibration_counts_every_completion_of_every_process():
     """Two siblings say one thing and a third another: the prior weighs them two to one, with those of another rank."""
     image = tiny_pictures(1)[0]
     texts = [gold_completion("awe"), gold_completion("awe"), gold_completion("awe").replace("tent", "dog")]
-    engine = WeighingEngine({"tent": 0.9, "dog": 0.6})
+    engine = WeighingEngine({"small tent": 0.9, "small dog": 0.6})
     elsewhere = [(("Yes", "No"), (0.6, 0.4)), (LABELS, (0.6, *[0.4 / 7] * 7))]
     options = ReflectionOptions(soft_reflection="calibrated")
     answers = Reflector(engine, options, gather=lambda rows: rows + elsewhere).reflect(
@@ -159,7 +159,7 @@ def test_calibration_counts_every_completion_of_every_process():
 
 def test_where_no_emotion_is_known_no_label_has_a_probability():
     options = ReflectionOptions(soft_reflection="raw")
-    (answer,) = Reflector(WeighingEngine({"tent": 0.5}), options).reflect(
+    (answer,) = Reflector(WeighingEngine({"small tent": 0.5}), options).reflect(
         tiny_pictures(1), [gold_completion("awe")], ["emoset_8"]
     )
     assert (answer.consistency_probability, answer.coherence_probability) == (0.5, None)

@@ -24,7 +24,7 @@ from emor3_trl.reflection import (
     consistency_question,
     mask_thinking,
 )
-from emor3_trl.thinking import parse, says_something
+from emor3_trl.thinking import StructuredThinking, parse, says_something
 
 
 def ask_probes(
@@ -73,10 +73,8 @@ def ask_probes(
             shuffled.append(ask(consistency_question(thinking, other)))
             own_yes.append(reflection.consistency_answer == "Yes")
         if reflection.coherence_answer is not None:
-            labels = LabelSpace.of(space).labels
-            described = mask_thinking(thinking, labels)
-            question = coherence_question(thinking if masked_coherence else described, labels)
-            masked.append((ask(question) if described != thinking else None, reflection.coherence_answer))
+            question = _ask_again(thinking, LabelSpace.of(space).labels, masked_coherence)
+            masked.append((None if question is None else ask(question), reflection.coherence_answer))
     # Ranks that hold one engine together call it together, with questions or without
     asks = bool(questions) or engine.group is not None
     answers = dict(zip(questions, engine.choose(list(questions.values()))[0], strict=True)) if asks else {}
@@ -88,3 +86,9 @@ def ask_probes(
         kept = [key is None or answers[key] == answer for key, answer in masked]
         metrics["masked_coherence"] = sum(kept) / len(kept)
     return {f"diagnostics/{name}": value for name, value in metrics.items()}
+
+
+def _ask_again(thinking: StructuredThinking, labels: tuple[str, ...], was_masked: bool) -> Question | None:
+    """Return the coherence question about masked steps, or unmasked if these were asked about; None if they are one."""
+    masked = mask_thinking(thinking, labels)
+    return coherence_question(thinking if was_masked else masked, labels) if masked != thinking else None

@@ -33,7 +33,8 @@ def test_known_probabilities_are_exact_and_the_others_keep_their_bound(tiny_mode
         model.get_input_embeddings().weight.mul_(20)
     engine = TransformersEngine(model, AutoProcessor.from_pretrained(tiny_model_dir))
     spaces = [space.labels for space in (EMOSET_8, EMOTION6, WEBEMO_7)]
-    choices = [*spaces, ("Yes", "No"), ("joy", "joyful", "joyfully", "calm")]
+    kin = ("fear", "fearful", "fearless", "awe", "awed", "awesome", "joy", "joyful", "joyfully", "calm")
+    choices = [*spaces, ("Yes", "No"), kin, kin[4:]]
     texts = ("A dog runs.", "Rain.", "What is it?")
     questions = [
         Question(text, row, image) for text, image in zip(texts, tiny_pictures(3), strict=True) for row in choices
