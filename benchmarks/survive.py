@@ -1,12 +1,13 @@
 """Each stage is killed at random moments and started again: it must end as one that was left alone.
 
-    python benchmarks/survive.py --kills 50                           # all stages: two to four hours on two cores
+    python benchmarks/survive.py --kills 50                           # all stages: about two hours on two cores
     python benchmarks/survive.py --kills 50 --stages grpo evaluate    # some; the others' rows in the JSON stay
 
 A stage is a recipe on a model of 0.1 M parameters (survive_stages.py). It runs to its end once. Then, in a new folder,
 it is started and killed with SIGKILL, with its whole process group, at a moment that is drawn uniformly from the
-uninterrupted duration; and started again there, until it ends before its moment comes. What it left is compared with
-what the uninterrupted run left: all files, number by number (survive_checks.py), what a clock decides left out.
+processor time of the uninterrupted run, so that it falls where it would on an idle machine; and started again there,
+until it ends before its moment comes. What it left is compared with what the uninterrupted run left: all files, number
+by number (survive_checks.py), what a clock decides left out.
 Then a new folder begins, until there are as many kills as asked for. After each kill no process of the command may be
 alive, and no segment of shared memory left. At last each stage gets SIGTERM, and Ctrl-C, once: exit code 143 or 130,
 one line, no traceback, and the same command ends as uninterrupted. (torchrun, which launches two ranks, has an exit
@@ -20,6 +21,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +64,10 @@ class Survivor:
         }  # fmt: skip
         self.temporary = work / "tmp"
         self.temporary.mkdir(parents=True)
-        self.seconds = 0.0
+        self.seconds = 0.0  # of processor time that the stage takes
 
     def attempt(self, folder: Path, moment: float | None, number: int = signal.SIGKILL) -> tuple[int, float, str]:
-        """Start the command; send its group a signal at a moment, if it still runs.
+        """Start the command; send its group a signal when it has taken so much processor time, if it still runs.
 
         Returns:
             Exit code (negative: of that signal), seconds, and what it said.
@@ -79,13 +82,12 @@ class Survivor:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             try:
-                try:
-                    process.wait(TIME_LIMIT if moment is None else moment)
-                except subprocess.TimeoutExpired:
-                    if moment is None:
-                        raise
-                    os.killpg(process.pid, number)
-                    process.wait(TIME_LIMIT)
+                while moment is not None and process.poll() is None:
+                    if processor_seconds(process.pid) >= moment:
+                        os.killpg(process.pid, number)
+                        break
+                    time.sleep(self.draw.uniform(0, 0.1))
+                process.wait(TIME_LIMIT)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -119,10 +121,12 @@ class Survivor:
 
     def measure(self) -> None:
         """Run the stage to its end: how long that takes, and what it leaves."""
-        code, self.seconds, said = self.attempt(self.begin("whole"), None)
+        before = ended_children_seconds()
+        code, seconds, said = self.attempt(self.begin("whole"), None)
+        self.seconds = ended_children_seconds() - before
         if code:
             raise RuntimeError(f"{self.stage.title} ended with {code}:\n{said[-3000:]}")
-        self.row["seconds"] = round(self.seconds, 1)
+        self.row |= {"seconds": round(seconds, 1), "processor_seconds": round(self.seconds, 1)}
 
     def kill_and_go_on(self, kills: int) -> None:
         """Start the stage in a new folder until it ends, killing it on the way while kills are left; compare."""
@@ -163,6 +167,24 @@ class Survivor:
         else:
             self.finish(folder, record)
         self.row["signals"].append(record)
+
+
+def processor_seconds(process: int) -> float:
+    """Return what a process and its descendants have taken so far, those that have ended included."""
+    import psutil
+
+    seconds = 0.0
+    with suppress(psutil.Error):
+        for member in [parent := psutil.Process(process), *parent.children(recursive=True)]:
+            with suppress(psutil.Error):  # it has ended meanwhile
+                seconds += sum(member.cpu_times()[:4])  # user, system, and both of children that have ended
+    return seconds
+
+
+def ended_children_seconds() -> float:
+    """Return the processor time of all children of this process that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def enter_own_shared_memory() -> None:

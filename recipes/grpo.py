@@ -64,8 +64,12 @@ def main() -> None:
         check_adapter(adapter, args, model.model_name_or_path)
 
     from emor3_trl import EmoR3Trainer  # with vLLM, which takes seconds to import
+    from emor3_trl.engines.server_checks import check_server
+    from emor3_trl.groups.checks import choose_engine_options
 
     with user_errors():
+        options = choose_engine_options(model.model_name_or_path, args, opened.train)
+        check_server(args, model.model_name_or_path, options)
         opened.folder.begin()
         start_tracking(opened.folder, args)
     trainer = EmoR3Trainer(

@@ -1,11 +1,15 @@
 """Attention of a packed row: the prompt attends to itself, a completion to the prompt and to itself.
 
+In the last layer, the completions alone attend: their log-probabilities are all that is read.
+
 The split needs no mask over the whole row: two calls of `scaled_dot_product_attention` per group, whose memory is
 linear in the length where the kernel's is.
 """
 
+import functools
+import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
@@ -23,18 +27,16 @@ SUPPORTED = ("llama", "qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 @dataclass(frozen=True)
 class GroupSpan:
-    """Where one group stands in a packed row.
+    """A group of a packed row; groups stand one after another, the prefix of each before its completions.
 
     Args:
-        start: index of its first token.
         prefix: number of prompt tokens that stand once.
         lengths: number of tokens of each completion's part, the copy of the last prompt token included.
-        index: places of the completions' tokens, shape (n, T); short completions repeat a place at their end.
+        index: places of the completions' tokens after the prefix, shape (n, T); short ones repeat a place at their end.
         mask: where completion queries look, shape (T, prefix + T), or a lower-right causal bias on a GPU.
         order: where the packed completion tokens are among the n·T attended ones, shape (sum(lengths),).
     """
 
-    start: int
     prefix: int
     lengths: tuple[int, ...]
     index: torch.Tensor
@@ -53,11 +55,13 @@ class Layout:
     Not a dataclass: FSDP2 casts a layer's inputs, for which it copies dataclasses, and a copy's count would be lost.
 
     Args:
-        groups: where they stand.
+        groups: in order.
+        completions: places of the completions' parts in the row, shape (C,).
     """
 
-    def __init__(self, groups: list[GroupSpan]) -> None:
+    def __init__(self, groups: list[GroupSpan], completions: torch.Tensor) -> None:
         self.groups = groups
+        self.completions = completions
         self.calls = 0
 
     def check_used(self, layers: int) -> None:
@@ -82,6 +86,7 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     shared_prefix: Layout | None = None,
     scaling: float | None = None,
+    completions_only: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed row; without a layout, Transformers' own SDPA attention.
@@ -93,6 +98,7 @@ def shared_prefix_attention(
         attention_mask: used without a layout only.
         shared_prefix: the row's layout.
         scaling: factor of the scores.
+        completions_only: whether the prompts attend to nothing, and get zeros.
         kwargs: for Transformers' attention.
 
     Returns:
@@ -112,21 +118,20 @@ def shared_prefix_attention(
     if not gqa:
         key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     outputs = []
-    for group in shared_prefix.groups:
-        end = group.start + group.prefix
-        prefix_key, prefix_value = key[:, :, group.start : end], value[:, :, group.start : end]
-        if group.prefix:
-            prefix_query = query[:, :, group.start : end]
+    queries, keys, values = (_split_groups(states, shared_prefix) for states in (query, key, value))
+    for group, own_query, own_key, own_value in zip(shared_prefix.groups, queries, keys, values, strict=True):
+        if completions_only:
+            outputs.append(query.new_zeros(group.prefix, query.shape[1], query.shape[3]))
+        elif group.prefix:
             attended = scaled_dot_product_attention(
-                prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, enable_gqa=gqa
+                own_query.prefix, own_key.prefix, own_value.prefix, is_causal=True, scale=scaling, enable_gqa=gqa
             )
             outputs.append(attended[0].transpose(0, 1))  # (prefix, heads, size)
         count = group.index.shape[0]
-        completion_key, completion_value = _completions(key, group), _completions(value, group)
         attended = scaled_dot_product_attention(
-            _completions(query, group),
-            torch.cat([prefix_key.expand(count, -1, -1, -1), completion_key], dim=2),
-            torch.cat([prefix_value.expand(count, -1, -1, -1), completion_value], dim=2),
+            own_query.completions,
+            torch.cat([own_key.prefix.expand(count, -1, -1, -1), own_key.completions], dim=2),
+            torch.cat([own_value.prefix.expand(count, -1, -1, -1), own_value.completions], dim=2),
             attn_mask=group.mask,
             scale=scaling,
             enable_gqa=gqa,
@@ -136,13 +141,51 @@ def shared_prefix_attention(
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def _completions(states: torch.Tensor, group: GroupSpan) -> torch.Tensor:
-    """Return the states of a group's completions, shape (n, heads, T, size)."""
+def end_with_completions(layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Return what the last decoder layer makes of a packed row's completions: nobody reads its prompts any more.
+
+    It is the arithmetic of the layers of all supported families; what follows attention leaves the prompts out.
+
+    Args:
+        layer: the layer.
+        hidden_states: shape (1, L, hidden size).
+        kwargs: of the layer, with the row's layout as `shared_prefix`.
+
+    Returns:
+        Shape (1, C, hidden size), C the length of all completions' parts.
+    """
+    places = kwargs["shared_prefix"].completions
+    normed = layer.input_layernorm(hidden_states)
+    attended, _ = layer.self_attn(hidden_states=normed, completions_only=True, **kwargs)
+    states = hidden_states[:, places] + attended[:, places]
+    return states + layer.mlp(layer.post_attention_layernorm(states))
+
+
+class _Parts(NamedTuple):
+    """States of a group: of its prefix, shape (1, heads, prefix, size), and of its completions, (n, heads, T, size)."""
+
+    prefix: torch.Tensor
+    completions: torch.Tensor
+
+
+def _split_groups(states: torch.Tensor, layout: Layout) -> list[_Parts]:
+    """Return the states of each group, from those of a row, shape (1, heads, L, size).
+
+    One split: the backward of many slices would fill a whole row with zeros for each of them.
+    """
+    lengths = [length for group in layout.groups for length in (group.prefix, sum(group.lengths))]
+    pieces = states.split(lengths, dim=2)
+    return [
+        _Parts(prefix, _take_apart(completions, group))
+        for group, prefix, completions in zip(layout.groups, pieces[::2], pieces[1::2], strict=True)
+    ]
+
+
+def _take_apart(states: torch.Tensor, group: GroupSpan) -> torch.Tensor:
+    """Return the states of a group's completions, shape (n, heads, T, size), from (1, heads, sum of lengths, size)."""
     count, length = group.index.shape
     if group.is_even:  # a view, no copy
-        start = group.start + group.prefix
-        completions = states[0, :, start : start + count * length]
-        return completions.unflatten(1, (count, length)).transpose(0, 1)
+        return states[0].unflatten(1, (count, length)).transpose(0, 1)
     # Selected, not indexed: its backward adds row by row
     return states[0].index_select(1, group.index.flatten()).unflatten(1, (count, length)).transpose(0, 1)
 
@@ -164,6 +207,9 @@ def explain_refusal(model: PreTrainedModel) -> str | None:
         return f"it needs full attention in every layer, and this model has {sorted(set(layers))}"
     if getattr(text, "attention_dropout", 0.0):
         return f"it does not draw attention dropout, and this model has attention_dropout {text.attention_dropout}"
+    deep = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", ())
+    if len(deep) >= text.num_hidden_layers:
+        return "features of its vision tower enter its last layer, which computes the completions alone"
     peft = getattr(model, "peft_config", {})
     if any(adapter.is_prompt_learning for adapter in peft.values()):
         return "the adapter learns a prompt, which would have to stand in front of every row"
@@ -173,11 +219,27 @@ def explain_refusal(model: PreTrainedModel) -> str | None:
 def install_attention(model: PreTrainedModel) -> None:
     """Let a model's text layers take packed rows; ordinary calls go to Transformers' SDPA attention as before."""
     model.config.get_text_config()._attn_implementation = ATTENTION
+    layer = _last_layer(model)
+    whole = type(layer).forward
+
+    @functools.wraps(whole)
+    def forward(self: torch.nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("shared_prefix") is None:
+            return whole(self, hidden_states, *args, **kwargs)
+        return end_with_completions(self, hidden_states, *args, **kwargs)
+
+    layer.forward = types.MethodType(forward, layer)
 
 
 def remove_attention(model: PreTrainedModel) -> None:
     """Undo `install_attention`."""
     model.config.get_text_config()._attn_implementation = "sdpa"
+    vars(_last_layer(model)).pop("forward", None)
+
+
+def _last_layer(model: Any) -> torch.nn.Module:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_decoder().layers[-1]
 
 
 def explain_dropout(model: torch.nn.Module) -> str | None:

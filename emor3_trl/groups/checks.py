@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOConfig
 
+from emor3_trl.engines.opening import engine_options
 from emor3_trl.engines.policy import settle_vision_tower
+from emor3_trl.groups.images import count_images
 from emor3_trl.groups.quantization import check_quantization
 from emor3_trl.launch import building_whole
 
@@ -165,3 +167,23 @@ def check_parts(config: Any, adapter: PeftConfig | None, freeze: bool = False) -
             ) from None
     if freeze:
         settle_vision_tower(model, freeze)
+
+
+def choose_engine_options(model: str | PreTrainedModel, args: GRPOConfig, train_dataset: Any) -> dict[str, Any]:
+    """Return what vLLM needs beyond TRL's options, so that it computes what the trainer does.
+
+    Args:
+        model: the policy or its path.
+        args: the configuration; its `vllm_engine_options` win.
+        train_dataset: tells how many images a prompt has at most.
+    """
+    options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
+    return engine_options(_compute_dtype(model, args), options | (getattr(args, "vllm_engine_options", None) or {}))
+
+
+def _compute_dtype(model: str | PreTrainedModel, args: GRPOConfig) -> str:
+    """Return the type that the trainer's forward computes in, by its name in torch."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    dtype = (args.model_init_kwargs or {}).get("dtype", "float32") if isinstance(model, str) else model.dtype
+    return str(dtype).removeprefix("torch.")

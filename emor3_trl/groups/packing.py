@@ -28,10 +28,11 @@ class PackedRow:
     Args:
         input_ids: shape (1, L).
         position_ids: shape (3, 1, L) for a vision-language model, else (1, L).
-        shift_labels: the token that follows each place, -100 where none is scored, shape (1, L).
+        shift_labels: the token that follows each place of the completions' parts, shape (1, C), -100 where none is
+            scored; the model returns these places alone.
         images: `pixel_values` and `image_grid_thw` of the distinct images; empty without images.
         layout: for the attention layers.
-        rows, columns, places: completion token (rows[i], columns[i]) of the micro-batch is scored at places[i].
+        rows, columns, places: completion token (rows[i], columns[i]) of the micro-batch is scored at places[i] of C.
         shape: rows and completion tokens of the micro-batch, (B, T).
         ordinary_tokens: how many tokens the ordinary forward would compute, padding left out.
     """
@@ -60,7 +61,7 @@ class PackedRow:
         }
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of shape (1, L) in the micro-batch's shape (B, T); zero where nothing is scored."""
+        """Return values of shape (1, C) in the micro-batch's shape (B, T); zero where nothing is scored."""
         return values.new_zeros(self.shape).index_put((self.rows, self.columns), values[0, self.places])
 
 
@@ -123,7 +124,7 @@ def pack(
         position_ids=position_ids if rope_index is None else position_ids.unsqueeze(1),
         shift_labels=torch.cat(parts.labels).unsqueeze(0),
         images=_join_images(groups),
-        layout=Layout(parts.spans),
+        layout=Layout(parts.spans, torch.tensor(parts.completions, device=device)),
         rows=scored[:, 0],
         columns=scored[:, 1],
         places=scored[:, 2],
@@ -137,10 +138,12 @@ class _Parts:
     """What a packed row is put together from, group after group.
 
     Args:
-        tokens, labels: shape (n,) each; in the end they make (L,).
+        tokens: shape (n,) each; in the end they make (L,).
+        labels: shape (n,) each; in the end they make (C,).
         positions: shape (axes, n) each; in the end they make (axes, L).
-        spans: where the groups stand.
-        scored: row, column and place of each completion token.
+        spans: the groups.
+        completions: places of the completions' parts, C in the end.
+        scored: row, column and place among C of each completion token.
         length: tokens so far.
     """
 
@@ -148,6 +151,7 @@ class _Parts:
     labels: list[torch.Tensor] = field(default_factory=list)
     positions: list[torch.Tensor] = field(default_factory=list)
     spans: list[GroupSpan] = field(default_factory=list)
+    completions: list[int] = field(default_factory=list)
     scored: list[tuple[int, int, int]] = field(default_factory=list)
     length: int = 0
 
@@ -158,17 +162,17 @@ class _Parts:
         prefix = len(prompt) - 1
         self.tokens.append(prompt[:-1])
         self.positions.append(positions[:, :-1])
-        self.labels.append(prompt.new_full((prefix,), -100))
         place, lengths = self.length + prefix, []
         for row, completion in zip(rows, completions, strict=True):
             length = max(len(completion), 1)  # an empty one keeps its first place, so that the graph stays connected
             self.tokens += [prompt[-1:], completion[: length - 1]]
             self.positions.append(positions[:, -1:] + torch.arange(length, device=prompt.device))
             self.labels.append(completion if len(completion) else prompt.new_full((1,), -100))
-            self.scored += [(row, column, place + column) for column in range(len(completion))]
+            self.scored += [(row, column, len(self.completions) + column) for column in range(len(completion))]
+            self.completions += range(place, place + length)
             lengths.append(length)
             place += length
-        self.spans.append(_span(self.length, prefix, tuple(lengths), prompt.device))
+        self.spans.append(_span(prefix, tuple(lengths), prompt.device))
         self.length = place
 
 
@@ -270,9 +274,9 @@ def _positions(
     return positions[:, 0]
 
 
-def _span(start: int, prefix: int, lengths: tuple[int, ...], device: torch.device) -> GroupSpan:
+def _span(prefix: int, lengths: tuple[int, ...], device: torch.device) -> GroupSpan:
     longest = max(lengths)
-    index, order, place = [], [], start + prefix
+    index, order, place = [], [], 0
     for number, length in enumerate(lengths):
         index.append([place + min(i, length - 1) for i in range(longest)])
         order += [number * longest + i for i in range(length)]
@@ -282,6 +286,4 @@ def _span(start: int, prefix: int, lengths: tuple[int, ...], device: torch.devic
         mask = causal_lower_right(longest, prefix + longest)
     else:
         mask = torch.ones(longest, prefix + longest, dtype=torch.bool, device=device).tril(diagonal=prefix)
-    return GroupSpan(
-        start, prefix, lengths, torch.tensor(index, device=device), mask, torch.tensor(order, device=device)
-    )
+    return GroupSpan(prefix, lengths, torch.tensor(index, device=device), mask, torch.tensor(order, device=device))

@@ -29,17 +29,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from emor3_trl.engines.opening import engine_options
 from emor3_trl.engines.placement import use_engine
 from emor3_trl.engines.policy import suppress_image_tokens
 from emor3_trl.engines.server_checks import check_server
 from emor3_trl.engines.transformers import plain_generation
 from emor3_trl.groups.batching import number_groups, permute_groups
-from emor3_trl.groups.checks import check_choices, check_model_settings
+from emor3_trl.groups.checks import check_choices, check_model_settings, choose_engine_options
 from emor3_trl.groups.dynamic_sampling import DynamicSampler, check_dynamic_sampling
 from emor3_trl.groups.images import (
     ImageCounts,
-    count_images,
     leave_encoded,
     list_images,
     process_images_once,
@@ -114,9 +112,7 @@ class GroupTrainer(
             check_model_settings(model, args, kwargs.get("peft_config"), kwargs.get("quantization_config"))
         self.engine_options: dict[str, Any] = {}
         if args is not None and args.use_vllm:
-            options = {"limit_mm_per_prompt": {"image": count_images(train_dataset), "video": 0}}
-            options |= getattr(args, "vllm_engine_options", None) or {}
-            self.engine_options = engine_options(_compute_dtype(model, args), options)
+            self.engine_options = choose_engine_options(model, args, train_dataset)
             check_server(args, model, self.engine_options)
         engine = use_engine(args.vllm_mode, self.engine_options) if self.engine_options and args else nullcontext()
         reference = reference_loaded_in(getattr(args, "ref_model_dtype", None), not isinstance(model, str))
@@ -222,11 +218,3 @@ def _plain_content(conversation: Any) -> Any:
         }
         for message in conversation
     ]
-
-
-def _compute_dtype(model: str | PreTrainedModel, args: GRPOConfig) -> str:
-    """Return the type that the trainer's forward computes in, by its name in torch."""
-    if args.bf16 or args.fp16:
-        return "bfloat16" if args.bf16 else "float16"
-    dtype = (args.model_init_kwargs or {}).get("dtype", "float32") if isinstance(model, str) else model.dtype
-    return str(dtype).removeprefix("torch.")

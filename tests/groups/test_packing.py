@@ -59,7 +59,8 @@ CONFIGS = {
         **TOKENS,
     },
     "qwen3_vl": {
-        "text_config": TEXT | {"head_dim": 8, "rope_parameters": MROPE | {"mrope_interleaved": True}},
+        "text_config": TEXT
+        | {"num_hidden_layers": 3, "head_dim": 8, "rope_parameters": MROPE | {"mrope_interleaved": True}},
         "vision_config": VISION
         | {"out_hidden_size": 32, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
         **TOKENS,
@@ -139,7 +140,7 @@ def shared(model, batch, batch_size=None):
     log_probs, entropies = [], []
     for row in rows:
         output = model(**row.inputs(), fused_lm_head=True)
-        row.layout.check_used(2)
+        row.layout.check_used(base.config.get_text_config().num_hidden_layers)
         log_probs.append(row.unpack(output.log_probs))
         entropies.append(row.unpack(output.entropy))
     return torch.cat(log_probs), torch.cat(entropies)
@@ -367,6 +368,24 @@ def test_dropout_that_siblings_share_is_said(rate, words):
     assert (text is None) if words is None else (words in text)
 
 
+def test_a_model_whose_last_layer_takes_visual_features_is_told_why():
+    model = build("qwen3_vl")
+    model.config.text_config.num_hidden_layers = 2
+    assert "enter its last layer" in (attention.explain_refusal(model) or "")
+
+
+def test_the_last_layer_computes_the_completions_alone():
+    model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
+    attention.install_attention(model)
+    rows = []
+    for layer in model.model.language_model.layers:
+        layer.mlp.register_forward_pre_hook(lambda _, states: rows.append(states[0].shape[1]))
+    with torch.no_grad():
+        shared(model, batch)
+    tokens = batch["attention_mask"][:, -batch["logits_to_keep"] :].sum().item()
+    assert rows[0] > rows[1] == tokens
+
+
 def test_every_tested_family_is_supported():
     assert set(attention.SUPPORTED) == set(FAMILIES)
     assert all(attention.explain_refusal(build(family)) is None for family in FAMILIES)
@@ -374,11 +393,13 @@ def test_every_tested_family_is_supported():
 
 def test_a_replaced_attention_is_an_error_and_never_a_silent_difference():
     model, batch = build("qwen2_5_vl"), micro_batch(RAGGED, "qwen2_5_vl")
+    attention.install_attention(model)
+    model.config.get_text_config()._attn_implementation = "sdpa"
     with (
         pytest.raises(RuntimeError, match=r"0 of the model's 2 attention layers.*shared_prefix: false"),
         torch.no_grad(),
     ):
-        shared(model, batch)  # not installed
+        shared(model, batch)
 
 
 def test_a_prompt_that_ends_with_a_picture_is_refused():

@@ -19,7 +19,7 @@ from accelerate import DistributedType, PartialState
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import Dataset
-from training import cold_start_trainer, tiny_dataset, tiny_trainer
+from training import cold_start_trainer, spread_only_on, tiny_dataset, tiny_trainer
 from transformers import TrainerCallback
 from vllm import LLM
 
@@ -77,7 +77,8 @@ def train(model_dir: str, folder: Path, options: dict[str, Any]) -> None:
     Args:
         model_dir: the model, which the trainer loads itself, as the recipes let it.
         folder: the run's folder.
-        options: of the trainer, and `stage` ("grpo" or "cold_start"), `checkpoint` to go on from, `stop_after` a step.
+        options: of the trainer, and `stage` ("grpo" or "cold_start"), `checkpoint` to go on from, `stop_after` a step,
+            `spread`: the rows whose completions earn unequal rewards.
     """
     stage, checkpoint = options.pop("stage", "grpo"), options.pop("checkpoint", None)
     stop_after = options.pop("stop_after", None)
@@ -85,6 +86,7 @@ def train(model_dir: str, folder: Path, options: dict[str, Any]) -> None:
         trainer = cold_start_trainer(Path(model_dir), folder, **options)
     else:
         loaded = {"model": model_dir, "model_init_kwargs": {"dtype": "float32"}, "rows": mixed_rows()}
+        loaded["reward_funcs"] = spread_only_on(*options.pop("spread"))
         trainer = tiny_trainer(Path(model_dir), folder, **loaded, **options)
         record_rollouts(trainer, folder)
     if stop_after:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 GAP = "sampling/sampling_logp_difference/mean"
+SKIPPED = "rollout/skipped_share"
 STEPS, STOP = 4, 2  # three steps are an epoch of seven rows
 WITHOUT_IMAGE = {"3", "6"}
 SCRIPT = Path(__file__).parent / "ranks.py"
@@ -27,6 +28,9 @@ GRPO: dict[str, Any] = {
     "generation_kwargs": {"seed": 3, "stop_token_ids": list(range(20, 70))},
     "save_strategy": "steps",
     "save_steps": STOP,
+    # The groups of the other rows have no advantage, and no forward of their own
+    "skip_flat_groups": True,
+    "spread": ["0", "2", "3", "4", "6"],
 }
 COLD_START = {"stage": "cold_start", "num_samples": 5, "max_steps": 4}  # two and a half updates an epoch
 
@@ -106,6 +110,7 @@ def test_two_ranks_that_were_stopped_end_as_one_process(
         gaps = [entry[GAP] for entry in history["log"] if GAP in entry]
         assert len(gaps) == STEPS
         assert max(gaps) <= 1e-5
+        assert any(entry.get(SKIPPED) for entry in history["log"])
         assert read_rollouts(*folders) == read_rollouts(one_process / way)
         (file,) = folders[1].glob("*model.safetensors")
         found, expected = load_file(file), load_file(one_process / way / file.name)
@@ -128,6 +133,9 @@ def test_the_runs_have_what_could_part_the_ranks(one_process: Path) -> None:
     assert [True, False] in without
     lengths = [[len(ids) for ids in rollout["completions"]] for rollout in rollouts]
     assert any(set(step[:4]) != set(step[4:]) for step in lengths)
+    log = json.loads((one_process / "full" / "history.json").read_text())["log"]
+    skipped = [entry[SKIPPED] for entry in log if SKIPPED in entry]
+    assert {0.0, 0.5} <= set(skipped)
     folder = one_process / "full"
     start, end = (load_file(place / "model.safetensors") for place in (folder / f"checkpoint-{STOP}", folder))
     assert max((end[name] - start[name]).abs().max() for name in end) > 1e-4  # ten times what may differ

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from recipe_commands import RecipeRunner, command
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
@@ -140,6 +141,20 @@ def test_a_second_run_in_one_folder_is_refused(tmp_path: Path, tiny_model_dir: P
     assert result.returncode == 2, result.stderr
     assert "grpo.py: error: Another run is writing to output_dir" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_does_not_answer_is_told_before_a_finished_run_is_overwritten(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    options = command(tmp_path, "grpo", tiny_model_dir, "run")[2:]
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    server = ["--vllm_mode", "server", "--vllm_server_base_url", "http://127.0.0.1:9", "--vllm_server_timeout", "0"]
+    result = RecipeRunner("grpo", monkeypatch, capsys)(tmp_path, *options, *server, "--overwrite")
+    assert "no vLLM server answers at http://127.0.0.1:9" in result.stderr
+    assert result.returncode == 1
+    assert {"config.yaml", "metrics.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 @pytest.mark.slow
