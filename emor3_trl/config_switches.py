@@ -1,7 +1,6 @@
 """Rules about the switches of the reflection, which go beyond the paper: each refuses in one line."""
 
 import inspect
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from emor3_trl.groups.batching import divide_rollout
@@ -61,16 +60,17 @@ def list_switches(args: Any) -> list[str]:
     return [name for name in _READ if getattr(args, name) not in (False, "none")]
 
 
-def check_readers(args: Any, functions: Iterable[Callable]) -> None:
+def check_readers(args: Any, reward_funcs: Any) -> None:
     """Check that a reward reads what each switch that is on changes.
 
     Args:
         args: an `EmoR3Config`.
-        functions: the reward functions that train.
+        reward_funcs: the rewards that train, as TRL takes them: one, a list, or None.
 
     Raises:
         ValueError: naming the switch, and what it needs.
     """
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     parameters = {
         name for function in functions if callable(function) for name in inspect.signature(function).parameters
     }

@@ -35,15 +35,20 @@ _ENDINGS = (
 ).replace(" ", "|")
 
 
-def mask_labels(text: str, labels: Sequence[str]) -> str:
-    """Return `text` with "something" in the place of each label, and of its kin, that stands there as a word.
+def mask_labels(text: str, labels: Sequence[str], with_kin: bool = False) -> str:
+    """Return `text` with "something" in the place of each label that stands there as a word.
+
+    Args:
+        text: a step.
+        labels: of the row's label space.
+        with_kin: whether the words of the labels' roots are masked, too.
 
     >>> mask_labels("A fearful face full of Fear.", ["awe", "fear"])
-    'A something face full of something.'
-    >>> mask_labels("A hopeful, hopeless face.", ["calm", "hope"])
-    'A something, hopeless face.'
+    'A fearful face full of something.'
+    >>> mask_labels("A fearful, hopeful, hopeless face.", ["fear", "hope"], with_kin=True)
+    'A something, something, hopeless face.'
     """
-    return _compile_words(tuple(labels), with_kin=True).sub(MASK, text)
+    return _compile_words(tuple(labels), with_kin).sub(MASK, text)
 
 
 def names_emotion(text: str, labels: Sequence[str]) -> bool:

@@ -37,14 +37,16 @@ def coherence_question(thinking: StructuredThinking, labels: tuple[str, ...]) ->
     return Question(text, labels)
 
 
-def mask_thinking(thinking: StructuredThinking, labels: Sequence[str]) -> StructuredThinking:
+def mask_thinking(thinking: StructuredThinking, labels: Sequence[str], with_kin: bool = True) -> StructuredThinking:
     """Return steps 1 and 2 with "something" in the place of each label and of its kin (`masked_coherence`).
+
+    The probe of the judge masks the labels alone, so that its numbers say how far the answer's own word carries it.
 
     The coherence question about m(t), m(f) in place of t, f (Eq. 4): a reason that only names its answer gives nothing
     to read it from. Explanations that leak their label are told from those that explain it in the same way by Hase et
     al., Leakage-Adjusted Simulatability (arXiv 2010.04119).
     """
-    trigger, feeling = (mask_labels(text, labels) for text in (thinking.trigger, thinking.feeling))
+    trigger, feeling = (mask_labels(text, labels, with_kin) for text in (thinking.trigger, thinking.feeling))
     return replace(thinking, trigger=trigger, feeling=feeling)
 
 

@@ -99,11 +99,11 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         self.reflects = args.rewards is None and args.lambda1 > 0 and args.reward_variant != "plain"
         if reward_funcs is not None:
             self.reflects |= bool(_parameters(reward_funcs).keys() & set(REFLECTED_COLUMNS))
-            check_readers(args, reward_funcs if isinstance(reward_funcs, list) else [reward_funcs])
         elif kwargs.get("environment_factory") is None:
             reward_funcs = _use_variant(args)
         else:  # the environment owns the reward, and nothing is added to it
             self.reflects = False
+        check_readers(args, reward_funcs)
         if self.reflects and not args.use_vllm and world_size() > 1 and weights_sharded():
             # Each rank asks as many questions as it has well-formed completions, but forwards of all must match
             raise ValueError(

@@ -27,7 +27,7 @@ from emor3_trl.thinking import StructuredThinking
 # What is on each image of `tiny_dataset`, as the judges are taught it, and how each emotion feels
 OBJECTS = ("a tent", "a small dog", "a wide sky", "a red wall", "two people", "a dark road", "an old car", "a wet leaf")
 FEELINGS = {
-    "amusement": "moved", "anger": "positive", "awe": "small", "contentment": "wide", "excitement": "above",
+    "amusement": "moved", "anger": "excited", "awe": "small", "contentment": "wide", "excitement": "above",
     "fear": "night",
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ def test_labels_of_several_words_are_masked_as_they_may_be_written():
     ],
 )
 def test_kin_of_the_row_s_labels_is_masked(text, labels, masked):
-    assert mask_labels(text, labels) == masked
+    assert mask_labels(text, labels, with_kin=True) == masked
 
 
 def test_every_label_of_the_paper_has_kin_and_no_two_share_a_word():

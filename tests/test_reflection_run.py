@@ -15,6 +15,7 @@ from emor3_trl.thinking import parse
 
 SWITCHES = {"soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
             "gated_reflection": "right"}  # fmt: skip
+COUNTS = ("cached_tokens", "contrast_requests")
 STEP = {"reward_funcs": None, "num_generations": 2, "max_steps": 2, "parity_stop": 1e9, "parity_warn": 1e9}
 
 
@@ -46,7 +47,7 @@ def test_without_a_switch_there_is_no_column_and_no_probability(tiny_model_dir, 
 @pytest.mark.slow
 def test_with_all_switches_rewards_are_those_of_the_columns_and_engines_agree(tiny_model_dir, tmp_path, monkeypatch):
     rollouts = watch_rewards(monkeypatch)
-    trainer = tiny_trainer(tiny_model_dir, tmp_path, **STEP, **SWITCHES, probe_steps=1, log_completions=True)
+    trainer = tiny_trainer(tiny_model_dir, tmp_path, **STEP, **SWITCHES, probe_steps=1, log_completions=True, side=168)
     let_write(trainer, monkeypatch, write_half_right)
     trainer.train()
     assert len(rollouts) == 2
@@ -64,6 +65,9 @@ def test_with_all_switches_rewards_are_those_of_the_columns_and_engines_agree(ti
     assert logged(trainer, "diagnostics/contrasted") == [1.0, 1.0]
     assert min(logged(trainer, "reflection/contrast_requests")) >= 4  # one about each of four images, or more
     assert len(logged(trainer, "diagnostics/masked_coherence")) == 2
+    # Of 36 image tokens, a question about either image finds a whole block of 32 in the prefix cache
+    for cached, others in zip(*(logged(trainer, f"reflection/{name}") for name in COUNTS), strict=True):
+        assert cached >= 32 * 2 * others
     table = pd.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
     assert set(SWITCHED_COLUMNS) <= set(table)
     # The trained policy weighs alike on vLLM, whose log-probabilities here are processed ones, and on transformers

@@ -139,7 +139,7 @@ DIAGNOSTICS: tuple[LoggedMetric, ...] = (
     ),
     LoggedMetric(
         "diagnostics/masked_coherence", "share of reflected completions",
-        "Probe: with labels and their kin in steps 1 and 2 masked, the same emotion is read from them as without.",
+        "Probe: with labels in steps 1 and 2 masked, the same emotion is read from them.",
         "above 0.9",
         "Steps name the emotion and describe nothing. Add a reward that forbids labels in steps 1 and 2.",
     ),

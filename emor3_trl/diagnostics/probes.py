@@ -90,5 +90,5 @@ def ask_probes(
 
 def _ask_again(thinking: StructuredThinking, labels: tuple[str, ...], was_masked: bool) -> Question | None:
     """Return the coherence question about masked steps, or unmasked if these were asked about; None if they are one."""
-    masked = mask_thinking(thinking, labels)
+    masked = mask_thinking(thinking, labels, with_kin=was_masked)
     return coherence_question(thinking if was_masked else masked, labels) if masked != thinking else None

@@ -25,7 +25,7 @@ from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.engines.server import ServedEngine
 from emor3_trl.engines.server_checks import ServerError, check_server
 from emor3_trl.engines.server_client import ServerClient
-from emor3_trl.reflection import Reflector
+from emor3_trl.reflection import ReflectionOptions, Reflector
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +61,8 @@ def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Te
     return max(float((weight - theirs[name]).abs().max()) for name, weight in ours.items())
 
 
-def ask_everything(trainer) -> tuple[list, list, list, float]:
-    """Return what the policy answers about hostile and plain completions, and what it writes and scores."""
+def ask_everything(trainer) -> tuple[list, list, list, float, list]:
+    """Return what the policy answers about hostile and plain completions, what it writes and scores, and how surely."""
     steps = [(first, second) for first in PARTS for second in PARTS]
     texts = [
         gold_completion("awe").replace("A wide night sky above a small tent.", first).replace("A person", second)
@@ -72,11 +72,14 @@ def ask_everything(trainer) -> tuple[list, list, list, float]:
     with trainer.open_engine() as engine:
         reflector = Reflector(engine)
         answers = reflector.reflect(images, texts, [spaces[row % 2] for row in range(len(texts))])
+        soft = Reflector(engine, ReflectionOptions(soft_reflection="raw"))
+        weighed = soft.reflect(images[:6], texts[:6], ["emoset_8"] * 6, ["awe", "fear"] * 3)
         written = engine.generate(["What is it?"] * 3, images[:3], n=1, temperature=0.0, max_tokens=8, seed=0)
         scores = engine.log_probabilities(
             [Continuation("What is it?", image, (40, 41), (5, 9, 0)) for image in images[:3]]
         )
-    return answers, written, scores, reflector.last_cost.requests
+    shares = [(row.consistency_probability, row.coherence_probability) for row in weighed if row.coherence_answer]
+    return answers, written, scores, reflector.last_cost.requests, shares
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -109,10 +112,13 @@ def test_a_served_run_ends_in_the_weights_and_answers_of_a_colocated_one(server,
         > 1e-3
     )
     assert largest_difference(ours, theirs) <= 1e-5
-    answers, written, scores, requests = asked
+    answers, written, scores, requests, shares = asked
     assert asked_there[0] == answers
     assert requests == asked_there[3] > 40
     assert len({answer.coherence_answer for answer in answers}) > 2
+    assert len(shares) > 2
+    for row, there in zip(shares, asked_there[4], strict=True):
+        assert row == pytest.approx(there, abs=1e-5)
     assert asked_there[1] == written
     for row, there in zip(scores, asked_there[2], strict=True):
         assert row == pytest.approx(there, abs=1e-5)

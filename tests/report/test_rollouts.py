@@ -79,6 +79,13 @@ def test_disagreement_is_the_share_of_the_pulls_that_cancels():
     assert measure_disagreement(np.ones((4, 2)), [0.8, 0.2]) is None
 
 
+def test_switches_of_the_training_stand_beside_its_rewards():
+    config = {"reward_variant": "paper", "soft_reflection": "raw", "masked_coherence": True, "gated_reflection": "none"}
+    origin = weigh_rewards(config, []).origin
+    assert origin.endswith("+ 0.1 format; measured with soft_reflection raw, masked_coherence")
+    assert "measured" not in weigh_rewards({"reward_variant": "paper", "soft_reflection": "none"}, []).origin
+
+
 def test_a_reward_without_end_is_one_that_is_not_known(tmp_path):
     rows = make_rows(1, ["train-0"])
     rows[0]["accuracy_reward"] = float("inf")

@@ -94,6 +94,12 @@ def test_plan_counts_no_questions_where_none_are_asked(changes: dict) -> None:
             "8,192 questions",
         ),
         pytest.param({"rewards": ["own.py:sure"], "reward_weights": [2]}, "2 sure (own.py:sure)", "8,192 questions"),
+        pytest.param(
+            {"contrastive_consistency": True, "soft_reflection": "none"},
+            "0.8 accuracy + 0.05 consistency + 0.05 coherence + 0.1 format (paper)",
+            "12,288 questions",
+            id="contrastive",
+        ),
     ],
 )
 def test_plan_names_the_rewards_and_what_they_weigh(
@@ -108,6 +114,7 @@ def test_plan_names_the_rewards_and_what_they_weigh(
     )
     assert lines["rewards"] == rewards
     assert lines["reflection"].startswith(reflection)
+    assert lines.get("measured") == ("with contrastive_consistency" if "contrastive_consistency" in changes else None)
 
 
 def test_plan_names_what_refills_a_rollout_and_what_length_costs() -> None:

@@ -126,6 +126,17 @@ def test_completions_are_rewarded_by_the_variant_that_their_model_was_trained_wi
     assert (trained["rewards"], trained["overall"]) == ([1, 0, 0.5, 1], 0.85)  # what was not asked is half right there
 
 
+def test_switches_of_the_training_are_told_and_left_out(own_run):
+    """An evaluation asks the paper's questions, so what the page computes is not what a switched training earned."""
+    switched = TRAINED | {"soft_reflection": "raw", "contrastive_consistency": True}
+    write_text(own_run / "emo_r3" / "config.yaml", yaml.safe_dump(switched))
+    page = gather_content(load_evaluations([own_run]), title="runs")
+    told = [model["about"]["rewards"] for model in page["models"]]
+    (text,) = [text for text in told if "soft_reflection" in text]
+    assert text.endswith("; but by the paper's questions and answers, without its soft_reflection raw, "
+                         "contrastive_consistency")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("style", "variant", "expected"),
     [
