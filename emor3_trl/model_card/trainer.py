@@ -3,7 +3,7 @@
 `CardTrainer` is mixed into a trainer of TRL. What differs from TRL, by the hook:
 
 - `create_model_card` writes the run's card; TRL's knows neither the base model nor what the model is asked;
-- `_save_checkpoint` writes it into the checkpoint, too.
+- `_save_checkpoint` writes it into the checkpoint, too, and `_prepare_for_training` where a run was killed in between.
 """
 
 import importlib.metadata
@@ -47,9 +47,15 @@ class CardTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.labels is not None and folder.is_dir():
-            self._write_card(folder, f"{Path(self.args.output_dir).name}, step {self.state.global_step}")
+        self._write_checkpoint_card(
+            Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        )
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> tuple:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint and Path(resume_from_checkpoint).parent == Path(self.args.output_dir):
+            self._write_checkpoint_card(Path(resume_from_checkpoint))
+        return prepared
 
     def learn_question(self, dataset: Any) -> None:
         """Take label space and question from the first training row, where it has them."""
@@ -62,6 +68,11 @@ class CardTrainer(Trainer):
                 parts = [text] if isinstance(text, str) else [part.get("text") or "" for part in text]
                 labels = LabelSpace.of(row["label_space"]).labels
                 self.labels, self.question = labels, "".join(parts)
+
+    def _write_checkpoint_card(self, folder: Path) -> None:
+        if self.labels is not None and folder.is_dir():
+            step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+            self._write_card(folder, f"{Path(self.args.output_dir).name}, step {step}")
 
     def _write_card(self, folder: Path, name: str | None) -> None:
         if self.is_world_process_zero():

@@ -174,7 +174,7 @@ def test_the_card_shows_the_end_of_the_training_and_then_the_evaluation(place: P
 
 
 @pytest.mark.slow
-def test_a_trainer_of_python_code_writes_the_card_of_its_arguments(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_python_code_gets_the_card_of_its_arguments_once_more_if_killed(tiny_model_dir: Path, tmp_path: Path) -> None:
     args = EmoR3Config(
         str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=1,
         use_vllm=False, save_strategy="steps", save_steps=1, report_to="none", bf16=False, use_cpu=True, seed=7,
@@ -187,6 +187,10 @@ def test_a_trainer_of_python_code_writes_the_card_of_its_arguments(tiny_model_di
     assert "amusement, anger, awe" in card
     assert "GRPO with structured emotional thinking" in card
     assert "training has not ended" in (tmp_path / "run" / "README.md").read_text()
+    (tmp_path / "run" / "checkpoint-1" / "README.md").unlink()  # killed before it was written
+    resumed = EmoR3Trainer(str(tiny_model_dir), args=args, train_dataset=tiny_dataset())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert (tmp_path / "run" / "checkpoint-1" / "README.md").read_text() == card
 
 
 @pytest.mark.slow
