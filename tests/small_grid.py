@@ -91,6 +91,16 @@ folder.mkdir(parents=True, exist_ok=True)
 pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
 (folder / "metrics.json").write_text(json.dumps(metrics))
 """
+_JUDGING = """
+import json, pathlib, sys, yaml
+values = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))
+folder = pathlib.Path(values["output_dir"])
+with open("calls.txt", "a") as calls:
+    calls.write(f"judge {folder}\\n")
+assert pathlib.Path(values["predictions"]).is_file()
+figures = {"pictures": 4, "yes": 0.75, "shuffled_yes": 0.25, "coherence": 1.0, "masked_coherence": 0.5}
+(folder / "metrics.json").write_text(json.dumps(figures))
+"""
 
 
 def write_scale(folder: Path, model: Path | None = None, **changes: object) -> Scale:
@@ -136,5 +146,6 @@ def write_stand_ins(folder: Path) -> Path:
     for name in ("grpo.py", "cold_start.py"):
         (recipes / name).write_text(_TRAINING)
     (recipes / "evaluate.py").write_text(_EVALUATION)
+    (recipes / "judging.py").write_text(_JUDGING)
     (folder / "right.json").write_text("{}")
     return recipes

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from emor3_trl.reproduce.paper import PAPER
 from emor3_trl.reproduce.systems import SYSTEMS, TABLES
 
 
@@ -10,8 +11,11 @@ class ReproduceArguments:
     """Which part of the grid is run, and where."""
 
     tables: list[int] = field(
-        default_factory=lambda: list(TABLES),
-        metadata={"aliases": ["--table"], "help": "Tables of the paper: 1, 2, 3. A run that several need is run once."},
+        default_factory=lambda: list(PAPER),
+        metadata={
+            "aliases": ["--table"],
+            "help": "Tables of the paper (1, 2, 3), and 4: what lies beyond it. A run that several need is run once.",
+        },
     )
     scale: str = field(
         default="demo",
@@ -20,6 +24,10 @@ class ReproduceArguments:
     seeds: int = field(default=3, metadata={"help": "Seeds 1 to N of each training (paper: three, and their median)."})
     systems: list[str] | None = field(
         default=None, metadata={"help": "Only these rows, and what they start from; docs/SYSTEMS.md has their names."}
+    )
+    train_on: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data sets that Table 4 trains on, each by itself (default: the first that Table 1 has)."},
     )
     output_dir: str = field(
         default="runs/reproduce", metadata={"help": "Folder of grids; <scale>/<train>/<system>/seed<k> is a run."}
@@ -37,7 +45,7 @@ class ReproduceArguments:
         self.tables = list(dict.fromkeys(self.tables))
         unknown = [number for number in self.tables if number not in TABLES]
         if unknown or not self.tables:
-            raise ValueError(f"--table names {', '.join(map(str, unknown)) or 'nothing'}. Expected some of 1, 2, 3.")
+            raise ValueError(f"--table names {', '.join(map(str, unknown)) or 'nothing'}. Expected some of 1, 2, 3, 4.")
         for name in ("seeds", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected 1 or more.")

@@ -15,8 +15,10 @@ from emor3_trl.run.folder import RESULTS
 
 UNTRAINED = "untrained"  # the place of the training set in the folder of a model as it is
 RECORD = "cell.json"
-PLACES = frozenset({"output_dir", "model_name_or_path", "models"})  # of weights the content is compared
+PLACES = frozenset({"output_dir", "model_name_or_path", "models", "predictions"})  # their content is compared
+JUDGING = "judging"  # what follows a training of Table 4 and its evaluation
 RECIPES = {"cold_start": "cold_start.py", "sft": "cold_start.py", "grpo": "grpo.py", "evaluation": "evaluate.py"}
+RECIPES[JUDGING] = "judging.py"  # which nobody but the grid starts, so it stands in the package
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Command:
     """A recipe with its whole configuration.
 
     Args:
-        kind: `cold_start`, `sft`, `grpo` or `evaluation`.
+        kind: `cold_start`, `sft`, `grpo`, `evaluation` or `judging`.
         values: what its YAML holds.
         finished: the file whose presence says that it has ended.
     """
@@ -34,12 +36,13 @@ class Command:
     finished: Path
 
     def list_sources(self) -> list[str]:
-        """Return the paths of the weights that it starts from, and of the splits that it reads."""
+        """Return the paths of the weights that it starts from, and of the splits and predictions that it reads."""
         values = self.values
-        if self.kind == "evaluation":
+        if self.kind in ("evaluation", JUDGING):
             models, splits = values["models"], values["splits"]
             places = [split.partition("=")[2] for split in splits]
-            return [*(model.partition("=")[2] for model in models), *(f"{place}.parquet" for place in places)]
+            files = [*(f"{place}.parquet" for place in places), *filter(None, [values.get("predictions")])]
+            return [*(model.partition("=")[2] for model in models), *files]
         splits = [f"{values['data']}/{values['train_split']}", *values.get("validation_splits", ())]
         splits += [f"{values['data']}/{values['eval_split']}"] if values.get("eval_split") else []
         return [values["model_name_or_path"], *(f"{split}.parquet" for split in splits)]
@@ -73,7 +76,8 @@ class Cell:
     def title(self) -> str:
         """What people call it."""
         trained = f" on {self.train}, seed {self.seed}" if self.train else ""
-        return f"{self.system.title}{trained}"
+        judged = ", judged by itself" if self.commands[0].kind == JUDGING else ""
+        return f"{self.system.title}{trained}{judged}"
 
     @property
     def predictions(self) -> Path:

@@ -88,19 +88,40 @@ def _find_finished(cells: Sequence[Cell]) -> dict[tuple[str, str | None, int], C
 
 
 def _test_claim(scale: Scale, claim: Claim, finished: Mapping[tuple[str, str | None, int], Cell]) -> Verdict:
-    """Test a claim over the trainings of its table and the seeds that both systems have."""
-    trainings = scale.list_trainings(claim.table)
+    seen = _compare(scale, claim.table, claim.better, claim.worse, claim.where, finished)
+    lacking = [train for train in scale.list_trainings(claim.table) if seen and train not in seen.trainings]
+    return Verdict(claim, seen, tuple(lacking))
+
+
+def compare_systems(scale: Scale, table: int, better: str, worse: str, cells: Sequence[Cell]) -> PairedRuns | None:
+    """Compare two systems of a table over all test sets; None where they have no run in common.
+
+    Args:
+        scale: the scale.
+        table: its number.
+        better, worse: names of systems.
+        cells: the grid's.
+    """
+    return _compare(scale, table, better, worse, "everywhere", _find_finished(cells))
+
+
+def _compare(
+    scale: Scale,
+    table: int,
+    better: str,
+    worse: str,
+    where: Where,
+    finished: Mapping[tuple[str, str | None, int], Cell],
+) -> PairedRuns | None:
+    """Compare two systems over the trainings of a table and the seeds that both systems have."""
     pairs = []
-    for train in trainings:
+    for train in scale.list_trainings(table):
         for seed in sorted({seed for _, _, seed in finished}):
-            worse, better = (_find_cell(finished, name, train, seed) for name in (claim.worse, claim.better))
-            if worse and better:
-                rows = [select_predictions(cell, train, claim.where) for cell in (worse, better)]
+            cells = [_find_cell(finished, name, train, seed) for name in (worse, better)]
+            if all(cells):
+                rows = [select_predictions(cell, train, where) for cell in cells if cell]
                 pairs.append(RunPair(train, seed, *rows))
-    if not pairs:
-        return Verdict(claim, None)
-    seen = compare_runs(pairs)
-    return Verdict(claim, seen, tuple(train for train in trainings if train not in seen.trainings))
+    return compare_runs(pairs) if pairs else None
 
 
 def _find_cell(finished: Mapping[tuple[str, str | None, int], Cell], name: str, train: str, seed: int) -> Cell | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from emor3_trl.reproduce.cells import Cell, Command
+from emor3_trl.reproduce.cells import JUDGING, Cell, Command
 from emor3_trl.reproduce.scales import Scale
 
 
@@ -35,11 +35,11 @@ class Estimates:
         return sum(self._estimate_command(cell, command) for command in commands)
 
     def estimate_devices(self, cell: Cell, commands: Sequence[Command]) -> float:
-        """Return the seconds that some commands of a cell take, times the devices: an evaluation is one process."""
+        """Return the seconds that some commands of a cell take, times the devices: one for what trains nothing."""
         count = self.scale.devices["count"]
         return sum(
             self._estimate_command(cell, command)
-            * (1 if self.scale.accelerate and command.kind == "evaluation" else count)
+            * (1 if self.scale.accelerate and command.kind in ("evaluation", JUDGING) else count)
             for command in commands
         )
 
@@ -48,10 +48,12 @@ class Estimates:
         return all((command.kind,) in self._measured for command in cell.commands)
 
     def _estimate_command(self, cell: Cell, command: Command) -> float:
-        for key in _list_likenesses(cell, command.kind):
+        # A judging takes no longer than an evaluation
+        kinds = (JUDGING, "evaluation") if command.kind == JUDGING else (command.kind,)
+        for key in (key for kind in kinds for key in _list_likenesses(cell, kind)):
             if self._measured.get(key):
                 return median(self._measured[key])
-        guess = float(self.scale.seconds[command.kind])
+        guess = float(self.scale.seconds[kinds[-1]])
         # Seconds are those at G 8; completions, which take most of them, go with G
         return guess * (cell.system.group_size or 8) / 8 if command.kind == "grpo" else guess
 

@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from emor3_trl.files import write_text
-from emor3_trl.reproduce.cells import RECIPES, Cell, Command
+from emor3_trl.reproduce.cells import JUDGING, RECIPES, Cell, Command
 from emor3_trl.reproduce.estimates import Estimates, format_seconds
 
 STOPPED = 128 + signal.SIGTERM  # exit code
+JUDGED_BY = ["-m", "emor3_trl.reproduce.judging"]
 LAST_LINES = 8  # of the log of a cell that failed
 # What a parent's launch leaves in the environment would make a recipe take itself for one of its processes
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -161,9 +162,10 @@ class Grid:
         config = cell.folder / f"{command.kind}.yaml"
         write_text(config, yaml.safe_dump(command.values, sort_keys=False, allow_unicode=True))
         launcher = [sys.executable]
-        if self.accelerate and command.kind != "evaluation":
+        if self.accelerate and command.kind not in ("evaluation", JUDGING):
             launcher += ["-m", "accelerate.commands.launch", "--config_file", self.accelerate]
-        arguments = [*launcher, str(self.recipes / RECIPES[command.kind]), "--config", str(config)]
+        started = JUDGED_BY if command.kind == JUDGING else [str(self.recipes / RECIPES[command.kind])]
+        arguments = [*launcher, *started, "--config", str(config)]
         arguments += ["--overwrite", "true"] if replaces else []
         with (cell.folder / "log.txt").open("ab") as log:
             log.write(f"\n$ {' '.join(arguments)}\n".encode())

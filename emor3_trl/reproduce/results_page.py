@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emor3_trl.reproduce.beyond import Comparison, describe_comparisons, describe_reflection
 from emor3_trl.reproduce.claims import CHANCE, Verdict, describe_runs
 from emor3_trl.reproduce.paired_runs import PairedRuns
+from emor3_trl.reproduce.paper import PAPER
 from emor3_trl.reproduce.scales import Scale
 from emor3_trl.reproduce.systems import SYSTEMS
 from emor3_trl.reproduce.tables import format_table
@@ -15,6 +17,7 @@ TITLES = {
     1: "Table 1: in-domain and out of domain",
     2: "Table 2: Cold-Start-Emo",
     3: "Table 3: SET and RER, and parts of RER",
+    4: "Table 4: beyond the paper",
 }
 FIGURES = {
     "figure3.png": "Figure 3: accuracy over steps, of training and validation; x marks where the pool starves",
@@ -22,7 +25,7 @@ FIGURES = {
     "figure5.png": "Figure 5: seconds of a step, and what they are spent on, in runs that may have shared the machine",
 }
 
-_HEAD = """# Results: the paper's tables at scale {scale}
+_HEAD = """# Results: the paper's tables at scale {scale}{beyond}
 
 `python recipes/reproduce.py {asked}` runs them. The same with `--write_results` writes
 this page from the finished runs. [SYSTEMS.md](SYSTEMS.md) says what each row is.
@@ -63,6 +66,7 @@ def write_results(
     prompts: Sequence[tuple[str, PairedRuns]],
     seeds: int,
     figures: Mapping[str, str],
+    comparisons: Sequence[Comparison] = (),
 ) -> str:
     """Return RESULTS.md; it holds nothing but what saved runs say.
 
@@ -73,16 +77,22 @@ def write_results(
         prompts: what thinking adds to the base models' direct answers.
         seeds: how many were asked for.
         figures: place of each figure that there is, by its file's name.
+        comparisons: the rows of Table 4 against EMO-R3.
     """
-    tables = [number for number in TITLES if str(number) in content]
+    tables = [number for number in TITLES if content.get(str(number)) or (number in PAPER and str(number) in content)]
     asked = f"--table {' '.join(map(str, tables))} --scale {scale.name} --seeds {seeds}"
+    asked += f" --train_on {' '.join(scale.beyond_on)}" if scale.beyond_on and 4 in tables else ""
     stands = ", ".join(f"{name} for {scale.stands_for[name]}" for name in scale.data)
-    parts = [_HEAD.format(scale=scale.name, asked=asked, stands=f"{stands[0].upper()}{stands[1:]}")]
-    for number in tables:
+    beyond = ", and what lies beyond them" if 4 in tables else ""
+    parts = [_HEAD.format(scale=scale.name, beyond=beyond, asked=asked, stands=f"{stands[0].upper()}{stands[1:]}")]
+    for number in (number for number in tables if number in PAPER):
         parts += [f"## {TITLES[number]}", format_table(scale, number, content[str(number)], markdown=True)]
     if content["missing"]:
         parts += ["Not in these tables:", "\n".join(f"- {line}" for line in content["missing"])]
     parts += ["## What the paper claims, and what is seen here", describe_verdicts(verdicts)]
+    if 4 in tables:
+        parts += [f"## {TITLES[4]}", format_table(scale, 4, content["4"], markdown=True)]
+        parts += [describe_comparisons(comparisons), describe_reflection(content["beyond"])]
     if prompts:
         parts += ["## Is thinking worth it without training?", describe_prompts(prompts)]
     parts += ["## Budgets", describe_budgets(content["budgets"])]

@@ -1,8 +1,8 @@
 """A scale of the grid: which models, data and configurations stand for the paper's, in one YAML."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Scale:
         folder: where the YAML lies, and the configurations that it names.
         data: folder of prepared data by data set.
         stands_for: the paper's data set by ours.
-        train_on: the data sets of Table 1's two trainings; Tables 2 and 3 train on the first.
+        train_on: the data sets of Table 1's two trainings; the other tables train on the first.
         splits: `train`, `validation` and `test`.
         prepare: the command that makes the data, for messages.
         models: base model by family, `qwen` and `llava`; null where the scale has none.
@@ -34,6 +34,8 @@ class Scale:
         seconds: how long a command takes, by kind, until it has been measured.
         devices: what a run takes: `kind` and `count`.
         accelerate: the file that `accelerate launch` starts a training with; null for one process.
+        beyond_on: the data sets that Table 4 trains on, which the command names and the YAML does not; by default the
+            first of `train_on`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Scale:
     seconds: Mapping[str, float]
     devices: Mapping[str, Any]
     accelerate: str | None = None
+    beyond_on: tuple[str, ...] = ()
 
     def offers(self, system: System) -> bool:
         """Return whether the scale has the base model that a system stands on."""
@@ -58,7 +61,24 @@ class Scale:
 
     def list_trainings(self, table: int) -> list[str]:
         """Return the data sets that the rows of a table train on: Table 1 has all trainings, the others the first."""
+        if table == 4 and self.beyond_on:
+            return list(self.beyond_on)
         return self.train_on if table == 1 else self.train_on[:1]
+
+    def move_table_4(self, names: Sequence[str]) -> "Scale":
+        """Return the scale with Table 4 trained on some data sets, each by itself.
+
+        Raises:
+            ValueError: for a name that is no data set, or that no configuration trains on.
+        """
+        fitting = [name for name in self.data if self.find_config("grpo", name).is_file()]
+        wrong = [name for name in names if name not in fitting]
+        if wrong:
+            raise ValueError(
+                f"--train_on names {', '.join(wrong)}. Expected some of {', '.join(fitting)}: scale '{self.name}' has "
+                "data and a configuration for these."
+            )
+        return replace(self, beyond_on=tuple(dict.fromkeys(names)))
 
     def find_config(self, stage: str, train: str) -> Path:
         """Return the YAML of a kind of training on a data set."""
@@ -84,7 +104,8 @@ class Scale:
             ValueError: if a model's weights are not whole.
         """
         for name, folder in self.data.items():
-            kinds = ("train", "validation", "test") if name in self.train_on else ("validation", "test")
+            trained = name in self.train_on or name in self.beyond_on
+            kinds = ("train", "validation", "test") if trained else ("validation", "test")
             for kind in kinds:
                 path = Path(folder) / f"{self.splits[kind]}.parquet"
                 if not path.is_file():
@@ -126,7 +147,7 @@ def read_scale(path: Path) -> Scale:
         ValueError: for a key that is missing, unknown, or names what is not there.
     """
     values = read_mapping(path, "Compare it with recipes/configs/demo/reproduce.yaml.")
-    known = {option.name for option in fields(Scale)} - {"name", "folder"}
+    known = {option.name for option in fields(Scale)} - {"name", "folder", "beyond_on"}
     faulty = sorted(set(values) - known) or sorted(known - {"accelerate"} - set(values))
     if faulty:
         what = "does not know" if set(values) - known else "lacks"

@@ -1,4 +1,4 @@
-"""The systems of the paper's tables, and the one place where they differ.
+"""The systems of the paper's tables and of our own Table 4, and the one place where they differ.
 
 A scale has one configuration for each kind of training (`scales.Scale`). A system changes some of its settings.
 """
@@ -84,6 +84,73 @@ def _name_weights(part: str) -> dict[str, Any]:
 
 
 _GRPO_8: dict[str, Any] = {"stage": "grpo", "group_size": 8}
+BASELINE = "emo_r3_g8"  # of Table 4: what each of its other rows changes
+
+
+def _list_beyond() -> list[System]:
+    """Return the rows that Table 4 sets beside EMO-R3: the switches of the reflection and of accuracy, then TRL's."""
+    rows: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+        (
+            "soft_raw", "soft reflection, raw", "P(Yes) and P(label) in place of 1 and 0",
+            {"soft_reflection": "raw"},
+        ),
+        ("soft_calibrated", "soft reflection, calibrated", "the same, calibrated", {"soft_reflection": "calibrated"}),
+        (
+            "contrastive", "contrastive consistency", "the judge says Yes to this picture and not to another",
+            {"contrastive_consistency": True},
+        ),
+        (
+            "masked", "masked coherence", "label words are masked in steps 1 and 2 before the question",
+            {"masked_coherence": True},
+        ),
+        (
+            "gated_unseparated", "gate: unseparated groups", "reflection counts in groups all right or all wrong",
+            {"gated_reflection": "unseparated"},
+        ),
+        (
+            "gated_right", "gate: right answers", "reflection counts for right answers alone",
+            {"gated_reflection": "right"},
+        ),
+        (
+            "polarity", "polarity credit", "half of accuracy for another emotion of the same polarity",
+            {"polarity_credit": 0.5},
+        ),
+        (
+            "switches", "four switches together",
+            "soft and calibrated, contrastive, masked, for right answers: chosen before anything was run",
+            {
+                "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
+                "gated_reflection": "right",
+            },
+        ),
+        (
+            "gdpo", "GDPO", "each reward is normalised before they are summed",
+            {"multi_objective_aggregation": "normalize_then_sum"},
+        ),
+        (
+            "gspo", "GSPO", "a completion has one ratio, and the mean is over completions, as TRL asks",
+            {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+        ),
+        (
+            "dr_grpo", "Dr. GRPO", "sums over a constant length, and advantages are not divided by the deviation",
+            {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        ),
+        (
+            "cispo", "CISPO", "clipped weights in place of clipped ratios; ScaleRL's bound",
+            {"loss_type": "cispo", "epsilon_high": 5.0},
+        ),
+        (
+            "entropy", "entropy filter", "the loss of the fifth of the tokens with the highest entropy",
+            {"top_entropy_quantile": 0.2},
+        ),
+    )  # fmt: skip
+    return [
+        System(f"{name}_g8", f"{title}, G 8", about, "set", settings=settings, **_GRPO_8)
+        for name, title, about, settings in rows
+    ]
+
+
+_BEYOND = _list_beyond()
 _ALL = [
     *_list_untrained("llava", "llava_", "LLaVA "),
     *_list_untrained("qwen", "", ""),
@@ -115,10 +182,11 @@ _ALL = [
         "the rewards as the reference implementation computes them, of reflection as it is asked here",
         "set", settings={"reward_variant": "reference"}, **_GRPO_8,
     ),
+    *_BEYOND,
 ]  # fmt: skip
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
-# The rows of the paper's tables, and below them those that this project adds
+# The rows of the paper's tables with those that this project adds to them, and Table 4, which is our own
 TABLES: dict[int, tuple[str, ...]] = {
     1: (
         *(name for name in SYSTEMS if name.startswith(("llava_", "vanilla_")) or name == "sepm"),
@@ -126,6 +194,7 @@ TABLES: dict[int, tuple[str, ...]] = {
     ),
     2: ("sft", "cold_start", "grpo_g8", "emo_r3_g8", "emo_r3_cold_start_g8"),
     3: ("grpo_g8", "set_only_g8", "emo_r3_g8", "consistency_g8", "coherence_g8", "reference_g8"),
+    4: (BASELINE, *(system.name for system in _BEYOND)),
 }  # fmt: skip
 
 
@@ -135,7 +204,8 @@ Each is one configuration over one trainer. A scale has a YAML for each kind of 
 `recipes/configs/<scale>/reproduce.yaml` names; a system changes the fields of its row and nothing else. The base of
 GRPO is EMO-R3. This page is generated from `emor3_trl/reproduce/systems.py`.
 
-`python recipes/reproduce.py --table 1 2 3 --scale demo --seeds 3` runs them, and `--plan` lists the runs.
+`python recipes/reproduce.py --table 1 2 3 --scale demo --seeds 3` runs them, and `--plan` lists the runs. Table 4 is
+not the paper's: `--table 4` sets what this project adds, and what TRL offers, beside EMO-R3.
 
 | system | what it is | training | prompt | fields that differ | tables |
 |---|---|---|---|---|---|
@@ -151,6 +221,9 @@ and completions that were counted.
 
 Consistency only and coherence only give one question the whole of `lambda1`. RER without SET does not exist, because it
 asks about the steps; SET and RER off is GRPO.
+
+Each row of Table 4 is EMO-R3 with the named fields changed, on the same budget. [RESULTS.md](RESULTS.md) says what of
+it helps, once it has been run, and [REWARDS.md](REWARDS.md) what the switches compute.
 """
 _RECIPES = {None: "none", "cold_start": "`cold_start.py`", "sft": "`cold_start.py`", "grpo": "`grpo.py`"}
 

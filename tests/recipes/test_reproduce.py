@@ -17,6 +17,7 @@ import yaml
 from recipe_commands import ENVIRONMENT, ROOT, load_recipe
 from small_grid import write_scale, write_stand_ins
 
+from emor3_trl.reproduce import grid
 from emor3_trl.run.recipe import run_recipe
 
 TINY = ["--scale", "configs/tiny/reproduce.yaml"]
@@ -28,7 +29,9 @@ class Runner:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
         write_scale(folder)
         self.module = load_recipe("reproduce", monkeypatch)
-        monkeypatch.setattr(self.module, "RECIPES", write_stand_ins(folder))
+        recipes = write_stand_ins(folder)
+        monkeypatch.setattr(self.module, "RECIPES", recipes)
+        monkeypatch.setattr(grid, "JUDGED_BY", [str(recipes / "judging.py")])
         monkeypatch.chdir(folder)
         self.monkeypatch, self.capsys = monkeypatch, capsys
 
@@ -52,7 +55,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        pytest.param(["--table", "4"], "--table names 4. Expected some of 1, 2, 3.", id="unknown table"),
+        pytest.param(["--table", "5"], "--table names 5. Expected some of 1, 2, 3, 4.", id="unknown table"),
+        pytest.param(
+            ["--table", "4", "--train_on", "cats"], "--train_on names cats. Expected some of", id="no such set"
+        ),
         pytest.param(["--table", "one"], "tables is set to 'one'; expected a whole number.", id="table in words"),
         pytest.param(["--seeds", "0"], "seeds is 0. Expected 1 or more.", id="no seed"),
         pytest.param(["--jobs", "0"], "jobs is 0. Expected 1 or more.", id="no job"),
@@ -107,6 +113,38 @@ def test_a_grid_ends_in_tables_figures_and_a_page(run: Runner) -> None:
     again = run("--table", "3", "--seeds", "2")
     assert "12 of 12 cells are finished already" in again.stdout
     assert Path("runs/reproduce/tiny/RESULTS.md").read_text() == page
+
+
+def test_table_4_tests_each_row_against_a_baseline_that_tables_1_to_3_have_run(run: Runner) -> None:
+    Path("right.json").write_text(json.dumps({"emo_r3_g8": 0, "masked_g8": 4}))
+    assert run("--table", "2", "--seeds", "3", "--systems", "emo_r3_g8").returncode == 0
+    page = Path("runs/reproduce/tiny/RESULTS.md")
+    assert "Table 4" not in page.read_text()
+    Path("calls.txt").unlink()
+    asked = ["--table", "4", "--seeds", "3", "--systems", "emo_r3_g8", "masked_g8"]
+    done = run(*asked)
+    assert done.returncode == 0, done.stderr
+    calls = Path("calls.txt").read_text().splitlines()
+    assert [call for call in calls if "/emo_r3_g8/" in call] == [
+        f"judge runs/reproduce/tiny/sketches/emo_r3_g8/seed{seed}/judging" for seed in (1, 2, 3)
+    ]
+    assert [call.split()[0] for call in calls] == ["judge", "train", "evaluate", "judge"] * 3
+    assert "masked coherence, G 8 beside EMO-R3: better" in done.stdout
+    tables = json.loads(Path("runs/reproduce/tiny/tables.json").read_text())
+    assert tables["4"]["masked_g8"]["sketches > toons"]["median"] == 100.0
+    assert tables["4"]["masked_g8"]["sketches > toons"]["paper"] is None
+    row = tables["beyond"]["masked_g8"]
+    assert row["against_emo_r3"]["by_seed"] == [1.0, 1.0, 1.0]
+    assert row["against_emo_r3"]["p_holm"] == pytest.approx(13 * row["against_emo_r3"]["p_value"])
+    assert row["against_emo_r3"]["p_value"] < 1e-3  # of 12 pictures, all in one direction
+    assert row["reflection"] == {"yes": 0.75, "shuffled_yes": 0.25, "coherence": 1.0, "masked_coherence": 0.5}
+    assert "against_emo_r3" not in tables["beyond"]["emo_r3_g8"]
+    text = page.read_text()
+    assert "Better: masked coherence, G 8. Worse: none." in text
+    assert "| masked coherence, G 8 | 75.0 | 25.0 | 50.0 | 100.0 | 50.0 | 0 | 0 | 1.00 |" in text
+    assert "soft reflection, raw, G 8 on sketches, seed 1, 2, 3: not run, or failed" in text
+    assert "12 of 12 cells are finished already" in run(*asked).stdout
+    assert page.read_text() == text
 
 
 def test_the_page_says_whether_thinking_is_worth_it(run: Runner) -> None:

@@ -66,6 +66,25 @@ def load_cold_start_arguments() -> type:
     return module.ColdStartArguments
 
 
+# Table 4: what each row changes of EMO-R3
+BEYOND: dict[str, dict[str, Any]] = {
+    "soft_raw_g8": {"soft_reflection": "raw"},
+    "soft_calibrated_g8": {"soft_reflection": "calibrated"},
+    "contrastive_g8": {"contrastive_consistency": True},
+    "masked_g8": {"masked_coherence": True},
+    "gated_unseparated_g8": {"gated_reflection": "unseparated"},
+    "gated_right_g8": {"gated_reflection": "right"},
+    "polarity_g8": {"polarity_credit": 0.5},
+    "switches_g8": {
+        "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
+        "gated_reflection": "right",
+    },
+    "gdpo_g8": {"multi_objective_aggregation": "normalize_then_sum"},
+    "gspo_g8": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    "dr_grpo_g8": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "cispo_g8": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "entropy_g8": {"top_entropy_quantile": 0.2},
+}  # fmt: skip
 PAIRS = [
     ("emo_r3_g8", "grpo_g8", {"prompt_style", "reward_variant", "lambda1"}),
     ("emo_r3_g4", "grpo_g4", {"prompt_style", "reward_variant", "lambda1"}),
@@ -78,6 +97,7 @@ PAIRS = [
     ("emo_r3_g8", "reference_g8", {"reward_variant"}),
     ("emo_r3_g8", "consistency_g8", {"rewards", "reward_weights"}),
     ("consistency_g8", "coherence_g8", {"rewards"}),
+    *(("emo_r3_g8", name, set(fields)) for name, fields in BEYOND.items()),
 ]
 
 
@@ -159,6 +179,10 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "consistency_g8": {**OF_GRPO, "prompt_style": "set", "rewards": ["accuracy", "consistency", "format"], **PARTS},
     "coherence_g8": {**OF_GRPO, "prompt_style": "set", "rewards": ["accuracy", "coherence", "format"], **PARTS},
     "reference_g8": {**OF_GRPO, **OF_SET, "reward_variant": "reference", "lambda1": 0.1},
+    **{
+        name: {**OF_GRPO, **OF_SET, "reward_variant": "paper", "lambda1": 0.1, **fields}
+        for name, fields in BEYOND.items()
+    },
 }
 
 
@@ -218,6 +242,10 @@ def test_all_systems_of_a_group_size_have_one_budget(scale_name: str, size: int)
 
 def test_the_page_of_systems_is_the_generated_one() -> None:
     assert (ROOT / "docs" / "SYSTEMS.md").read_text() == describe_systems()
+
+
+def test_table_4_is_emo_r3_and_what_is_set_beside_it() -> None:
+    assert TABLES[4] == ("emo_r3_g8", *BEYOND)
 
 
 def test_every_system_stands_in_a_table_and_starts_from_one_that_trains() -> None:
