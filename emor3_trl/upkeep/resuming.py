@@ -9,7 +9,7 @@
 - `_generate` starts with empty caches in vLLM;
 - `_save_checkpoint` writes the checksums of what it saved; `_prepare_for_training` compares them, looks at the files
   and reads tensors and values alone (`torch_files`);
-- `_save` leaves tokens and passwords out of `training_args.bin`;
+- `_save` leaves tokens and passwords out of `training_args.bin`, and the last call's padding out of `tokenizer.json`;
 - `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
 
 Optimizer, schedule and random state are Trainer's. DeepSpeed and FSDP have files of their own, with the model's names.
@@ -150,6 +150,7 @@ class ResumableTrainer(Trainer):
     def _save(self, *args: Any, **kwargs: Any) -> None:
         arguments, self.args = self.args, copy.copy(self.args)  # training_args.bin holds all of them
         vars(self.args).update(mask_secrets(vars(arguments)))
+        _forget_last_call(self.processing_class)
         try:
             super()._save(*args, **kwargs)
         finally:
@@ -233,3 +234,11 @@ def load_weights(model: PreTrainedModel | PeftModel, checkpoint: str | Path) -> 
             f"{sorted(map(str, names))[0]}. Was it written by another model? Remove it to go on from an earlier one."
         )
     model.load_state_dict(loaded.state_dict())
+
+
+def _forget_last_call(processing_class: Any) -> None:
+    """Take the padding and truncation of its last call from a fast tokenizer, which would save them with itself."""
+    backend = getattr(getattr(processing_class, "tokenizer", processing_class), "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()

@@ -30,6 +30,18 @@ class TestRunFolder:
         folder.write_metrics({"eval/loss": 1.5})
         assert RunFolder(tmp_path / "run", {**self.values, "output_dir": "moved"}).is_finished
 
+    def test_what_a_kill_at_the_very_end_left_is_removed(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run", {"learning_rate": 1.0})
+        folder.begin()
+        folder.write_metrics({})
+        journal = tmp_path / "run" / "unfinished" / "test.jsonl"
+        journal.parent.mkdir()
+        journal.write_text("")
+        finished = RunFolder(tmp_path / "run", {"learning_rate": 1.0})
+        assert finished.is_finished
+        finished.say_nothing_to_do()
+        assert not journal.parent.exists()
+
     def test_other_configuration_is_refused_with_the_keys(self, tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", self.values).begin()
         save_checkpoint(tmp_path / "run")

@@ -202,6 +202,18 @@ def test_a_token_is_not_in_a_checkpoint(tiny_model_dir, tmp_path):
     assert [file for file in files if b"hf_secret" in file.read_bytes()] == []
 
 
+def test_a_run_that_goes_on_after_its_last_step_leaves_its_files_as_they_are(tiny_model_dir, tmp_path):
+    options = {**GRPO, "max_steps": 1, "log_completions": True, "num_completions_to_print": 0, **SAVING}
+    contents = []
+    for checkpoint in (None, str(tmp_path / "run" / "checkpoint-1")):
+        trainer = tiny_trainer(tiny_model_dir, tmp_path / "run", **options)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        files = ("completions/completions_00001.parquet", "tokenizer.json", "checkpoint-1/tokenizer.json")
+        contents.append([(tmp_path / "run" / file).read_bytes() for file in files])
+    assert contents[0] == contents[1]
+
+
 def test_a_rollout_finds_empty_caches_whatever_was_evaluated_before(tiny_model_dir, tmp_path, monkeypatch):
     trainer = tiny_trainer(tiny_model_dir, tmp_path, side=168, eval_strategy="steps", per_device_eval_batch_size=8)
     llm = trainer.vllm_generation.llm
