@@ -85,72 +85,66 @@ def _name_weights(part: str) -> dict[str, Any]:
 
 _GRPO_8: dict[str, Any] = {"stage": "grpo", "group_size": 8}
 BASELINE = "emo_r3_g8"  # of Table 4: what each of its other rows changes
-
-
-def _list_beyond() -> list[System]:
-    """Return the rows that Table 4 sets beside EMO-R3: the switches of the reflection and of accuracy, then TRL's."""
-    rows: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-        (
-            "soft_raw", "soft reflection, raw", "P(Yes) and P(label) in place of 1 and 0",
-            {"soft_reflection": "raw"},
-        ),
-        ("soft_calibrated", "soft reflection, calibrated", "the same, calibrated", {"soft_reflection": "calibrated"}),
-        (
-            "contrastive", "contrastive consistency", "the judge says Yes to this picture and not to another",
-            {"contrastive_consistency": True},
-        ),
-        (
-            "masked", "masked coherence", "label words are masked in steps 1 and 2 before the question",
-            {"masked_coherence": True},
-        ),
-        (
-            "gated_unseparated", "gate: unseparated groups", "reflection counts in groups all right or all wrong",
-            {"gated_reflection": "unseparated"},
-        ),
-        (
-            "gated_right", "gate: right answers", "reflection counts for right answers alone",
-            {"gated_reflection": "right"},
-        ),
-        (
-            "polarity", "polarity credit", "half of accuracy for another emotion of the same polarity",
-            {"polarity_credit": 0.5},
-        ),
-        (
-            "switches", "four switches together",
-            "soft and calibrated, contrastive, masked, for right answers: chosen before anything was run",
-            {
-                "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
-                "gated_reflection": "right",
-            },
-        ),
-        (
-            "gdpo", "GDPO", "each reward is normalised before they are summed",
-            {"multi_objective_aggregation": "normalize_then_sum"},
-        ),
-        (
-            "gspo", "GSPO", "a completion has one ratio, and the mean is over completions, as TRL asks",
-            {"importance_sampling_level": "sequence", "loss_type": "grpo"},
-        ),
-        (
-            "dr_grpo", "Dr. GRPO", "sums over a constant length, and advantages are not divided by the deviation",
-            {"loss_type": "dr_grpo", "scale_rewards": "none"},
-        ),
-        (
-            "cispo", "CISPO", "clipped weights in place of clipped ratios; ScaleRL's bound",
-            {"loss_type": "cispo", "epsilon_high": 5.0},
-        ),
-        (
-            "entropy", "entropy filter", "the loss of the fifth of the tokens with the highest entropy",
-            {"top_entropy_quantile": 0.2},
-        ),
-    )  # fmt: skip
-    return [
-        System(f"{name}_g8", f"{title}, G 8", about, "set", settings=settings, **_GRPO_8)
-        for name, title, about, settings in rows
-    ]
-
-
-_BEYOND = _list_beyond()
+# What Table 4 sets beside EMO-R3: the switches of the reflection and of accuracy, then TRL's
+_BEYOND_ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    (
+        "soft_raw", "soft reflection, raw", "P(Yes) and P(label) in place of 1 and 0",
+        {"soft_reflection": "raw"},
+    ),
+    ("soft_calibrated", "soft reflection, calibrated", "the same, calibrated", {"soft_reflection": "calibrated"}),
+    (
+        "contrastive", "contrastive consistency", "the judge says Yes to this picture and not to another",
+        {"contrastive_consistency": True},
+    ),
+    (
+        "masked", "masked coherence", "label words are masked in steps 1 and 2 before the question",
+        {"masked_coherence": True},
+    ),
+    (
+        "gated_unseparated", "gate: unseparated groups", "reflection counts in groups all right or all wrong",
+        {"gated_reflection": "unseparated"},
+    ),
+    (
+        "gated_right", "gate: right answers", "reflection counts for right answers alone",
+        {"gated_reflection": "right"},
+    ),
+    (
+        "polarity", "polarity credit", "half of accuracy for another emotion of the same polarity",
+        {"polarity_credit": 0.5},
+    ),
+    (
+        "switches", "four switches together",
+        "soft and calibrated, contrastive, masked, for right answers: chosen before anything was run",
+        {
+            "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
+            "gated_reflection": "right",
+        },
+    ),
+    (
+        "gdpo", "GDPO", "each reward is normalised before they are summed",
+        {"multi_objective_aggregation": "normalize_then_sum"},
+    ),
+    (
+        "gspo", "GSPO", "a completion has one ratio, and the mean is over completions, as TRL asks",
+        {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    ),
+    (
+        "dr_grpo", "Dr. GRPO", "sums over a constant length, and advantages are not divided by the deviation",
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    ),
+    (
+        "cispo", "CISPO", "clipped weights in place of clipped ratios; ScaleRL's bound",
+        {"loss_type": "cispo", "epsilon_high": 5.0},
+    ),
+    (
+        "entropy", "entropy filter", "the loss of the fifth of the tokens with the highest entropy",
+        {"top_entropy_quantile": 0.2},
+    ),
+)  # fmt: skip
+_BEYOND = [
+    System(f"{name}_g8", f"{title}, G 8", about, "set", settings=settings, **_GRPO_8)
+    for name, title, about, settings in _BEYOND_ROWS
+]
 _ALL = [
     *_list_untrained("llava", "llava_", "LLaVA "),
     *_list_untrained("qwen", "", ""),
