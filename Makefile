@@ -15,8 +15,9 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 export TRANSFORMERS_VERBOSITY ?= error
 export WANDB_SILENT ?= true
 
-# Two tests at a time, on a thread each; the tests of a file share what they build
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+# Two tests at a time, on a thread each; the tests of a file share what they build. Slow ones wait for processes that they
+# start, and leave two fifths of two cores idle: three at a time
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --dist loadfile
 
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
@@ -61,10 +62,10 @@ format: venv  ## let ruff rewrite the files
 	$(PY) -m ruff format .
 
 test: lint  ## lint, types, tests and doctests
-	$(PYTEST)
+	$(PYTEST) -n 2
 
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
-	$(PYTEST) -m "slow and not demo"
+	$(PYTEST) -n 3 -m "slow and not demo"
 
 clean:  ## remove runs/demo, caches and .venv
 	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
