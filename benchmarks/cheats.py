@@ -17,6 +17,7 @@ Writes runs/benchmarks/cheats.json and docs/cheats.png. Needs runs/demo (recipes
 import argparse
 import math
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -119,8 +120,11 @@ def teach_cheats(output_dir: Path, lessons: int, seed: int = 1) -> None:
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / lessons)
         optimizer.step()
         print(f"lesson {step + 1}/{lessons}: loss {loss.item():.2f}", flush=True)
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
+    unfinished = output_dir.with_name(f"{output_dir.name}.unfinished")
+    for part in (model, processor):
+        part.save_pretrained(unfinished)
+    shutil.rmtree(output_dir, ignore_errors=True)
+    unfinished.rename(output_dir)
 
 
 def _judge_vague(tasks: Any, count: int) -> list[tuple[str, str, Any]]:
@@ -265,7 +269,13 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     teach_cheats(args.folder / "policy", args.lessons)
     record = places[0] / "cheats.json"
-    kept = read_mapping(record, "Delete it.").get("arms", {}) if record.is_file() else {}
+    finished = read_mapping(record, "Delete it.") if record.is_file() else {}
+    kept = finished.get("arms", {})
+    if kept and (finished["steps"], finished["lessons"]) != (args.steps, args.lessons):
+        raise SystemExit(
+            f"{record} holds arms of {finished['steps']} steps after {finished['lessons']} lessons. Delete it, or name "
+            "another --output and --folder."
+        )
     for name in args.arms:
         seconds = train_arm(name, args.folder / "policy", args.folder, args.steps)
         arm = {"title": _title(name), "settings": dict(SYSTEMS[name].settings)}

@@ -82,12 +82,12 @@ class Survivor:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             try:
-                while moment is not None and process.poll() is None:
+                while moment is not None and process.poll() is None and time.monotonic() - start < TIME_LIMIT:
                     if processor_seconds(process.pid) >= moment:
                         os.killpg(process.pid, number)
                         break
-                    time.sleep(self.draw.uniform(0, 0.1))
-                process.wait(TIME_LIMIT)
+                    time.sleep(random.uniform(0, 0.1))  # not of `draw`, whose moments would depend on a clock
+                process.wait(max(TIME_LIMIT - (time.monotonic() - start), 60.0))
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)

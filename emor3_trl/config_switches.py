@@ -39,12 +39,25 @@ def check_switches(args: Any) -> None:
             f"{switches[0]} is set, and {setting}, so it would change nothing that trains. Set reward_variant: paper "
             "and lambda1 above 0, or leave the switch out."
         )
+    if args.gated_reflection != "none" and args.rewards is not None and "accuracy" not in args.rewards:
+        raise ValueError(
+            f"gated_reflection is '{args.gated_reflection}', and rewards is {args.rewards}: it opens by accuracy. Add "
+            "accuracy, or leave the gate out."
+        )
     functions = (reward_functions() if args.rewards is None else load_rewards(args.rewards, args.reward_weights))[0]
     check_readers(args, functions)
     if args.gated_reflection == "unseparated" and args.dynamic_sampling == "accuracy":
         raise ValueError(
             "gated_reflection is 'unseparated' and dynamic_sampling is 'accuracy', which drops the groups in which "
-            "reflection would count. Set gated_reflection: right, or dynamic_sampling: spread."
+            "reflection would count. Set gated_reflection: right, or dynamic_sampling: none."
+        )
+    by_batch = args.contrastive_consistency or args.soft_reflection == "calibrated"
+    if by_batch and args.dynamic_sampling != "none":
+        switch = "contrastive_consistency" if args.contrastive_consistency else "soft_reflection: calibrated"
+        raise ValueError(
+            f"{switch} looks at the whole batch, and dynamic_sampling is '{args.dynamic_sampling}', which fills it "
+            "from small batches: groups would be rewarded by different rules. Set dynamic_sampling: none, or leave the "
+            "switch out."
         )
     rows = divide_rollout(vars(args), world_size())[0] // world_size()
     if args.contrastive_consistency and rows <= args.num_generations:

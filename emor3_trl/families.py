@@ -7,6 +7,7 @@ has no column here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Family:
         image_tokens: the tokens of an image of any size; None where `token_side` tells.
         engine_names: how the names of weights begin in Transformers, and in vLLM where it knows them by others.
         removes_image_tokens: whether a prompt may lose some of its image's tokens, compared token by token (SEPM).
+        tower: `model_type` of the vision tower that the row is about; None if its models have one kind.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Family:
     image_tokens: int | None = None
     engine_names: tuple[tuple[str, str], ...] = ()
     removes_image_tokens: bool = False
+    tower: str | None = None
 
     def count_image_tokens(self, pixels: int) -> int:
         """Return how many tokens an image of so many pixels has at most."""
@@ -123,6 +126,7 @@ FAMILIES: dict[str, Family] = {
         # vLLM takes CLIP's weights by the names of the Hub, with a level that Transformers 5 no longer has
         engine_names=(("model.vision_tower.", "model.vision_tower.vision_model."),),
         removes_image_tokens=True,
+        tower="clip_vision_model",
         shapes={
             "llava-hf/llava-1.5-7b-hf": Shape(
                 "LLaVA-1.5-7B", 7_063_427_072, 4096, 32, 4096, 11008, 32064, 324_487_168, 6_798_966_784, 455_680,
@@ -150,4 +154,21 @@ def find_family(model_type: str) -> Family:
     tested = ", ".join(name for name, family in FAMILIES.items() if family.unshared is None)
     return Family(
         model_type, f"it is tested for {tested}, and this model is of type '{model_type}' (see docs/FAMILIES.md)"
+    )
+
+
+def find_family_of(config: Any) -> Family:
+    """Return the row of a model, or what is assumed of one whose vision tower is another than that of its row.
+
+    Args:
+        config: the model's configuration.
+    """
+    family = find_family(config.model_type)
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    if family.tower in (None, tower):
+        return family
+    return Family(
+        config.model_type,
+        f"of type '{config.model_type}', it is tested with the vision tower '{family.tower}', and this model has "
+        f"'{tower}' (see docs/FAMILIES.md)",
     )

@@ -73,8 +73,15 @@ def choose_other_images(
     for place, (image, emotion) in enumerate(shown):
         following = [*shown[place + 1 :], *shown[:place]]
         fitting = [pair for pair in following if (pair[1] == emotion) == same_emotion]
-        chosen[id(image)] = next((other for other, _ in (*fitting, *following) if other != image), None)
+        chosen[id(image)] = next((other for other, _ in (*fitting, *following) if not _are_copies(image, other)), None)
     return [chosen.get(id(image)) for image in images]
+
+
+def _are_copies(image: Any, other: Any) -> bool:
+    """Return whether two images show the same pixels, whatever else their files hold."""
+    if not (hasattr(image, "tobytes") and hasattr(other, "tobytes")):
+        return bool(image == other)
+    return (image.size, image.mode) == (other.size, other.mode) and image.tobytes() == other.tobytes()
 
 
 def measure_priors(rows: Sequence[tuple[Choices, Sequence[float]]]) -> dict[Choices, list[float]]:

@@ -44,7 +44,7 @@ from emor3_trl.model_card.trainer import CardTrainer
 from emor3_trl.named_rewards import list_reward_columns, use_named_rewards
 from emor3_trl.reflection import Reflection, ReflectionOptions, Reflector
 from emor3_trl.reward_columns import REFLECTED_COLUMNS, completion_text, list_reflected_columns
-from emor3_trl.rewards import accuracy_reward, gate_reflection, reward_functions
+from emor3_trl.rewards import GradedAccuracy, accuracy_reward, gate_reflection, reward_functions
 from emor3_trl.thinking import parse
 from emor3_trl.truth_checks import check_truth_columns
 
@@ -115,7 +115,7 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         check_adapter(kwargs.get("peft_config"), args, model)
         if isinstance(train_dataset, Dataset):
             count_batches(vars(args), len(train_dataset), world_size())  # refuses rows that fill no rollout
-        self._needed_columns = _needed_columns(self.reflects, reward_funcs)
+        self._needed_columns = _needed_columns(self.reflects, reward_funcs, args.gated_reflection != "none")
         if kwargs.get("rollout_func") is None:  # it adds columns of its own
             self._needed_columns += [name for name in list_reward_columns(args) if name not in self._needed_columns]
         datasets = {"train": train_dataset, "eval": eval_dataset}
@@ -218,9 +218,9 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
 
     def _gate_reflection(self, inputs: list[dict], completions: list) -> list[float]:
         """Return the gate of each completion of this process, whose group may reach into other processes."""
-        functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
+        graded = [function for function in self.reward_funcs if isinstance(function, GradedAccuracy)]
         columns = {name: [row[name] for row in inputs] for name in inputs[0].keys() - NO_COLUMNS}
-        accuracies = functions.get("accuracy_reward", accuracy_reward)(completions=completions, **columns)
+        accuracies = (graded[0] if graded else accuracy_reward)(completions=completions, **columns)
         # (group, accuracy) of all processes
         told = gather_object([(group, a or 0.0) for group, a in zip(self.rollout.groups, accuracies, strict=True)])
         gates = gate_reflection([a for _, a in told], [group for group, _ in told], self.args.gated_reflection)
@@ -262,10 +262,11 @@ def _parameters(reward_funcs: Any) -> dict[str, bool]:
     return needed
 
 
-def _needed_columns(reflects: bool, reward_funcs: Any) -> list[str]:
-    """Return the columns that reflection and the rewards cannot do without."""
+def _needed_columns(reflects: bool, reward_funcs: Any, is_gated: bool) -> list[str]:
+    """Return the columns that reflection, its gate and the rewards cannot do without."""
     parameters = _parameters(reward_funcs)
     needed = {"image": reflects, "emotion": parameters.get("emotion"), "label_space": parameters.get("label_space")}
+    needed |= {"emotion": True, "label_space": True} if is_gated else {}
     needed["label_space"] = reflects or needed["label_space"]
     return [column for column, is_needed in needed.items() if is_needed]
 

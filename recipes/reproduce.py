@@ -84,7 +84,7 @@ def write_all(
     content = build_tables(scale, args.tables, cells, args.seeds)
     comparisons = compare_with_paper(scale, cells) if content.get("4") else []
     if comparisons:
-        content["beyond"] = build_beyond(comparisons, measure_costs(cells), judgings)
+        content["beyond"] = build_beyond(comparisons, measure_costs(scale, cells), judgings)
     verdicts = judge_claims(scale, [number for number in TABLES if str(number) in content], cells)
     write_json(folder / "tables.json", content)
     figures = save_figures(scale, cells, folder)

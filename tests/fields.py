@@ -37,8 +37,6 @@ WORKS: dict[str, dict[str, Any]] = {
         "max_samples": 6, "shuffle_dataset": False, "full_determinism": True, "debug": "underflow_overflow",
         "skip_memory_metrics": False, "save_on_each_node": True, "pad_to_multiple_of": 8, "prompt_style": "set",
         "dynamic_sampling": "spread", "dynamic_sampling_tries": 3, "skip_flat_groups": True, "accuracy_truth": "wheel",
-        "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
-        "gated_reflection": "unseparated",
     },
     "loss": {
         "loss_type": "sapo", "sapo_temperature_neg": 1.1, "sapo_temperature_pos": 1.2, "beta": 0.1, "delta": 2.0,
@@ -63,6 +61,8 @@ WORKS: dict[str, dict[str, Any]] = {
     "LoRA": {
         "use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"],
         "use_rslora": True, "use_dora": True, "lora_task_type": "CAUSAL_LM",
+        "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
+        "gated_reflection": "unseparated",
     },
 }  # fmt: skip
 

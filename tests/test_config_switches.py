@@ -37,6 +37,21 @@ ALL = {"soft_reflection": "calibrated", "contrastive_consistency": True, "masked
             id="gate against sampling",
         ),
         pytest.param(
+            {"contrastive_consistency": True, "dynamic_sampling": "spread"},
+            "contrastive_consistency looks at the whole batch, and dynamic_sampling is 'spread'",
+            id="contrast in refills",
+        ),
+        pytest.param(
+            {"soft_reflection": "calibrated", "dynamic_sampling": "accuracy"},
+            "soft_reflection: calibrated looks at the whole batch",
+            id="calibration in refills",
+        ),
+        pytest.param(
+            {"gated_reflection": "right", "rewards": ["consistency", "format"]},
+            "it opens by accuracy",
+            id="gate without accuracy",
+        ),
+        pytest.param(
             {"contrastive_consistency": True, "per_device_train_batch_size": 8},
             "rollout of 8 completions is about one image",
             id="one image",

@@ -233,6 +233,14 @@ def test_a_family_without_a_row_is_sent_to_the_page_that_says_what_it_needs():
     assert unknown.name_for_engine("model.vision_tower.weight") == "model.vision_tower.weight"
 
 
+def test_a_model_with_another_tower_than_its_row_is_one_without_a_row():
+    clip, pixtral = (LlavaConfig(vision_config={"model_type": kind}) for kind in ("clip_vision_model", "pixtral"))
+    assert families.find_family_of(clip) is families.FAMILIES["llava"]
+    other = families.find_family_of(pixtral)
+    assert "this model has 'pixtral'" in (other.unshared or "")
+    assert other.name_for_engine("model.vision_tower.x") == "model.vision_tower.x"
+
+
 def test_the_page_has_the_rows_of_the_table():
     for name, family in families.FAMILIES.items():
         (row,) = re.findall(rf"^\| {re.escape(family.title)} \|.*`{name}`.*$", PAGE, re.MULTILINE)

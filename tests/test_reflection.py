@@ -78,7 +78,9 @@ def test_the_image_to_contrast_with_is_the_hardest_of_the_batch(images, emotions
 
 def test_a_copy_of_an_image_is_no_other_image():
     image, other = tiny_pictures(2)
-    rows = [image, image.copy(), other]
+    copy = image.copy()
+    copy.info["dpi"] = (72, 72)  # which another file of the same pixels may hold
+    rows = [image, copy, other]
     assert choose_other_images(rows, ["x", "x", "y"], same_emotion=True) == [other, other, image]
 
 

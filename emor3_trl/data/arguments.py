@@ -120,7 +120,7 @@ class PreparationArguments:
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}. Expected 784 (one image token) <= "
                 "min_pixels <= max_pixels."
             )
-        if not 1 <= self.multiple_of**2 <= self.max_pixels:
+        if self.multiple_of < 1 or self.multiple_of**2 > self.max_pixels:
             raise ValueError(
                 f"multiple_of is {self.multiple_of} and max_pixels {self.max_pixels}. Expected 1 or more, and a "
                 "square of that side within max_pixels."

@@ -32,7 +32,7 @@ from emor3_trl.engines.adapters import merged_weights
 from emor3_trl.engines.opening import prepare_cpu_engine
 from emor3_trl.engines.parity import OffPolicyError
 from emor3_trl.engines.policy import image_token_bias
-from emor3_trl.families import find_family
+from emor3_trl.families import find_family_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class ColocatedEngine(VLLMGeneration):
                 yield self._fix_param_name_to_vllm(name), weight
 
     def _fix_param_name_to_vllm(self, name: str, extra_prefixes: list[str] | None = None) -> str:
-        family = find_family(self.model.config.model_type)
+        family = find_family_of(self.model.config)
         return family.name_for_engine(super()._fix_param_name_to_vllm(name, extra_prefixes))
 
     def sync_weights(self) -> None:

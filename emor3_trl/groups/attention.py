@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from emor3_trl.families import FAMILIES, find_family
+from emor3_trl.families import FAMILIES, find_family_of
 
 ATTENTION = "emor3_shared_prefix"
 
@@ -199,7 +199,7 @@ def explain_refusal(model: PreTrainedModel) -> str | None:
     """Return why a model's groups cannot share their prefix, in words for its user; None if they can."""
     config = model.config
     text = config.get_text_config()
-    if unshared := find_family(config.model_type).unshared:
+    if unshared := find_family_of(config).unshared:
         return unshared
     if text._attn_implementation not in ("sdpa", ATTENTION):
         return f"it needs attn_implementation 'sdpa', and this model has '{text._attn_implementation}'"
@@ -240,7 +240,10 @@ def remove_attention(model: PreTrainedModel) -> None:
 
 def _last_layer(model: Any) -> torch.nn.Module:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_decoder().layers[-1]
+    layer = base.get_decoder().layers[-1]
+    for wrapped in ("_fsdp_wrapped_module", "_orig_mod"):  # its wrapper's own forward gathers the weights
+        layer = getattr(layer, wrapped, layer)
+    return layer
 
 
 def explain_dropout(model: torch.nn.Module) -> str | None:

@@ -41,6 +41,7 @@ class PackedTrainer(GRPOTrainer):
             attention.install_attention(policy)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._rope_index = getattr(base.model, "get_rope_index", None)
+        self._has_tower = getattr(base.config, "vision_config", None) is not None
         self._layers = base.config.get_text_config().num_hidden_layers
         split = explain_split(
             self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps

@@ -73,18 +73,22 @@ def compare_with_paper(scale: Scale, cells: Sequence[Cell]) -> list[Comparison]:
     return [Comparison(*row) for row in zip(ROWS, seen, adjusted, strict=True)]
 
 
-def measure_costs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+def measure_costs(scale: Scale, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     """Return what a step of each row of Table 4 costs, the mean over its steps but the first, the median over runs.
 
     Args:
-        cells: finished and unfinished ones.
+        scale: the scale.
+        cells: finished and unfinished ones, of any tables.
 
     Returns:
         By system: `seconds`, without those of probes; `questions` and `tokens` of the reflection, which depend on no
         machine: tokens are those of the questions that came from no cache, and those that were written.
     """
     by_system: dict[str, list[dict[str, float]]] = {}
-    for cell in (cell for cell in cells if cell.system.name in TABLES[4] and cell.train and cell.is_finished()):
+    trained = scale.list_trainings(4)
+    for cell in (cell for cell in cells if cell.system.name in TABLES[4] and cell.train in trained):
+        if not cell.is_finished():
+            continue
         steps = [
             row for row in load_log_history(cell.folder / "model") if row.get("step", 0) > 1 and "step_time" in row
         ]

@@ -34,7 +34,8 @@ def list_judgings(scale: Scale, cells: Sequence[Cell]) -> list[Cell]:
         scale: the scale.
         cells: of any tables.
     """
-    return [_build_judging(scale, cell) for cell in cells if cell.train and cell.system.name in TABLES[4]]
+    trained = scale.list_trainings(4)  # other tables train on other worlds, too
+    return [_build_judging(scale, cell) for cell in cells if cell.train in trained and cell.system.name in TABLES[4]]
 
 
 def _build_judging(scale: Scale, cell: Cell) -> Cell:

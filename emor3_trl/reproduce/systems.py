@@ -126,14 +126,18 @@ _BEYOND_ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ),
     (
         "gspo", "GSPO", "a completion has one ratio, and the mean is over completions, as TRL asks",
-        {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+        {
+            "importance_sampling_level": "sequence", "loss_type": "grpo", "epsilon": 3e-4, "epsilon_high": 4e-4,
+            "delta": None,
+        },
     ),
     (
         "dr_grpo", "Dr. GRPO", "sums over a constant length, and advantages are not divided by the deviation",
         {"loss_type": "dr_grpo", "scale_rewards": "none"},
     ),
     (
-        "cispo", "CISPO", "clipped weights in place of clipped ratios; ScaleRL's bound",
+        "cispo", "CISPO",
+        "clipped weights in place of clipped ratios; ScaleRL's bound (one update a rollout clips nothing)",
         {"loss_type": "cispo", "epsilon_high": 5.0},
     ),
     (

@@ -28,6 +28,7 @@ from emor3_trl.launch import (
     world_size,
 )
 from emor3_trl.masking import mask_arguments, mask_secrets
+from emor3_trl.named_rewards import SWITCHES
 from emor3_trl.printing import escape_controls
 from emor3_trl.run.lock import check_unlocked, lock_folder, unlock_folder
 from emor3_trl.upkeep.torch_files import check_no_code
@@ -207,7 +208,8 @@ class RunFolder:
             f"{key} was {_shorten(recorded.get(key))}, now {_shorten(self.values.get(key))}"
             for key in keys
             # An older version lacked the option, and computed what it does where it is not set
-            if recorded.get(key) != self.values.get(key) and (key in recorded or self.values[key])
+            if recorded.get(key) != self.values.get(key)
+            and (key in recorded or self.values[key] not in (None, False, 0, "", [], {}, SWITCHES.get(key)))
         ]
 
 

@@ -34,6 +34,7 @@ def prepare_as_told(arguments: list[str]) -> None:
         (("--dataset", "emoset", "--source", "IN", "--train", "-1"), "Expected 0 or more"),
         (("--dataset", "emoset", "--source", "IN", "--min_pixels", "5"), "784"),
         (("--dataset", "emoset", "--source", "IN", "--multiple_of", "0"), "multiple_of is 0"),
+        (("--dataset", "emoset", "--source", "IN", "--multiple_of", "-28"), "multiple_of is -28"),
         (("--dataset", "emoset", "--source", "IN", "--train", "0", "--test", "0"), "Nothing to draw"),
         (("--dataset", "emoset", "--source", "IN", "--tets", "3"), "--test"),
         (("--dataset", "own", "--source", "IN/image", "--label_space", "emotion6"), "outside the label space"),

@@ -135,7 +135,7 @@ def test_a_step_costs_seconds_without_probes_and_tokens_that_no_cache_had(scale:
         log = [{**step, "step": 1, "step_time": 99.0}, {**step, "step": 2}]
         log += [{**step, "step": 3, "step_time": 7.0, "diagnostics/probe_seconds": 2.0}, {"step": 3, "eval/seconds": 9}]
         (cell.folder / "model" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    assert measure_costs(cells) == {
+    assert measure_costs(scale, cells) == {
         "emo_r3_g8": {"seconds": 4.5, "questions": 16.0, "tokens": 320.0},
         "masked_g8": {"seconds": 4.5, "questions": 16.0, "tokens": 420.0},
     }

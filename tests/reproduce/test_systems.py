@@ -80,7 +80,10 @@ BEYOND: dict[str, dict[str, Any]] = {
         "gated_reflection": "right",
     },
     "gdpo_g8": {"multi_objective_aggregation": "normalize_then_sum"},
-    "gspo_g8": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    "gspo_g8": {
+        "importance_sampling_level": "sequence", "loss_type": "grpo", "epsilon": 3e-4, "epsilon_high": 4e-4,
+        "delta": None,
+    },
     "dr_grpo_g8": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "cispo_g8": {"loss_type": "cispo", "epsilon_high": 5.0},
     "entropy_g8": {"top_entropy_quantile": 0.2},

@@ -1,5 +1,6 @@
 """A run's folder: another run is refused, a finished one is left alone, a stopped one goes on."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from emor3_trl.config import EmoR3Config
+from emor3_trl.named_rewards import SWITCHES
 from emor3_trl.run.folder import RunFolder, find_last_checkpoint
 
 
@@ -54,6 +57,15 @@ class TestRunFolder:
         save_checkpoint(tmp_path / "run")
         watched = {**self.values, "probe_steps": 10, "log_completions_steps": 10}
         assert RunFolder(tmp_path / "run", watched).checkpoint == str(tmp_path / "run" / "checkpoint-1")
+
+    def test_a_run_of_an_earlier_version_goes_on_with_the_defaults_of_all_new_options(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "run", self.values).begin()
+        save_checkpoint(tmp_path / "run")
+        fields = {field.name: field.default for field in dataclasses.fields(EmoR3Config)}
+        new = {name: fields[name] for name in SWITCHES}
+        assert RunFolder(tmp_path / "run", {**self.values, **new}).checkpoint is not None
+        with pytest.raises(FileExistsError, match="gated_reflection was None, now 'right'"):
+            RunFolder(tmp_path / "run", {**self.values, **new, "gated_reflection": "right"})
 
     def test_a_run_of_an_earlier_version_goes_on_without_its_new_options(self, tmp_path: Path) -> None:
         """And its configuration holds tokens that are no longer written, nor shown."""
