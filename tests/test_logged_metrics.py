@@ -35,7 +35,6 @@ def train_on_vllm(model_dir: Path, folder: Path) -> list[dict]:
     trainer = tiny_trainer(
         model_dir, folder, max_steps=2, reward_funcs=[spread_only_on("1", "2", "4"), *reward_functions()[0]], beta=0.01,
         dynamic_sampling="spread", dynamic_sampling_tries=2, vllm_gpu_memory_utilization=0.1,
-        contrastive_consistency=True,
     )  # fmt: skip
     trainer.add_callback(Validation(trainer, {"held_out": tiny_dataset().select(range(2))}, steps=2))
     trainer.train()
@@ -43,7 +42,7 @@ def train_on_vllm(model_dir: Path, folder: Path) -> list[dict]:
 
 
 def train_on_transformers(model_dir: Path, folder: Path) -> list[dict]:
-    """Runs with named rewards, an evaluation split, each loss that logs something of its own, and groups left out."""
+    """Runs with named rewards, an evaluation split, each loss that logs something of its own, and a contrast."""
     history = []
     trainer = tiny_trainer(
         model_dir, folder, reward_funcs=None, rewards=["accuracy", "coherence", "format"], entropy_coef=0.01,
@@ -51,9 +50,12 @@ def train_on_transformers(model_dir: Path, folder: Path) -> list[dict]:
     )  # fmt: skip
     trainer.train()
     history += trainer.state.log_history
-    for loss, beta in (("cispo", 0.01), ("vespo", 0.01), ("dapo", 0.0)):
-        options = {"loss_type": loss, "beta": beta, "delta": None, "max_steps": 1, "epsilon_high": 5.0}
-        trainer = tiny_trainer(model_dir, folder, **{**NO_ENGINE, **options})
+    runs: list[dict] = [
+        {"loss_type": loss, "beta": beta, "delta": None, "epsilon_high": 5.0}
+        for loss, beta in (("cispo", 0.01), ("vespo", 0.01), ("dapo", 0.0))
+    ]
+    for options in [*runs, {"contrastive_consistency": True, "reward_funcs": None}]:
+        trainer = tiny_trainer(model_dir, folder, **{**NO_ENGINE, "max_steps": 1, **options})
         trainer.train()
         history += trainer.state.log_history
     return history
