@@ -97,8 +97,8 @@ def main() -> None:
     metrics = {**result.metrics, "num_samples": samples, "probe_samples": len(held_out or ())}
     metrics |= {f"{name}_before": value for name, value in before.items()}
     metrics |= {f"{name}_after": value for name, value in after.items()}
-    opened.folder.write_metrics(metrics)
-    trainer.create_model_card(opened.folder.path.name)
+    trainer.create_model_card(opened.folder.path.name, metrics=metrics)
+    opened.folder.write_metrics(metrics)  # the run is finished
     finish_tracking()
     if trainer.accelerator.is_main_process:
         print_change(before, after, args)

@@ -90,8 +90,9 @@ def main() -> None:
     result = train_until_stopped(trainer, opened.folder.checkpoint)
     save_model(trainer, opened.processor, model.use_peft)
     rewards = reward_quarters(trainer.state.log_history)
-    opened.folder.write_metrics({**result.metrics, **rewards, **(validation.find_best() if validation else {})})
-    trainer.create_model_card(opened.folder.path.name)
+    metrics = {**result.metrics, **rewards, **(validation.find_best() if validation else {})}
+    trainer.create_model_card(opened.folder.path.name, metrics=metrics)
+    opened.folder.write_metrics(metrics)  # the run is finished
     finish_tracking()
     if rewards and trainer.accelerator.is_main_process:
         first, last = rewards.values()

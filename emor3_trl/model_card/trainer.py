@@ -8,6 +8,7 @@
 
 import importlib.metadata
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,21 @@ class CardTrainer(Trainer):
     labels: tuple[str, ...] | None = None
     question: str = ""
 
-    def create_model_card(self, model_name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Write the card into the run's folder."""
+    def create_model_card(
+        self, model_name: str | None = None, *args: Any, metrics: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Write the card into the run's folder.
+
+        Args:
+            model_name: what the model is called.
+            args: those of TRL, which are for its own card.
+            metrics: of the end of the training; None while it has not ended.
+            kwargs: as `args`.
+        """
         if self.labels is None:
             super().create_model_card(model_name, *args, **kwargs)
         else:
-            self._write_card(Path(self.args.output_dir), model_name)
+            self._write_card(Path(self.args.output_dir), model_name, metrics)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -74,21 +84,21 @@ class CardTrainer(Trainer):
             step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
             self._write_card(folder, f"{Path(self.args.output_dir).name}, step {step}")
 
-    def _write_card(self, folder: Path, name: str | None) -> None:
+    def _write_card(self, folder: Path, name: str | None, metrics: Mapping[str, Any] | None = None) -> None:
         if self.is_world_process_zero():
             try:
-                facts = self._gather_facts()
+                facts = self._gather_facts(metrics or {})
                 weights = find_weights(folder, facts.config)
                 write_model_card(format_model_card(facts, name or folder.name, weights), folder)
             except Exception as error:  # TRL writes the card before the checkpoint, which must not be lost
                 logger.warning("There is no new model card in '%s': %r", folder, error)
 
-    def _gather_facts(self) -> RunFacts:
+    def _gather_facts(self, metrics: Mapping[str, Any]) -> RunFacts:
         """Return what the run's files say; of a run that Python code started, what its arguments say."""
         run = Path(self.args.output_dir)
         read = {
             name: read_mapping(run / name, _CURE) if (run / name).is_file() else {}
-            for name in ("config.yaml", "environment.json", "metrics.json")
+            for name in ("config.yaml", "environment.json")
         }
         config, environment = read["config.yaml"], read["environment.json"]
         if not config:
@@ -99,7 +109,7 @@ class CardTrainer(Trainer):
         if not environment:
             environment = {"versions": {name: importlib.metadata.version(name) for name in ("emor3_trl", "trl")}}
         data = read_manifest(config["data"]) if config.get("data") else {}
-        return RunFacts(config, environment, self.labels or (), self.question, data, read["metrics.json"])
+        return RunFacts(config, environment, self.labels or (), self.question, data, metrics)
 
 
 def renew_model_card(run: Path, evaluation: Path) -> None:

@@ -20,7 +20,7 @@ from emor3_trl.reproduce.systems import BASELINE, SYSTEMS, TABLES
 
 SEEDS = 3  # fewer allow no claim
 ROWS = tuple(name for name in TABLES[4] if name != BASELINE)
-COSTS = ("seconds", "questions", "tokens")
+COSTS = ("questions", "tokens")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def measure_costs(scale: Scale, cells: Sequence[Cell]) -> dict[str, dict[str, fl
         cells: finished and unfinished ones, of any tables.
 
     Returns:
-        By system: `seconds`, without those of probes; `questions` and `tokens` of the reflection, which depend on no
-        machine: tokens are those of the questions that came from no cache, and those that were written.
+        By system: `questions` and `tokens` of the reflection, which depend on no machine: tokens are those of the
+        questions that came from no cache, and those that were written.
     """
     by_system: dict[str, list[dict[str, float]]] = {}
     trained = scale.list_trainings(4)
@@ -95,7 +95,6 @@ def measure_costs(scale: Scale, cells: Sequence[Cell]) -> dict[str, dict[str, fl
         if steps:
             by_system.setdefault(cell.system.name, []).append(
                 {
-                    "seconds": fmean(row["step_time"] - row.get("diagnostics/probe_seconds", 0.0) for row in steps),
                     "questions": fmean(row.get("reflection/requests", 0.0) for row in steps),
                     "tokens": fmean(map(_count_tokens, steps)),
                 }
@@ -149,7 +148,6 @@ def describe_comparisons(comparisons: Sequence[Comparison]) -> str:
 
 def describe_reflection(content: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what `build_beyond` says of the reflection and of a step as a Markdown table."""
-    paper = content.get(BASELINE, {}).get("step", {}).get("seconds")
     lines = [_REFLECTED]
     for name, parts in content.items():
         figures, step = parts["reflection"], parts["step"]
@@ -158,7 +156,6 @@ def describe_reflection(content: Mapping[str, Mapping[str, Any]]) -> str:
         shares = [yes, shuffled, gap, figures.get("coherence"), figures.get("masked_coherence")]
         texts = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
         texts += [f"{step[key]:,.0f}" if key in step else "–" for key in ("questions", "tokens")]
-        texts.append(f"{step['seconds'] / paper:.2f}" if step and paper else "–")
         lines.append(f"| {SYSTEMS[name].title} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
@@ -176,8 +173,8 @@ _REFLECTED = """What the trained model answers about its own greedy steps on the
 medians over seeds: Yes about the right picture (*own*), Yes about another of another emotion (*other*), and the
 difference, which is how specific step 1 is; the true emotion read from steps 1 and 2 (*coherence*); and the same
 emotion read once the labels in them are masked (*masked*). A step's questions and tokens (from no cache, and written)
-are those of the reflection, whatever the machine. Seconds are relative to EMO-R3's, in runs that may have shared the
-machine.
+are those of the reflection, whatever the machine; what they cost in seconds `python benchmarks/reflection_cost.py`
+measures, step by step in turn.
 
-| row | own | other | difference | coherence | masked | questions a step | tokens a step | seconds a step |
-|---|---|---|---|---|---|---|---|---|"""
+| row | own | other | difference | coherence | masked | questions a step | tokens a step |
+|---|---|---|---|---|---|---|---|"""

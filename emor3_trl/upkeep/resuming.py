@@ -7,8 +7,8 @@
 - `_save_rng_state`, `_load_rng_state` keep the rest of the run's state: a rollout that is used for several updates,
   the place in it, sums of the log, and a reference model that follows the policy;
 - `_generate` starts with empty caches in vLLM;
-- `_save_checkpoint` writes the checksums of what it saved; `_prepare_for_training` compares them, looks at the files
-  and reads tensors and values alone (`torch_files`);
+- `_save_checkpoint` writes the checksums of what it saved; `_prepare_for_training` compares them, writes them where a
+  kill came before, looks at the files and reads tensors and values alone (`torch_files`);
 - `_save` leaves tokens and passwords out of `training_args.bin`, and the last call's padding out of `tokenizer.json`;
 - `_run_epoch` draws the order of an epoch as if the epochs before it had been drawn, and does not train a finished run.
 
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler
 
 from emor3_trl.checkpoints import check_adapter_fits
-from emor3_trl.checksums import write_checksums
+from emor3_trl.checksums import CHECKSUMS, write_checksums
 from emor3_trl.damage import check_launch, find_damage
 from emor3_trl.masking import mask_secrets
 from emor3_trl.upkeep.torch_files import check_no_code, only_tensors
@@ -90,7 +90,10 @@ class ResumableTrainer(Trainer):
             check_no_code(resume_from_checkpoint)
         self._resumes_from = resume_from_checkpoint
         with only_tensors():  # of DeepSpeed and FSDP as well
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint is not None and self.args.should_save:
+            self._finish_checkpoint(Path(resume_from_checkpoint))
+        return prepared
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         self._train_sampler = super()._get_train_sampler(*args, **kwargs)
@@ -145,6 +148,11 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
+            write_checksums(folder)
+
+    def _finish_checkpoint(self, folder: Path) -> None:
+        """Write the checksums of this run's checkpoint, which has loaded, where it was killed before it did."""
+        if folder.parent == Path(self.args.output_dir) and not (folder / CHECKSUMS).is_file():
             write_checksums(folder)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:

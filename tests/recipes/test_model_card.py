@@ -174,6 +174,14 @@ def test_the_card_shows_the_end_of_the_training_and_then_the_evaluation(place: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("run", ["lora", "cold"])
+def test_the_card_is_there_before_the_metrics_by_which_a_run_is_finished(place: Path, run: str) -> None:
+    card, metrics = (place / run / name for name in ("README.md", "metrics.json"))
+    assert "at the end of the training" in card.read_text()
+    assert card.stat().st_mtime_ns <= metrics.stat().st_mtime_ns
+
+
+@pytest.mark.slow
 def test_python_code_gets_the_card_of_its_arguments_once_more_if_killed(tiny_model_dir: Path, tmp_path: Path) -> None:
     args = EmoR3Config(
         str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=1,
@@ -187,10 +195,13 @@ def test_python_code_gets_the_card_of_its_arguments_once_more_if_killed(tiny_mod
     assert "amusement, anger, awe" in card
     assert "GRPO with structured emotional thinking" in card
     assert "training has not ended" in (tmp_path / "run" / "README.md").read_text()
-    (tmp_path / "run" / "checkpoint-1" / "README.md").unlink()  # killed before it was written
+    checksums = (tmp_path / "run" / "checkpoint-1" / "checksums.json").read_text()
+    for name in ("README.md", "checksums.json"):
+        (tmp_path / "run" / "checkpoint-1" / name).unlink()  # killed before it was written
     resumed = EmoR3Trainer(str(tiny_model_dir), args=args, train_dataset=tiny_dataset())
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     assert (tmp_path / "run" / "checkpoint-1" / "README.md").read_text() == card
+    assert (tmp_path / "run" / "checkpoint-1" / "checksums.json").read_text() == checksums
 
 
 @pytest.mark.slow

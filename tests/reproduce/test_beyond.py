@@ -126,18 +126,18 @@ def test_a_judging_needs_the_cell_and_is_stale_with_its_weights_or_answers(scale
     assert not judging.is_finished()
 
 
-def test_a_step_costs_seconds_without_probes_and_tokens_that_no_cache_had(scale: Scale) -> None:
+def test_a_step_costs_questions_and_tokens_that_no_cache_had(scale: Scale) -> None:
     cells = list_cells(scale, [4], 1, Path("runs"), ["emo_r3_g8", "masked_g8"])
     for cell, reflection in zip(cells, (0, 100), strict=True):
         finish(cell, 10)
         tokens = {"requests": 16, "prompt_tokens": 900, "cached_tokens": 600 - reflection, "generated_tokens": 20}
         step = {"step_time": 4.0, **{f"reflection/{name}": value for name, value in tokens.items()}}
-        log = [{**step, "step": 1, "step_time": 99.0}, {**step, "step": 2}]
-        log += [{**step, "step": 3, "step_time": 7.0, "diagnostics/probe_seconds": 2.0}, {"step": 3, "eval/seconds": 9}]
+        log = [{**step, "step": 1, "reflection/requests": 99}, {**step, "step": 2}, {**step, "step": 3}]
+        log += [{"step": 3, "eval/seconds": 9}]
         (cell.folder / "model" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     assert measure_costs(scale, cells) == {
-        "emo_r3_g8": {"seconds": 4.5, "questions": 16.0, "tokens": 320.0},
-        "masked_g8": {"seconds": 4.5, "questions": 16.0, "tokens": 420.0},
+        "emo_r3_g8": {"questions": 16.0, "tokens": 320.0},
+        "masked_g8": {"questions": 16.0, "tokens": 420.0},
     }
 
 
