@@ -11,6 +11,7 @@ from typing import Any
 
 from emor3_trl.checksums import CHECKSUMS, find_changed
 from emor3_trl.damage import find_file_damage
+from emor3_trl.families import find_family_of
 from emor3_trl.files import read_mapping
 
 _BLOCK, _BLOCKS = 1 << 16, 256
@@ -85,6 +86,13 @@ def find_base(model: str | Path, base_model: str | None = None) -> str:
     if not base:
         raise ValueError(f"'{recorded}' names no base_model_name_or_path. Set --base_model, or copy it again.")
     return str(base)
+
+
+def read_token_side(model: str | Path, base_model: str | None = None) -> int:
+    """Return the `token_side` of a model's family: pixels of the side of an image token."""
+    from transformers import AutoConfig
+
+    return find_family_of(AutoConfig.from_pretrained(find_base(model, base_model), trust_remote_code=False)).token_side
 
 
 def check_fit(model: str | Path, base_model: str | None = None) -> tuple[Any, int]:

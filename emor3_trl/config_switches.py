@@ -1,8 +1,14 @@
 """Rules about the switches of the reflection, which go beyond the paper: each refuses in one line."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
+from datasets import Dataset
+
+from emor3_trl.emotions import LabelSpace
+from emor3_trl.engines.choices import QuestionEncoder
+from emor3_trl.engines.vllm import MAX_SCORED
 from emor3_trl.groups.batching import divide_rollout
 from emor3_trl.launch import world_size
 from emor3_trl.named_rewards import load_rewards
@@ -59,13 +65,54 @@ def check_switches(args: Any) -> None:
             "from small batches: groups would be rewarded by different rules. Set dynamic_sampling: none, or leave the "
             "switch out."
         )
-    rows = divide_rollout(vars(args), world_size())[0] // world_size()
-    if args.contrastive_consistency and rows <= args.num_generations:
+    check_contrast(vars(args), world_size())
+
+
+def check_contrast(values: Mapping[str, Any], processes: int) -> None:
+    """Check that each process of a launch holds another image for the contrastive consistency.
+
+    Args:
+        values: the configuration.
+        processes: of the launch.
+
+    Raises:
+        ValueError: saying how many completions a process has, and what to set.
+    """
+    rows, group = divide_rollout(values, processes)[0] // processes, values["num_generations"]
+    if values.get("contrastive_consistency") and rows <= group:
         raise ValueError(
             f"contrastive_consistency is true, but each process's rollout of {rows} completions is about one image "
-            f"(num_generations {args.num_generations}): there is no other. Raise per_device_train_batch_size or "
+            f"(num_generations {group}): there is no other. Raise per_device_train_batch_size or "
             "gradient_accumulation_steps, or set contrastive_consistency: false."
         )
+
+
+def check_weighed_labels(datasets: Mapping[str, Any], processor: Any, args: Any) -> None:
+    """Check that vLLM returns the probability of each token that tells the labels of a row apart.
+
+    Args:
+        datasets: sets of rows by name; only map-style ones with a label space are checked.
+        processor: the model's processor; without one, nothing is checked.
+        args: an `EmoR3Config`.
+
+    Raises:
+        ValueError: naming the rows, and how many tokens there are.
+    """
+    if args.soft_reflection == "none" or not args.use_vllm or processor is None:
+        return
+    encoder = QuestionEncoder(processor)
+    for name, rows in datasets.items():
+        if not isinstance(rows, Dataset) or "label_space" not in rows.column_names:
+            continue
+        spaces = rows.select_columns("label_space")["label_space"]
+        for labels in {LabelSpace.of(space).labels for space in spaces}:
+            tokens = len(encoder.tree(labels).deciding_tokens())
+            if tokens > MAX_SCORED:
+                raise ValueError(
+                    f"soft_reflection is '{args.soft_reflection}', and {tokens} tokens tell the {len(labels)} labels "
+                    f"of rows in {name} apart: vLLM returns the probabilities of {MAX_SCORED}. "
+                    "Set soft_reflection: none, or use_vllm: false."
+                )
 
 
 def list_switches(args: Any) -> list[str]:

@@ -31,7 +31,8 @@ _FAMILIES = {word: [label, *kin.split()] for label, kin in KIN.items() for word 
 # Of any other label: what is cut from its end, and what may follow the root then
 _ENDING = re.compile(r"(?<=\w{4})(?:iness|ment|ness|ation|ion|ing|ful|ed|y|e)$")
 _ENDINGS = (
-    "e es ed ing s d y ies ied ily er est ier iest iness ful fully ly ness ment ments ation ion ions ous ously ive"
+    "e es ed ing s d y ies ied ily er est ier iest iness ful fully eful efully efulness ly "
+    "ness ment ments ation ion ions ous ously ive"
 ).replace(" ", "|")
 
 

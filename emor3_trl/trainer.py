@@ -28,7 +28,7 @@ from trl.rewards import get_soft_overlong_punishment
 from emor3_trl import reference_rewards, rewards
 from emor3_trl.config import EmoR3Config
 from emor3_trl.config_checks import check_adapter
-from emor3_trl.config_switches import check_readers
+from emor3_trl.config_switches import check_readers, check_weighed_labels
 from emor3_trl.context_length import check_context
 from emor3_trl.diagnostics.probes import ask_probes
 from emor3_trl.diagnostics.trainer import DiagnosedTrainer
@@ -121,11 +121,11 @@ class EmoR3Trainer(DiagnosedTrainer, CardTrainer, GroupTrainer):
         datasets = {"train": train_dataset, "eval": eval_dataset}
         _check_datasets(datasets, self._needed_columns)
         check_truth_columns(args, datasets, reward_funcs)
-        check_context(datasets, processing_class, args, model)
+        _check_questions(datasets, processing_class, args, model)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, **kwargs)
         self.learn_question(train_dataset)  # for its card
         if processing_class is None:  # TRL has loaded it
-            check_context(datasets, self.processing_class, args, self.model)
+            _check_questions(datasets, self.processing_class, args, self.model)
         for policy in self._policies():
             suppress_image_tokens(policy, self.processing_class)
         untrained = settle_vision_tower(self.model, args.freeze_vision_tower)
@@ -274,6 +274,11 @@ def _needed_columns(reflects: bool, reward_funcs: Any, is_gated: bool) -> list[s
 def _check_datasets(datasets: Mapping[str, Any], needed: Sequence[str]) -> None:
     for part, dataset in datasets.items():
         _check_columns(f"{part}_dataset", dataset, needed)
+
+
+def _check_questions(datasets: Mapping[str, Any], processor: Any, args: EmoR3Config, model: Any) -> None:
+    check_context(datasets, processor, args, model)
+    check_weighed_labels(datasets, processor, args)
 
 
 def _check_columns(name: str, dataset: Any, needed: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from emor3_trl.app.arguments import HOST, AppArguments, check_gradio, choose_port
 from emor3_trl.app.asking import AskedModel, Asking
-from emor3_trl.checkpoints import check_checkpoint, check_fit
+from emor3_trl.checkpoints import check_checkpoint, check_fit, read_token_side
 from emor3_trl.demo import default_config
 from emor3_trl.engines.opening import open_engine
 from emor3_trl.engines.transformers import TransformersEngine
@@ -37,7 +37,8 @@ def main() -> None:
             check_checkpoint(path, args.base_model)
         contexts = {name: check_fit(path, args.base_model)[1] for name, path in paths.items()}
         training = find_training_data(args.model)
-        space, budget = choose_label_space(args, training), choose_budget(args, training)
+        space = choose_label_space(args, training)
+        budget = choose_budget(args, training, read_token_side(args.model, args.base_model))
     asking = Asking(budget, args.prompt_style, args.max_tokens)
     for signal_number in (signal.SIGTERM, signal.SIGHUP):  # ended, and its terminal closed
         if signal.getsignal(signal_number) is not signal.SIG_IGN:  # nohup

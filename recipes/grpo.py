@@ -16,12 +16,13 @@ from trl import ModelConfig, get_peft_config
 
 from emor3_trl.config import EmoR3Config
 from emor3_trl.config_checks import check_adapter
+from emor3_trl.config_switches import check_weighed_labels
 from emor3_trl.context_length import check_context
 from emor3_trl.data import load_split
 from emor3_trl.demo import default_config
 from emor3_trl.demo.model import ensure_demo
 from emor3_trl.engines.adapters import save_merged
-from emor3_trl.evaluation.validation import Validation, check_validation
+from emor3_trl.evaluation.validation import Validation
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.launch import check_reference, weights_sharded, world_size
 from emor3_trl.named_rewards import check_reward_columns
@@ -58,10 +59,9 @@ def main() -> None:
         evaluation = load_split(run.data, run.eval_split, run.prompt_style) if run.eval_split else None
         check_reward_columns(args, {"training": opened.train, "evaluation": evaluation})
         check_truth_columns(args, {"training": opened.train, "evaluation": evaluation})
-        held_out = load_validation(run, args.seed)
-        if held_out:
-            check_validation(args)
+        held_out = load_validation(run, args)
         check_context({"train": opened.train, **held_out}, opened.processor, args, model.model_name_or_path)
+        check_weighed_labels({"train": opened.train}, opened.processor, args)
         adapter = get_peft_config(model)
         check_adapter(adapter, args, model.model_name_or_path)
 

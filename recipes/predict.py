@@ -9,7 +9,7 @@ and does not stop the rest; the exit code is 1 then. A stopped prediction goes o
 
 import sys
 
-from emor3_trl.checkpoints import check_checkpoint, check_fit, fingerprint
+from emor3_trl.checkpoints import check_checkpoint, check_fit, fingerprint, read_token_side
 from emor3_trl.context_length import longest_prompt
 from emor3_trl.engines.opening import compute_dtype, open_engine, resolve_engine
 from emor3_trl.evaluation.journal import check_journals
@@ -42,7 +42,8 @@ def main() -> None:
     with user_errors():
         check_checkpoint(args.model, args.base_model)
         training = find_training_data(args.model)
-        space, budget = choose_label_space(args, training), choose_budget(args, training)
+        space = choose_label_space(args, training)
+        budget = choose_budget(args, training, read_token_side(args.model, args.base_model))
         files = list_images(args.images)
         photos, faults = read_photos(files, space, budget, args.prompt_style)
         if not len(photos):

@@ -1,10 +1,13 @@
 """Switches of the reflection that could not work are refused in one line, before a model loads."""
 
 import pytest
+from datasets import Dataset
 from training import tiny_dataset
+from transformers import AutoProcessor
 
 from emor3_trl import EmoR3Trainer
 from emor3_trl.config import EmoR3Config
+from emor3_trl.config_switches import check_contrast, check_weighed_labels
 from emor3_trl.rewards import accuracy_reward, consistency_reward
 
 CPU = {"bf16": False, "use_cpu": True, "report_to": "none", "use_vllm": False, "per_device_train_batch_size": 16}
@@ -71,6 +74,31 @@ def test_all_switches_combine_and_each_has_the_paper_s_default(tmp_path):
     EmoR3Config(str(tmp_path), **CPU, **ALL, rewards=["accuracy", "consistency", "coherence"])
     args = EmoR3Config(str(tmp_path), **CPU)
     assert [getattr(args, name) for name in ALL] == ["none", False, False, "none"]
+
+
+@pytest.mark.parametrize(("processes", "is_refused"), [(1, False), (2, False), (4, True)])
+def test_a_contrast_is_counted_on_each_process_of_the_launch(processes, is_refused):
+    values = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "generation_batch_size": 32}
+    values |= {"num_generations": 8, "contrastive_consistency": True}
+    if is_refused:
+        with pytest.raises(ValueError, match="rollout of 8 completions is about one image"):
+            check_contrast(values, processes)
+    check_contrast({**values, "contrastive_consistency": False}, processes)
+    check_contrast(values, min(processes, 2))
+
+
+def test_labels_that_more_tokens_tell_apart_than_vllm_returns_are_refused(tiny_model_dir, tmp_path):
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    pairs = [first + second for first in "abcdefghijkl" for second in "abcdefghijkl"]  # 144 labels, few tokens
+    rows = Dataset.from_list([{"label_space": ["awe", "fear"]}, {"label_space": pairs}])
+    words = sorted({word.lower() for word in processor.tokenizer.get_vocab() if word.isascii() and word.isalpha()})
+    many = Dataset.from_list([{"label_space": ["awe", "fear"]}, {"label_space": words}])
+    settings = {**CPU, "use_vllm": True, "soft_reflection": "raw"}
+    with pytest.raises(ValueError, match=r"tokens tell the \d+ labels of rows in train apart: vLLM returns .* 128"):
+        check_weighed_labels({"eval": None, "train": many}, processor, EmoR3Config(str(tmp_path), **settings))
+    for changes in ({"use_vllm": False}, {"soft_reflection": "none"}):
+        check_weighed_labels({"train": many}, processor, EmoR3Config(str(tmp_path), **{**settings, **changes}))
+    check_weighed_labels({"train": rows}, processor, EmoR3Config(str(tmp_path), **settings))
 
 
 def test_rewards_of_python_must_read_what_a_switch_adds(tmp_path):

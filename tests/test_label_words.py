@@ -28,6 +28,7 @@ def test_labels_of_several_words_are_masked_as_they_may_be_written():
         pytest.param("A contented cat", ["content", "calm"], "A something cat", id="from a word of the family"),
         pytest.param("angry and exciting", ["fear"], "angry and exciting", id="of the row's labels alone"),
         pytest.param("hopeful, hoping", ["hope", "calm"], "something, hoping", id="by rule"),
+        pytest.param("shameful peacefully shamrock", ["shame", "peace"], "something something shamrock", id="silent e"),
         pytest.param("happily calmer", ["happiness", "calm"], "something something", id="by rule, from a noun"),
         pytest.param("furchtsam, Furcht", ["furcht"], "furchtsam, something", id="another language: the label"),
     ],

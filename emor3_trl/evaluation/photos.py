@@ -184,8 +184,13 @@ def _is_word(label: str) -> bool:
     return len(label) <= LONGEST_LABEL and _LABEL.fullmatch(letters) is not None
 
 
-def choose_budget(args: AskingArguments, training: Dataset | None) -> Budget:
+def choose_budget(args: AskingArguments, training: Dataset | None, token_side: int) -> Budget:
     """Return how large images are shown: as large as those of the training, unless the user says otherwise.
+
+    Args:
+        args: the user's bounds.
+        training: the rows that the model was trained on; None where they are not known.
+        token_side: of the model's family, so that the model does not resize again.
 
     Raises:
         ValueError: if the bounds exclude each other.
@@ -195,9 +200,10 @@ def choose_budget(args: AskingArguments, training: Dataset | None) -> Budget:
     high = args.max_pixels or max(areas, default=Budget.max_pixels)
     if args.min_pixels is None or args.max_pixels is None:  # the bound that the user sets moves the other one
         low, high = (low, max(low, high)) if args.max_pixels is None else (min(low, high), high)
-    if not 28 * 28 <= low <= high:
-        raise ValueError(f"min_pixels is {low} and max_pixels {high}. Expected 784 <= min_pixels <= max_pixels.")
-    return Budget(low, high)
+    smallest = token_side**2
+    if not smallest <= low <= high:
+        raise ValueError(f"min_pixels is {low} and max_pixels {high}. Expected {smallest} <= min_pixels <= max_pixels.")
+    return Budget(low, high, token_side)
 
 
 def read_photos(

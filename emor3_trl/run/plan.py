@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from emor3_trl.config_switches import check_contrast
 from emor3_trl.groups.batching import count_batches
 from emor3_trl.named_rewards import NAMED_REWARDS, asks_reflection, describe_rewards, describe_switches, load_rewards
 from emor3_trl.rewards import reward_functions
@@ -16,8 +17,9 @@ def describe_run(values: dict[str, Any], samples: int, processes: int) -> str:
     """Return what a configuration would run, as text for a terminal.
 
     Raises:
-        ValueError: if the model's sizes are not known, or the samples do not fill one rollout.
+        ValueError: if the model's sizes are not known, the samples do not fill one rollout, or the launch would refuse.
     """
+    check_contrast(values, processes)
     return "\n".join(_describe_lines(values, samples, processes))
 
 

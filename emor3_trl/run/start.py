@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import AutoProcessor, ProcessorMixin
@@ -9,6 +10,7 @@ from trl import get_peft_config
 
 from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows, load_split
+from emor3_trl.evaluation.validation import check_validation
 from emor3_trl.groups.checks import check_model_settings
 from emor3_trl.named_rewards import digest_rewards
 from emor3_trl.run.arguments import GRPOArguments, RunArguments
@@ -74,17 +76,19 @@ def count_samples(run: RunArguments) -> int:
     return min(rows, run.max_samples or rows)
 
 
-def load_validation(run: GRPOArguments, seed: int) -> dict[str, Dataset]:
+def load_validation(run: GRPOArguments, args: Any) -> dict[str, Dataset]:
     """Return the rows of each split of `validation_splits` by its name, that of another folder as <folder>_<split>.
 
     Args:
         run: what the recipe was told.
-        seed: of the draw, where there are more rows than `validation_samples`.
+        args: an `EmoR3Config`; where there are more rows than `validation_samples`, they are drawn with its seed.
 
     Raises:
         FileNotFoundError: if there is no such split.
-        ValueError: if it cannot be read, or two have the same name.
+        ValueError: if it cannot be read, two have the same name, or the run cannot be validated.
     """
+    if run.validation_splits:
+        check_validation(args)
     datasets: dict[str, Dataset] = {}
     for place in map(Path, run.validation_splits or ()):
         folder, split = place.parent, place.name
@@ -95,5 +99,5 @@ def load_validation(run: GRPOArguments, seed: int) -> dict[str, Dataset]:
                 "once, and rename a folder that is called like another."
             )
         data = folder if folder.name else run.data
-        datasets[name] = load_split(data, split, run.prompt_style, run.validation_samples, seed)
+        datasets[name] = load_split(data, split, run.prompt_style, run.validation_samples, args.seed)
     return datasets

@@ -1,4 +1,4 @@
-"""Calibration beside scikit-learn's numbers, on answers that can be counted by hand, and its intervals."""
+"""Calibration by its definitions, on answers that can be counted by hand, and its intervals."""
 
 import dataclasses
 
@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss, roc_auc_score
 from tiny_model import gold_completion
 
 from emor3_trl.evaluation.calibration import (
@@ -43,23 +41,30 @@ def draw_predictions(n: int, seed: int, *, sharpness: float = 1.0, digits: int =
 
 @pytest.mark.parametrize("digits", [pytest.param(9, id="no ties"), pytest.param(1, id="many ties")])
 @pytest.mark.parametrize("n", [20, 40, 700])
-def test_the_values_are_those_of_scikit_learn(n: int, digits: int):
+def test_the_values_are_those_of_their_definitions(n: int, digits: int):
     rows = draw_predictions(n, n, digits=digits, sharpness=1.5)
     values = measure_calibration(rows)
-    correct = np.array([row.correct for row in rows])
-    confidence = np.array([row.label_probabilities[LABELS.index(row.answer)] for row in rows])
-    assert values["auroc"] == pytest.approx(roc_auc_score(correct, confidence))
-    probabilities = np.array([row.label_probabilities for row in rows])
-    if digits == 9:  # scikit-learn divides rows by their sum
-        expected = brier_score_loss([row.emotion for row in rows], probabilities, labels=LABELS, scale_by_half=False)
-        assert values["brier"] == pytest.approx(expected, abs=1e-6)
-    accuracies, confidences = calibration_curve(correct, confidence, n_bins=BINS)
+    pairs = [(row.label_probabilities[LABELS.index(row.answer)], row.correct) for row in rows]
+    # AUROC: how often a right answer is more confident than a wrong one, a tie by half
+    right, wrong = ([confidence for confidence, correct in pairs if correct is known] for known in (True, False))
+    wins = sum(2 * (one > other) + (one == other) for one in right for other in wrong)
+    assert values["auroc"] == pytest.approx(wins / (2 * len(right) * len(wrong)))
+    squares = [
+        sum((told - (label == row.emotion)) ** 2 for told, label in zip(row.label_probabilities, LABELS, strict=True))
+        for row in rows
+    ]
+    assert values["brier"] == pytest.approx(sum(squares) / n)
+    filled: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, correct in pairs:
+        place = next(k for k in range(BINS) if confidence <= (k + 1) / BINS or k == BINS - 1)
+        filled.setdefault(place, []).append((confidence, correct))
+    expected = [tuple(np.mean(filled[place], axis=0)) for place in sorted(filled)]
+    sizes = [len(filled[place]) for place in sorted(filled)]
     bins = bin_reliability(collect_confidences(rows))
-    assert [entry["accuracy"] for entry in bins] == pytest.approx(accuracies.tolist())
-    assert [entry["confidence"] for entry in bins] == pytest.approx(confidences.tolist())
-    sizes = np.array([entry["n"] for entry in bins])
-    assert sizes.sum() == n
-    assert values["ece"] == pytest.approx((sizes * np.abs(accuracies - confidences)).sum() / n)
+    assert [entry["n"] for entry in bins] == sizes
+    assert [(entry["confidence"], entry["accuracy"]) for entry in bins] == [pytest.approx(pair) for pair in expected]
+    gaps = [size * abs(confidence - accuracy) for size, (confidence, accuracy) in zip(sizes, expected, strict=True)]
+    assert values["ece"] == pytest.approx(sum(gaps) / n)
 
 
 def test_selective_accuracy_is_the_mean_over_the_most_confident_answers():

@@ -11,7 +11,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 from tiny_model import tiny_pictures
+from transformers import AutoConfig
 
+from emor3_trl.checkpoints import read_token_side
 from emor3_trl.data.pictures import Budget
 from emor3_trl.emotions import LabelSpace
 from emor3_trl.evaluation.photos import (
@@ -74,7 +76,20 @@ def test_a_file_of_labels_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
 )
 def test_a_bound_that_the_user_sets_moves_the_other(bounds: dict, expected: Budget) -> None:
     training = Dataset.from_dict({"image": tiny_pictures(3)})
-    assert choose_budget(PhotoArguments(images=["x"], model="m", **bounds), training) == expected
+    assert choose_budget(PhotoArguments(images=["x"], model="m", **bounds), training, 28) == expected
+
+
+@pytest.mark.parametrize(("model_type", "side"), [("qwen2_5_vl", 28), ("qwen3_vl", 32), ("llava", 28)])
+def test_images_have_sides_that_the_model_s_family_does_not_resize(tmp_path: Path, model_type: str, side: int) -> None:
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path / "model")
+    args = PhotoArguments(images=["x"], model=str(tmp_path / "model"), min_pixels=4096, max_pixels=9000)
+    budget = choose_budget(args, None, read_token_side(args.model))
+    file = tmp_path / "photo.png"
+    tiny_pictures(1)[0].resize((123, 77)).save(file)
+    (row,) = read_photos([str(file)], SPACE, budget, "set")[0]
+    assert [length % side for length in row["image"].size] == [0, 0]
+    with pytest.raises(ValueError, match=f"Expected {side**2} <= min_pixels"):
+        choose_budget(PhotoArguments(images=["x"], model="m", max_pixels=700), None, side)
 
 
 def test_the_page_takes_one_image_at_a_time(tmp_path: Path) -> None:

@@ -112,9 +112,14 @@ def test_two_validation_splits_of_the_same_name_are_refused(tmp_path: Path, trai
     for place in places:
         write_split(place, "test", training_rows)
     first, second = (str(place / "test") for place in places)
-    assert load_validation(GRPOArguments(data=str(places[0]), validation_splits=["test", second]), seed=0).keys() == {
-        "test",
-        "data_test",
-    }
+    args = EmoR3Config(str(tmp_path / "run"), bf16=False, use_cpu=True, report_to="none")
+    one, both = (
+        GRPOArguments(data=str(places[0]), validation_splits=splits) for splits in (["test", second], [first, second])
+    )
+    assert load_validation(one, args).keys() == {"test", "data_test"}
     with pytest.raises(ValueError, match="validation_splits names two data sets 'data_test'"):
-        load_validation(GRPOArguments(data=str(places[0]), validation_splits=[first, second]), seed=0)
+        load_validation(both, args)
+    args.metric_for_best_model = "reward"
+    with pytest.raises(ValueError, match="Leave metric_for_best_model unset"):
+        load_validation(one, args)
+    assert load_validation(GRPOArguments(data=str(places[0])), args) == {}
