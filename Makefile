@@ -65,7 +65,7 @@ test: lint  ## lint, types, tests and doctests
 	$(PYTEST) -n 2
 
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
-	$(PYTEST) -n 3 -m "slow and not demo"
+	$(PYTEST) -n 3 --no-loadscope-reorder -m "slow and not demo"
 
 clean:  ## remove runs/demo, caches and .venv
 	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -30,6 +30,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Files whose slow tests take long together, the longest first: one that was begun last would run alone at the end
+LONGEST = (
+    "launchers/test_launchers.py", "recipes/test_stopping.py", "engines/test_server.py", "groups/test_trainer_exact.py",
+    "upkeep/test_resuming.py", "app/test_browser.py", "report/page/test_browser.py", "engines/test_parity.py",
+    "run/test_full_disk.py", "recipes/test_reproduce.py", "recipes/test_evaluate.py", "recipes/test_configs.py",
+    "run/test_tracking.py", "run/test_fields.py", "recipes/test_model_card.py", "test_families_vllm.py",
+    "test_families.py", "recipes/test_errors.py", "recipes/test_export.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of these files first; pytest-xdist hands files out in this order (--no-loadscope-reorder)."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint folder of a random tiny model with a tied head."""
