@@ -57,6 +57,25 @@ def compare_folders(folder: Path, expected: Path) -> Comparison:
     return result
 
 
+def excuse_checkpoint(faults: list[str], lines: list[str]) -> tuple[list[str], str]:
+    """Take the checkpoint that a stop saved, and the one that save_total_limit dropped for it, from the faults.
+
+    Args:
+        faults: of `compare_folders`.
+        lines: what the stopped command said.
+
+    Returns:
+        The other faults; and which checkpoint was kept in place of which, empty where there is none.
+    """
+    saved = re.search(r"(\S+/checkpoint-\d+) is saved", " ".join(lines))
+    own = {fault for fault in faults if saved and fault.startswith(f"left behind: {saved[1]}/")}
+    missing = {found[1] for fault in faults if (found := re.match(r"missing: (\S+/checkpoint-\d+)/", fault))}
+    if saved is None or not own or len(missing) > 1:
+        return faults, ""
+    dropped = {fault for fault in faults for name in missing if fault.startswith(f"missing: {name}/")}
+    return [fault for fault in faults if fault not in own | dropped], f"{saved[1]} for {''.join(missing) or 'none'}"
+
+
 def list_files(folder: Path) -> set[str]:
     """Return all files and links of a folder, and the folders that hold none, by their path in it."""
     paths = folder.rglob("*")

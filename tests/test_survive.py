@@ -10,7 +10,7 @@ import pytest
 from recipe_commands import ENVIRONMENT, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from survive_checks import MARK, compare_folders, find_orphans, list_marked
+from survive_checks import MARK, compare_folders, excuse_checkpoint, find_orphans, list_marked
 
 
 def test_a_preparation_that_is_killed_twice_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
@@ -45,6 +45,22 @@ def test_a_difference_is_seen(tmp_path: Path, name: str, content: str, worst: fl
     assert result.worst == worst
     assert len(result.faults) == (fault is not None)
     assert fault is None or fault in result.faults[0]
+
+
+def test_the_checkpoint_of_a_stop_may_stand_for_one_other_and_excuses_nothing_else():
+    lines = ["Stopped by SIGTERM: run/checkpoint-15 is saved, and the same command goes on from it"]
+    own = [f"left behind: run/checkpoint-15/{name}" for name in ("model.safetensors", "README.md")]
+    dropped = [f"missing: run/checkpoint-14/{name}" for name in ("model.safetensors", "README.md")]
+    other = ["run/metrics.json: loss is 'a', not 'b'"]
+    assert excuse_checkpoint([*own, *dropped, *other], lines) == (other, "run/checkpoint-15 for run/checkpoint-14")
+    assert excuse_checkpoint(own, lines) == ([], "run/checkpoint-15 for none")
+    for faults, said in (
+        ([*own, *dropped], ["Stopped by SIGTERM."]),
+        ([*dropped, *other], lines),  # the stop's checkpoint is gone
+        ([*own, *dropped, "missing: run/checkpoint-16/model.safetensors"], lines),
+        ([fault.replace("15", "13") for fault in own], lines),
+    ):
+        assert excuse_checkpoint(faults, said) == (faults, "")
 
 
 def test_a_process_in_a_session_of_its_own_is_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
