@@ -3,12 +3,9 @@
 import contextlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,36 +36,6 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"other files \(thesis.txt\)"):
         draw(emoset.list_candidates(write_emoset(tmp_path / "in")), tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_the_result_is_the_same(tmp_path):
-    write_emoset(tmp_path / "in", per_label=40)
-    options = ("--dataset", "emoset", "--source", tmp_path / "in", "--train", 300, "--test", 300)
-    began = time.monotonic()
-    assert run(*options, "--output_dir", tmp_path / "whole").returncode == 0
-    whole = time.monotonic() - began
-    generator, killed = random.Random(0), 0
-    for _ in range(6):
-        command = [sys.executable, str(RECIPE), *map(str, options), "--output_dir", str(tmp_path / "killed")]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(whole * generator.uniform(0.3, 0.95))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-        if not (tmp_path / "killed" / "manifest.json").exists():
-            continue
-        assert not list((tmp_path / "killed").glob("*.tmp"))
-    assert killed >= 2
-    assert run(*options, "--output_dir", tmp_path / "killed").returncode == 0
-    for split in ("train", "test"):
-        assert content_hash(tmp_path / "killed", split) == content_hash(tmp_path / "whole", split)
-    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("whole", "killed")]
-    assert manifests[0] == manifests[1]
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
-        "contact_sheet.png", "manifest.json", "test.parquet", "train.parquet",
-    ]  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -139,8 +139,7 @@ def test_a_configuration_that_chooses_its_own_best_model_is_refused(tiny_model_d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use_vllm", [pytest.param(True, id="vllm"), pytest.param(False, id="transformers")])
-def test_two_processes_share_the_rows(tiny_model_dir, tmp_path, use_vllm):
-    options = {"use_vllm": use_vllm, "per_device_train_batch_size": 4, "reward_funcs": None, "lambda1": 0.0}
+def test_two_processes_share_the_rows(tiny_model_dir, tmp_path):
+    options = {"use_vllm": True, "per_device_train_batch_size": 4, "reward_funcs": None, "lambda1": 0.0}
     history = launch_two(tiny_model_dir, tmp_path, {**options, "validated": True})
     assert [entry[ACCURACY] for entry in history["log"] if ACCURACY in entry] == [0.5, 0.5, 0.5]

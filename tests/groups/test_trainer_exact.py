@@ -152,8 +152,9 @@ def test_evaluation_with_and_without_is_the_same(tiny_model_dir, tmp_path, monke
     ("how", "weights"),
     [
         pytest.param({"num_generations": 8}, "model.safetensors", id="full-groups-cut"),
-        pytest.param({"lora": True}, "adapter_model.safetensors", id="lora-groups-whole"),
-        pytest.param({"pictures": "half"}, "model.safetensors", id="full-pictures-on-one-process-only"),
+        pytest.param(
+            {"lora": True, "pictures": "half"}, "adapter_model.safetensors", id="lora-pictures-on-one-process-only"
+        ),
     ],
 )
 def test_two_processes_with_and_without_are_the_same_run(tiny_model_dir, tmp_path, how, weights):

@@ -29,6 +29,11 @@ def grpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([*GRPO, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
+@pytest.fixture
+def run_grpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RecipeRunner:
+    return RecipeRunner("grpo", monkeypatch, capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -38,9 +43,9 @@ def grpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_mistake_is_one_line_and_exit_code_2(
-    tmp_path: Path, tiny_model_dir: Path, arguments: list[str], expected: str
+    run_grpo: RecipeRunner, tmp_path: Path, tiny_model_dir: Path, arguments: list[str], expected: str
 ) -> None:
-    result = grpo(tmp_path, *arguments, "--model_name_or_path", str(tiny_model_dir))
+    result = run_grpo(tmp_path, *arguments, "--model_name_or_path", str(tiny_model_dir))
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     error = [line for line in result.stderr.splitlines() if line.startswith("grpo.py: error: ")]
@@ -65,21 +70,21 @@ def test_bare_call_continues_from_a_finished_cold_start(tmp_path: Path) -> None:
     assert "configs/demo/emo_r3_cold_start.yaml" in grpo(tmp_path, "--nonsense").stdout
 
 
-def test_plan_stops_without_a_model(tmp_path: Path) -> None:
+def test_plan_stops_without_a_model(run_grpo: RecipeRunner, tmp_path: Path) -> None:
     config = ROOT / "recipes" / "configs" / "qwen2_5_vl_3b" / "emoset_emo_r3.yaml"
-    result = grpo(tmp_path, "--config", str(config), "--plan")
+    result = run_grpo(tmp_path, "--config", str(config), "--plan")
     assert result.returncode == 0, result.stderr
     assert "512 prompts x 8 completions" in result.stdout
     assert not (tmp_path / "runs").exists()
 
 
-def test_plan_counts_rows_and_decodes_no_image(tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_plan_counts_rows_and_decodes_no_image(run_grpo: RecipeRunner, tmp_path: Path, tiny_model_dir: Path) -> None:
     """No image of this data could be decoded."""
     row = {"image": b"no image", "emotion": "awe", "label_space": ["awe", "fear"], "source": "test"}
     write_split(tmp_path / "data", "train", [{**row, "id": str(number)} for number in range(70)])
     arguments = ["--data", str(tmp_path / "data"), "--model_name_or_path", str(tiny_model_dir), "--plan"]
     for limit, expected in (([], "70 samples of train"), (["--max_samples", "64"], "64 samples of train")):
-        result = grpo(tmp_path, "--config", DEMO, *arguments, *limit)
+        result = run_grpo(tmp_path, "--config", DEMO, *arguments, *limit)
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
 
@@ -109,9 +114,11 @@ def training_arguments(folder: Path, model: Path) -> list[str]:
     return ["--config", DEMO, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
 
 
-def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_fewer_rows_than_a_rollout_takes_are_refused_before_a_model_loads(
+    run_grpo: RecipeRunner, tmp_path: Path, tiny_model_dir: Path
+) -> None:
     arguments = training_arguments(tmp_path, tiny_model_dir)
-    result = grpo(tmp_path, *arguments, "--max_samples", "3", "--per_device_train_batch_size", "16")
+    result = run_grpo(tmp_path, *arguments, "--max_samples", "3", "--per_device_train_batch_size", "16")
     assert result.returncode == 2, result.stdout
     assert "3 samples do not fill one rollout of 4 prompts" in result.stderr
     assert not (tmp_path / "run").exists()

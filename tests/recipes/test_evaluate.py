@@ -90,9 +90,7 @@ def test_a_model_and_its_adapter_on_two_label_spaces_are_compared(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("engine", "phase"), [("transformers", "test.jsonl"), ("vllm", "test.jsonl"), ("vllm", "test.sampled.jsonl")]
-)
+@pytest.mark.parametrize(("engine", "phase"), [("transformers", "test.jsonl"), ("vllm", "test.sampled.jsonl")])
 def test_killed_and_restarted_it_equals_an_uninterrupted_one(place, engine, phase):
     arguments = ["--model", "model", "--data", "data/emoset", "--engine", engine, "--max_tokens", "8"]
     arguments += ["--batch_size", "2", "--sampled", "2"]
