@@ -105,7 +105,8 @@ def check_weighed_labels(datasets: Mapping[str, Any], processor: Any, args: Any)
         if not isinstance(rows, Dataset) or "label_space" not in rows.column_names:
             continue
         spaces = rows.select_columns("label_space")["label_space"]
-        for labels in {LabelSpace.of(space).labels for space in spaces}:
+        for space in {space if isinstance(space, str) else tuple(space) for space in spaces}:  # few, of many rows
+            labels = LabelSpace.of(space).labels
             tokens = len(encoder.tree(labels).deciding_tokens())
             if tokens > MAX_SCORED:
                 raise ValueError(
