@@ -41,6 +41,7 @@ def main() -> None:
     (args,) = parsed.arguments
     with user_errors():
         check_checkpoint(args.model, args.base_model)
+        processor, context = check_fit(args.model, args.base_model)
         training = find_training_data(args.model)
         space = choose_label_space(args, training)
         budget = choose_budget(args, training, read_token_side(args.model, args.base_model))
@@ -49,7 +50,6 @@ def main() -> None:
         if not len(photos):
             file, fault = next(iter(faults.items()))
             raise ValueError(f"None of the {len(files)} images can be used: '{file}' {fault}.")
-        processor, context = check_fit(args.model, args.base_model)
         longest = longest_prompt({NAME: photos}, processor, context, args.max_tokens or 1)
         max_tokens = args.max_tokens or min(2048, context - longest)
         settings = {**parsed.values, "files": photos["id"][:], "labels": list(space.labels), "budget": vars(budget)}
