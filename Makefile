@@ -21,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --dist loadfile
 
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
-.PHONY: help venv demo test test-slow browser lint format clean
+.PHONY: help venv demo test test-slow test-long browser lint format clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
@@ -66,6 +66,9 @@ test: lint  ## lint, types, tests and doctests
 
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
 	$(PYTEST) -n 3 --no-loadscope-reorder -m "slow and not demo"
+
+test-long: venv  ## before a release: whole runs that are stopped, killed or short of room, on one process and on two
+	$(PYTEST) -n 3 --no-loadscope-reorder -m long
 
 clean:  ## remove runs/demo, caches and .venv
 	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Policies that cheat: a tiny model whose judgement is taught, and completions that a rule writes in its name.
 
-Run as a script by torchrun, it trains a policy that a rule writes in two processes.
+Run as a script on two ranks, it trains a policy that a rule writes in two processes.
 """
 
 import json

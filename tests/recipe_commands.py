@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from forking import run_forked
 from tiny_model import tiny_pictures
 
 from emor3_trl.data import write_split
@@ -49,7 +50,10 @@ def command(folder: Path, run: str, model: Path, output: str, processes: int = 1
 
 
 def finish(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=500, env=ENVIRONMENT)
+    if arguments[1].endswith(".py"):
+        done = run_forked(arguments, folder, ENVIRONMENT, timeout=500)
+    else:
+        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=500, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -1,7 +1,6 @@
 """A file that is cut, emptied, flipped or of another kind is named in one line, and never gives other figures."""
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Image
+from forking import run_forked
 from recipe_commands import ENVIRONMENT, ROOT
 from small_run import make_predictions, write_small_run
 from tiny_model import tiny_pictures
@@ -272,7 +272,7 @@ def test_the_recipe_says_it_in_one_line(tmp_path: Path, name: str) -> None:
     file = write_small_run(tmp_path) / name
     file.write_bytes(file.read_bytes()[:-20])
     command = [sys.executable, str(ROOT / "recipes" / "report.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    done = run_forked(command, tmp_path, ENVIRONMENT, timeout=300)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert [name in line for line in done.stderr.splitlines() if "error:" in line] == [True]

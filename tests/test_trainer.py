@@ -265,7 +265,7 @@ def test_dead_groups_are_counted_for_the_rewards_that_train(tiny_model_dir, tmp_
     assert spreads["diagnostics/zero_spread/lengths_differ"] < 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_diagnostics_are_logged_where_a_process_holds_a_part_of_a_group(tiny_model_dir, tmp_path):
     options = {"num_generations": 8, "per_device_train_batch_size": 4, "use_vllm": False, "max_steps": 1, "fixed": True}
     history = launch_two(tiny_model_dir, tmp_path, options)

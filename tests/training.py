@@ -1,8 +1,8 @@
-"""Short training runs on the tiny model; run as a script by torchrun for the two-process tests."""
+"""Short training runs on the tiny model; run as a script by each rank of the two-process tests."""
 
 import json
 import os
-import subprocess
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from forking import start_forked, wait_for
 from peft import LoraConfig
 from tiny_model import tiny_pictures
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -175,20 +176,23 @@ def logged(trainer: EmoR3Trainer, key: str) -> list[float]:
 
 
 def launch_two(model_dir: Path, folder: Path, options: dict[str, Any], script: str | None = None) -> dict[str, Any]:
-    """Train in two processes by torchrun, with this script or another; return the number of processes and the log."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*start, script or __file__]
-    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # set by earlier tests' trainers
-    environment = {key: value for key, value in os.environ.items() if key not in launched}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(model_dir), str(folder), json.dumps(options)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Train in two processes, with this script or another; return the number of processes and the log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [str(model_dir), str(folder), json.dumps(options)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    outputs = [folder / f"rank{rank}.txt" for rank in range(2)]
+    ranks = [
+        start_forked(
+            script or __file__, arguments, Path.cwd(), {**shared, "RANK": rank, "LOCAL_RANK": rank}, [output] * 2
+        )
+        for rank, output in zip("01", outputs, strict=True)
+    ]
+    wait_for(ranks, timeout=600)
+    assert [rank.exitcode for rank in ranks] == [0, 0], [output.read_text()[-3000:] for output in outputs]
     return json.loads((folder / "history.json").read_text())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from downloads import save, write_emoset
+from forking import run_forked
 
 from emor3_trl.data import content_hash, load_split, preparation
 from emor3_trl.data.output_folder import lock_folder
@@ -28,7 +29,7 @@ def draw(source, folder: Path, train: int = 8, test: int = 8, overwrite: bool = 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(RECIPE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_forked(command, Path.cwd(), os.environ, timeout=300)
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from downloads import photo, save, write_emoset, write_webemo
+from forking import run_forked
 
 from emor3_trl.data import content_hash, load_split, preparation
 from emor3_trl.data.pictures import Budget
@@ -134,7 +135,7 @@ def test_a_picture_that_cannot_be_used_gives_its_place_to_the_next_of_its_label(
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(RECIPE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_forked(command, Path.cwd(), os.environ, timeout=300)
 
 
 def test_a_second_run_reuses_what_is_there_and_other_arguments_are_refused(tmp_path):

@@ -50,7 +50,7 @@ def test_parity_holds_after_resuming_from_a_checkpoint(tiny_model_dir, tmp_path,
     assert_on_policy(logged(trainer, GAP), steps=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parity_holds_in_two_processes_that_share_an_engine(tiny_model_dir, tmp_path):
     options = {"per_device_train_batch_size": 4, "vllm_tensor_parallel_size": 2}
     history = launch_two(tiny_model_dir, tmp_path, options)  # an engine each: tests/launchers

@@ -1,4 +1,4 @@
-"""What `test_one_pass` starts on two ranks by torchrun: gaps beside a pass of their own, a stop, and skipped groups."""
+"""What `test_one_pass` starts on two ranks: gaps beside a pass of their own, a stop, and skipped groups."""
 
 import json
 import sys

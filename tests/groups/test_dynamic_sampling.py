@@ -313,8 +313,13 @@ def test_overlong_completions_cost_reward(tiny_model_dir, tmp_path):
     assert -1.0 <= mean < 0.0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("group", [4, 8], ids=["whole-groups", "groups-cut-between-processes"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(4, id="whole-groups", marks=pytest.mark.long),
+        pytest.param(8, id="groups-cut-between-processes", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_wait_for_each_other_where_one_drops_its_groups(tiny_model_dir, tmp_path, monkeypatch, group):
     """The longest wait ends the test: `launch_two` has a limit of its own."""
     options = {

@@ -82,7 +82,7 @@ def test_lora_has_no_reference_model(tmp_path: Path) -> None:
         check_adapter(LoraConfig(target_modules="all-linear"), args)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_finds_no_gap_where_there_is_none(tmp_path: Path) -> None:
     import json
 

@@ -147,13 +147,15 @@ def test_evaluation_with_and_without_is_the_same(tiny_model_dir, tmp_path, monke
         assert found[key] == pytest.approx(expected[key], rel=TOLERANCE, abs=2e-7), key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "weights"),
     [
-        pytest.param({"num_generations": 8}, "model.safetensors", id="full-groups-cut"),
+        pytest.param({"num_generations": 8}, "model.safetensors", id="full-groups-cut", marks=pytest.mark.long),
         pytest.param(
-            {"lora": True, "pictures": "half"}, "adapter_model.safetensors", id="lora-pictures-on-one-process-only"
+            {"lora": True, "pictures": "half"},
+            "adapter_model.safetensors",
+            id="lora-pictures-on-one-process-only",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from recipe_commands import RecipeRunner, command
 from tiny_model import tiny_pictures
 
@@ -26,7 +27,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""
 
 
 def grpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*GRPO, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    return run_forked([*GRPO, *arguments], folder, ENVIRONMENT, timeout=300)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import run_forked
 from tiny_model import tiny_pictures
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -29,7 +30,7 @@ COMMAND = [sys.executable, str(ROOT / "recipes" / "evaluate.py")]
 
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [*COMMAND, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+    return run_forked(command, folder, ENVIRONMENT, timeout=600)
 
 
 def write_data(folder: Path, labels: tuple[str, ...], count: int = 10) -> None:

@@ -1,11 +1,11 @@
 """recipes/grpo.py with a reward in a file of the user's: it trains, is logged and planned, and is part of the run."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from forking import run_forked
 from recipe_commands import ENVIRONMENT, command, finish
 
 OWN = """
@@ -37,7 +37,7 @@ def train(folder: Path, model: Path, **settings: object) -> list[str]:
 
 def refuse(arguments: list[str], folder: Path) -> str:
     """Return the one line that a command ends with."""
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    done = run_forked(arguments, folder, ENVIRONMENT, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("grpo.py: error: ")]

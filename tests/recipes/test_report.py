@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from PIL import Image
 from small_run import write_small_run
 from tiny_model import tiny_pictures
@@ -25,7 +26,7 @@ REPO = Path(__file__).parents[2]
 def report(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPO / "recipes" / "report.py"), *arguments]
     environment = {"PYTHONPATH": str(REPO), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return run_forked(command, Path.cwd(), environment, timeout=300)
 
 
 def test_the_report_writes_all_it_promises(tmp_path):

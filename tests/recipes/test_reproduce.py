@@ -265,7 +265,7 @@ def measure_logs(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("log.txt"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_grid_that_is_killed_twice_ends_as_an_uninterrupted_one(
     uninterrupted: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:

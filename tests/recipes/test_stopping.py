@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_commands import ENVIRONMENT, RECIPES, ROOT, command, finish
+from recipe_commands import ENVIRONMENT, ROOT, command, finish
 from safetensors.torch import load_file
 from slurm import install_slurm, run_jobs
 from tiny_model import tiny_pictures
@@ -39,8 +39,9 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert [name for name, weight in expected.items() if not torch.equal(weight, weights[name])] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", RECIPES)
+@pytest.mark.parametrize(
+    "run", [pytest.param("cold-start", marks=pytest.mark.slow), pytest.param("grpo", marks=pytest.mark.long)]
+)
 def test_a_run_that_was_told_to_stop_and_then_killed_ends_as_one_that_was_not(tmp_path, tiny_model_dir, run):
     finish(command(tmp_path, run, tiny_model_dir, "whole"), tmp_path)
     arguments = command(tmp_path, run, tiny_model_dir, "stopped")
@@ -68,7 +69,7 @@ def two_processes(tiny_model_dir, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_stop_together_and_go_on_together(tmp_path, tiny_model_dir, two_processes):
     run = "grpo"
     arguments = command(tmp_path, run, tiny_model_dir, "stopped", processes=2)
@@ -88,7 +89,7 @@ def list_recipe_arguments(arguments: list[str]) -> list[str]:
     return arguments[next(place for place, part in enumerate(arguments) if "/recipes/" in part) :]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_of_two_nodes_that_slurm_requeues_end_as_two_processes(tmp_path, tiny_model_dir, two_processes):
     for number, picture in enumerate(tiny_pictures(8)):
         file = tmp_path / "photos" / ("awe", "fear")[number % 2] / f"{number}.png"

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from fields import CANNOT_MATTER, REFUSED, WORKS
+from forking import run_forked
 from tiny_model import tiny_pictures
 from trl import ModelConfig
 
@@ -78,7 +78,7 @@ def test_values_work_for_two_steps(place: Path, tiny_model_dir: Path, batch: str
     command = [sys.executable, str(ROOT / "recipes" / "grpo.py")]
     command += ["--config", write_config(place, tiny_model_dir, WORKS[batch])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_forked(command, place, environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     state = json.loads((place / "run" / "trainer_state.json").read_text())
     assert state["global_step"] == 2

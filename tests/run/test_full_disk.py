@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from recipe_commands import ENVIRONMENT, ROOT, command, finish
 from safetensors.torch import load_file
 from small_run import write_small_run
@@ -114,7 +115,7 @@ def fill(disk: Path, leave: int) -> None:
 def start_on_a_full_disk(arguments: list[str], disk: Path, leave: int) -> str:
     """Start a command that finds no room, remove what fills the disk, and return the error."""
     fill(disk, leave)
-    done = subprocess.run(arguments, cwd=disk.parent, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    done = run_forked(arguments, disk.parent, ENVIRONMENT, timeout=300)
     (disk / "filler").unlink()
     assert done.returncode == 2, (done.stdout + done.stderr)[-3000:]
     assert "Traceback" not in done.stderr + done.stdout
@@ -129,12 +130,16 @@ def read_weights(folder: Path) -> dict[str, list]:
     return {name: weight.tolist() for name, weight in load_file(folder / "model.safetensors").items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "shares"),
     [
-        pytest.param("grpo", (0, 0.5, 1.25), id="grpo: before it begins, in its first checkpoint, later"),
-        pytest.param("cold-start", (0.75,), id="cold start: in its first checkpoint"),
+        pytest.param(
+            "grpo",
+            (0, 0.5, 1.25),
+            id="grpo: before it begins, in its first checkpoint, later",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("cold-start", (0.75,), id="cold start: in its first checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_finds_no_room_goes_on_when_there_is(

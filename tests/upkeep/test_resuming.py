@@ -232,7 +232,7 @@ def test_a_rollout_finds_empty_caches_whatever_was_evaluated_before(tiny_model_d
     assert len(pool.cached_block_hash_to_block) > 0  # the last rollout's
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_resume_among_batches_that_were_refilled(tiny_model_dir, tmp_path):
     options = {**GRPO, "per_device_train_batch_size": 4, "fixed": True, "dynamic_sampling": "spread", **SAVING}
     options |= {"spread_only_on": ["0", "3", "6"], "num_iterations": 2}
