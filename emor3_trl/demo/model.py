@@ -7,14 +7,18 @@ faces (`World.prior`). Nothing here is specific to EMO-R3, and only the training
 
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.data import load_split
+from emor3_trl.demo.drawings import Drawing
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.processor import build_demo_processor
 from emor3_trl.demo.teaching import BaseTraining, teach_language, teach_vision
@@ -76,14 +80,7 @@ def build_demo_model(
     validation = measure_model(model, processor, data_dir)
     validation["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
-    # A folder of that name is a finished model, whatever interrupts
-    temporary = output_dir.with_name(output_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with naming(temporary):
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-    write_json(temporary / record_path.name, {**settings, "validation": validation})
-    temporary.rename(output_dir)
+    save_whole(model, processor, output_dir, {record_path.name: {**settings, "validation": validation}})
     print(f"Base model in {output_dir}: {_format_rates(validation)}.")
     return validation
 
@@ -91,13 +88,7 @@ def build_demo_model(
 def _teach_model(
     data_dir: str | Path, seed: int, training: BaseTraining
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    drawings = load_drawings(data_dir)
-    pictures = [
-        (row["image"].convert("RGB"), drawings[row["id"]])
-        for name, world in WORLDS.items()
-        for row in load_split(Path(data_dir) / name, "train")
-        for _ in range(world.lessons)
-    ]
+    pictures = load_lessons(data_dir)
     torch.manual_seed(seed)
     rng = random.Random(seed)
     processor = build_demo_processor(training.vocabulary_size)
@@ -109,6 +100,40 @@ def _teach_model(
     with torch.no_grad():
         model.model.language_model.norm.weight.mul_(training.sharpness)
     return model, processor
+
+
+def load_lessons(data_dir: str | Path) -> list[tuple[Image.Image, Drawing]]:
+    """Return the pictures of all three train splits with what is in them, each as often as it is a lesson."""
+    drawings = load_drawings(data_dir)
+    return [
+        (row["image"].convert("RGB"), drawings[row["id"]])
+        for name, world in WORLDS.items()
+        for row in load_split(Path(data_dir) / name, "train")
+        for _ in range(world.lessons)
+    ]
+
+
+def save_whole(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    output_dir: Path,
+    records: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write a model's folder; a folder of that name is a finished model, whatever interrupts.
+
+    Args:
+        model, processor: what the folder holds.
+        output_dir: the folder, which does not exist.
+        records: JSON files that the folder holds besides, by their names.
+    """
+    temporary = output_dir.with_name(output_dir.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with naming(temporary):
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+    for name, record in records.items():
+        write_json(temporary / name, record)
+    temporary.rename(output_dir)
 
 
 def ensure_demo(data: str | Path, model: str | Path | None) -> None:
@@ -125,9 +150,17 @@ def ensure_demo(data: str | Path, model: str | Path | None) -> None:
 
 
 def measure_model(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, data_dir: str | Path
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    data_dir: str | Path,
+    pictures: int | None = None,
 ) -> dict[str, float]:
     """Return what a model does under the structured prompt on the validation splits.
+
+    Args:
+        model, processor: the model.
+        data_dir: folder of `write_demo_data`.
+        pictures: of each split, the first so many, which have about as many of each emotion; all by default.
 
     Returns:
         `accuracy/<world>` and `format_rate`, greedy, and `sampled_format_rate` at temperature 1.
@@ -137,6 +170,7 @@ def measure_model(
     formed: dict[float, list[bool]] = {0.0: [], 1.0: []}
     for world in WORLDS:
         rows = load_split(Path(data_dir) / world, "validation")
+        rows = rows.select(range(min(pictures or len(rows), len(rows))))
         for temperature, outcomes in formed.items():
             options = PredictionOptions(temperature=temperature, max_tokens=160, reflect=False)
             title = f"{world}, {'sampled' if temperature else 'greedy'}"

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -87,7 +86,8 @@ def teach_vision(
         labels = targets[batch].repeat_interleave(tokens, dim=0)  # (B * 9, traits)
         losses = [nn.functional.cross_entropy(head(features), labels[:, i]) for i, head in enumerate(heads)]
         loss = torch.stack([training.look_weight * losses[0], *losses[1:]]).sum()  # a face is small, and it decides
-        _update(loss, optimizer, schedule, parameters)
+        update_weights(loss, optimizer, parameters)
+        schedule.step()
         bar.set_postfix(loss=f"{loss.item():.2f}")
 
 
@@ -132,7 +132,8 @@ def teach_language(
         bar = tqdm(range(steps), desc=title, unit="step")
         for _ in bar:
             losses = {task.__name__: compute_completion_loss(model, processor, task(n)) for task, n in batches.items()}
-            _update(torch.stack(list(losses.values())).sum(), optimizer, schedule, parameters)
+            update_weights(torch.stack(list(losses.values())).sum(), optimizer, parameters)
+            schedule.step()
             bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
 
 
@@ -141,6 +142,9 @@ Example = tuple[str, str, Image.Image | None]  # prompt as the chat template wri
 
 class Tasks:
     """What the base model is taught; each method draws a batch of examples.
+
+    The words are those of `texts`; a subclass that has other words says so in `tell`, `tell_truth_and_mistake`, `feel`
+    and `think`.
 
     Args:
         processor: for its chat template.
@@ -159,22 +163,18 @@ class Tasks:
 
     def statements(self, count: int) -> list[Example]:
         """A true statement after its image, where the consistency question has it too."""
-        return [(self._show_image(), trigger_text(drawing, self.rng), image) for image, drawing in self._pick(count)]
+        return [(self._show_image(), self.tell(drawing), image) for image, drawing in self._pick(count)]
 
     def unasked_thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking after the image alone: the same words at half the tokens."""
         return [
-            (
-                self._render(""),
-                self._end(set_completion(drawing, draw_prior_emotion(drawing, self.rng), self.rng)),
-                image,
-            )
+            (self._render(""), self._end(self.think(drawing, draw_prior_emotion(drawing, self.rng))), image)
             for image, drawing in self._pick(count)
         ]
 
     def thinking(self, count: int) -> list[Example]:
         """Structured Emotional Thinking, with the emotion that the model is to take the image for."""
-        return self._ask("set", lambda drawing, emotion: set_completion(drawing, emotion, self.rng), count)
+        return self._ask("set", self.think, count)
 
     def plain_thinking(self, count: int) -> list[Example]:
         """Plain thinking."""
@@ -188,10 +188,7 @@ class Tasks:
         """The question about an image and two statements that differ in as little as makes one of them false."""
         examples: list[Example] = []
         for image, drawing in self._pick(count // 2):
-            false_drawing = make_false_drawing(drawing, self.rng)
-            wording = self.rng.random()
-            for described, answer in ((drawing, "Yes"), (false_drawing, "No")):
-                statement = trigger_text(described, random.Random(wording))
+            for statement, answer in zip(self.tell_truth_and_mistake(drawing), ("Yes", "No"), strict=True):
                 prompt = self._render(CONSISTENCY_QUESTION.format(trigger=statement))
                 examples.append((prompt, self._end(answer), image))
         return examples
@@ -203,12 +200,31 @@ class Tasks:
             labels = WORLDS[drawing.world].labels
             emotion = self.rng.choice(labels)
             question = COHERENCE_QUESTION.format(
-                trigger=trigger_text(drawing, self.rng),
-                feeling=feeling_text(emotion, self.rng),
+                trigger=self.tell(drawing),
+                feeling=self.feel(emotion),
                 labels=", ".join(labels),
             )
             examples.append((self._render(question, with_image=False), self._end(emotion), None))
         return examples
+
+    def tell(self, drawing: Drawing) -> str:
+        """Return a true statement about an image."""
+        return trigger_text(drawing, self.rng)
+
+    def tell_truth_and_mistake(self, drawing: Drawing) -> tuple[str, str]:
+        """Return a true statement about an image, and one that is false by as little as can be."""
+        false_drawing = make_false_drawing(drawing, self.rng)
+        wording = self.rng.random()
+        true, false = (trigger_text(described, random.Random(wording)) for described in (drawing, false_drawing))
+        return true, false
+
+    def feel(self, emotion: str) -> str:
+        """Return what a person who sees an image of `emotion` would feel."""
+        return feeling_text(emotion, self.rng)
+
+    def think(self, drawing: Drawing, emotion: str) -> str:
+        """Return Structured Emotional Thinking about an image, which answers `emotion`."""
+        return set_completion(drawing, emotion, self.rng)
 
     def _ask(self, style: PromptStyle, complete: Callable[[Drawing, str], str], count: int) -> list[Example]:
         return [
@@ -253,9 +269,9 @@ def compute_completion_loss(
     return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 
 
-def _update(loss: torch.Tensor, optimizer: Any, schedule: Any, parameters: list[nn.Parameter]) -> None:
+def update_weights(loss: torch.Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Take one step of the optimizer; gradients of a norm above 1 are clipped to it."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-    schedule.step()

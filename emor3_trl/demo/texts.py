@@ -88,12 +88,14 @@ def conclusion_text(emotion: str, rng: random.Random) -> str:
 
 def set_completion(drawing: Drawing, emotion: str, rng: random.Random) -> str:
     """Return Structured Emotional Thinking that names what is visible, and answers `emotion`."""
-    return (
-        f"<step1>{trigger_text(drawing, rng)}</step1>\n"
-        f"<step2>{feeling_text(emotion, rng)}</step2>\n"
-        f"<step3>{conclusion_text(emotion, rng)}</step3>\n"
-        f"{answer_text(emotion)}"
-    )
+    return join_steps(trigger_text(drawing, rng), feeling_text(emotion, rng), conclusion_text(emotion, rng), emotion)
+
+
+def join_steps(trigger: str, feeling: str, conclusion: str, emotion: str) -> str:
+    """Return Structured Emotional Thinking of three steps, which answers `emotion`."""
+    steps = (trigger, feeling, conclusion)
+    tagged = [f"<step{number}>{text}</step{number}>" for number, text in enumerate(steps, start=1)]
+    return "\n".join([*tagged, answer_text(emotion)])
 
 
 def think_completion(drawing: Drawing, emotion: str, rng: random.Random) -> str:

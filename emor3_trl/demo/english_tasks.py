@@ -1,0 +1,86 @@
+"""What the English demo's base model is taught: the demo's tasks, in sentences that SmolLM2 wrote."""
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image
+from transformers import Qwen2_5_VLProcessor
+
+from emor3_trl.demo.drawings import Drawing
+from emor3_trl.demo.sentences import list_keys, make_key
+from emor3_trl.demo.teaching import Example, Tasks
+from emor3_trl.demo.texts import join_steps
+from emor3_trl.demo.worlds import WORLDS
+from emor3_trl.demo.writing import Sentences
+
+DESCRIBE = "What does this picture show?"
+
+
+class EnglishTasks(Tasks):
+    """`Tasks` with other words.
+
+    Args:
+        processor: for its chat template.
+        pictures: training images, and what is in them; each has a sentence.
+        rng: decides which images, which sentences and which mistakes.
+        sentences: what SmolLM2 wrote.
+    """
+
+    def __init__(
+        self,
+        processor: Qwen2_5_VLProcessor,
+        pictures: Sequence[tuple[Image.Image, Drawing]],
+        rng: random.Random,
+        sentences: Sentences,
+    ) -> None:
+        super().__init__(processor, pictures, rng)
+        self.sentences = sentences
+
+    def descriptions(self, count: int) -> list[Example]:
+        """A sentence about an image, as the answer to a question: what the vision tower has to make a model say."""
+        prompt = self._render(DESCRIBE)
+        return [(prompt, self._end(self.tell(drawing)), image) for image, drawing in self._pick(count)]
+
+    def swapped_descriptions(self, count: int) -> tuple[list[Example], list[Example]]:
+        """The same sentences after their own images, and after images of the same world with another look."""
+        own = self._pick(count)
+        prompt = self._render(DESCRIBE)
+        told = [(image, drawing, self._end(self.tell(drawing))) for image, drawing in own]
+        others = [
+            self.rng.choice([image for image, other in self.pictures if _looks_otherwise(other, drawing)])
+            for _, drawing, _ in told
+        ]
+        right = [(prompt, sentence, image) for image, _, sentence in told]
+        return right, [(prompt, sentence, image) for image, (*_, sentence) in zip(others, told, strict=True)]
+
+    def tell(self, drawing: Drawing) -> str:
+        """Return a true sentence about an image."""
+        pools = [self.sentences.triggers[key] for key in list_keys(drawing) if self.sentences.triggers.get(key)]
+        return self.rng.choice(self.rng.choice(pools))
+
+    def tell_truth_and_mistake(self, drawing: Drawing) -> tuple[str, str]:
+        """Return two sentences with the same detail, and with the look of the image and one of another emotion."""
+        looks = WORLDS[drawing.world].looks
+        others = [look for emotion, group in looks.items() if emotion != drawing.emotion for look in group]
+        known = self.sentences.triggers
+        pairs = [
+            (known[true], known[false])
+            for detail in drawing.details.values()
+            for look in others
+            if known.get(true := make_key(drawing.look, detail)) and known.get(false := make_key(look, detail))
+        ]
+        true, false = map(self.rng.choice, self.rng.choice(pairs))
+        return true, false
+
+    def feel(self, emotion: str) -> str:
+        """Return what a person who sees an image of `emotion` would feel."""
+        return self.rng.choice(self.sentences.feelings[emotion])
+
+    def think(self, drawing: Drawing, emotion: str) -> str:
+        """Return Structured Emotional Thinking about an image, which answers `emotion`."""
+        conclusion = self.rng.choice(self.sentences.conclusions[emotion])
+        return join_steps(self.tell(drawing), self.feel(emotion), conclusion, emotion)
+
+
+def _looks_otherwise(first: Drawing, second: Drawing) -> bool:
+    return first.world == second.world and first.look != second.look
