@@ -7,10 +7,9 @@ from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from emor3_trl.demo.drawings import Drawing
-from emor3_trl.demo.sentences import list_keys, make_key
+from emor3_trl.demo.sentences import list_keys
 from emor3_trl.demo.teaching import Example, Tasks
 from emor3_trl.demo.texts import join_steps
-from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.demo.writing import Sentences
 
 DESCRIBE = "What does this picture show?"
@@ -60,16 +59,7 @@ class EnglishTasks(Tasks):
 
     def tell_truth_and_mistake(self, drawing: Drawing) -> tuple[str, str]:
         """Return two sentences with the same detail, and with the look of the image and one of another emotion."""
-        looks = WORLDS[drawing.world].looks
-        others = [look for emotion, group in looks.items() if emotion != drawing.emotion for look in group]
-        known = self.sentences.triggers
-        pairs = [
-            (known[true], known[false])
-            for detail in drawing.details.values()
-            for look in others
-            if known.get(true := make_key(drawing.look, detail)) and known.get(false := make_key(look, detail))
-        ]
-        true, false = map(self.rng.choice, self.rng.choice(pairs))
+        true, false = map(self.rng.choice, self.rng.choice(self.sentences.find_pairs(drawing)))
         return true, false
 
     def feel(self, emotion: str) -> str:

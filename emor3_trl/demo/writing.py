@@ -11,7 +11,9 @@ import torch
 from tqdm.auto import tqdm
 
 from emor3_trl.demo.drawings import Drawing
-from emor3_trl.demo.sentences import Request, list_keys, list_requests, show_examples
+from emor3_trl.demo.sentences import Request, list_requests, make_key, show_examples
+from emor3_trl.demo.texts import FEELINGS
+from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.engines.opening import open_llm
 from emor3_trl.files import read_mapping, write_json
 
@@ -60,18 +62,34 @@ class Sentences:
         """Return how many sentences a request has."""
         return len(getattr(self, request.kind).get(request.key, ()))
 
+    def find_pairs(self, drawing: Drawing) -> list[tuple[list[str], list[str]]]:
+        """Return sentences that are true of a drawing, each time with others that differ in the look alone.
+
+        The other look stands for another emotion of the drawing's world; the detail is the same.
+        """
+        looks = WORLDS[drawing.world].looks
+        others = [look for emotion, group in looks.items() if emotion != drawing.emotion for look in group]
+        pairs = [
+            (self.triggers.get(make_key(drawing.look, detail)), self.triggers.get(make_key(look, detail)))
+            for detail in drawing.details.values()
+            for look in others
+        ]
+        return [(true, false) for true, false in pairs if true and false]
+
     def check(self, drawings: Iterable[Drawing], fewest: int) -> None:
-        """Make sure that there is something to say.
+        """Make sure that there is enough to say.
 
         Args:
             drawings: that are to be told.
             fewest: sentences that each emotion needs.
 
         Raises:
-            ValueError: if a drawing has no sentence, or an emotion too few.
+            ValueError: if a drawing has no pair of sentences, or an emotion too few of them.
         """
-        untold = {drawing.look for drawing in drawings if not any(map(self.triggers.get, list_keys(drawing)))}
-        short = {key for pool in (self.feelings, self.conclusions) for key, kept in pool.items() if len(kept) < fewest}
+        untold = {drawing.look for drawing in drawings if not self.find_pairs(drawing)}
+        short = {
+            key for pool in (self.feelings, self.conclusions) for key in FEELINGS if len(pool.get(key, ())) < fewest
+        }
         if untold or short:
             raise ValueError(
                 f"SmolLM2 wrote too few sentences that hold about {', '.join(sorted(untold | short))}. "
