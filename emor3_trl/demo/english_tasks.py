@@ -42,15 +42,15 @@ class EnglishTasks(Tasks):
 
     def swapped_descriptions(self, count: int) -> tuple[list[Example], list[Example]]:
         """The same sentences after their own images, and after images of the same world with another look."""
-        own = self._pick(count)
         prompt = self._render(DESCRIBE)
-        told = [(image, drawing, self._end(self.tell(drawing))) for image, drawing in own]
-        others = [
-            self.rng.choice([image for image, other in self.pictures if _looks_otherwise(other, drawing)])
-            for _, drawing, _ in told
-        ]
-        right = [(prompt, sentence, image) for image, _, sentence in told]
-        return right, [(prompt, sentence, image) for image, (*_, sentence) in zip(others, told, strict=True)]
+        own: list[Example] = []
+        swapped: list[Example] = []
+        for image, drawing in self._pick(count):
+            sentence = self._end(self.tell(drawing))
+            others = [picture for picture, other in self.pictures if _looks_otherwise(other, drawing)]
+            own.append((prompt, sentence, image))
+            swapped.append((prompt, sentence, self.rng.choice(others)))
+        return own, swapped
 
     def tell(self, drawing: Drawing) -> str:
         """Return a true sentence about an image."""

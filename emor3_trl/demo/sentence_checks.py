@@ -12,13 +12,14 @@ from emor3_trl.emotions import AROUSAL, VALENCE
 from emor3_trl.label_words import mask_labels
 
 COPIED = 5  # so many words in a row that an example has, too, are copied from it
-NEW_WORDS = 3  # at most, in a trigger, beyond the notes and what any face has: more of them tell a story
+NEW_WORDS = 2  # at most, in a trigger, beyond the notes and what any face has: more of them tell a story
 
+_LARGE = r"(?:huge|big|round|shin\w+)\b(?! afro)"
 # What a sentence about a look says; one about another look may not
 LOOK_TELLS = {
-    "shout": r"\b(?:shout|yell|scream)",
+    "shout": r"\b(?:shout|scream)|\byell(?:s|ed|ing)?\b",
     "frown": r"\bfrown",
-    "wonder": r"\b(?:huge|big|round|shin\w+)\W+(?:\w+\W+){0,2}eyes|\beyes\W+(?:\w+\W+){0,4}(?:huge|big|round|shin)",
+    "wonder": rf"\b{_LARGE}\W+(?:\w+\W+){{0,2}}eyes|\beyes (?:\w+ ){{0,2}}{_LARGE}",
     "laugh": r"\blaugh",
     "calm": r"\bgentl[ey]|\bsoft(?:ly)? smil|\b(?:clos|rest)\w* (?:\w+ )?eyes|\beyes (?:\w+ ){0,2}(?:clos|rest)",
     "grin": r"\bgrin",

@@ -113,10 +113,12 @@ def write_sentences(
     """
     settings: dict[str, Any] = {"seed": seed, "samples": plan.samples, "rounds": plan.rounds}
     settings |= {"enough": [plan.per_trigger, plan.per_emotion], "temperature": plan.temperature}
-    record = read_mapping(path, "Delete it.") if path.exists() else {"settings": settings, "round": 0, "accepted": {}}
+    record: dict[str, Any] = {"settings": settings, "round": 0, "accepted": {}}
+    if path.exists():
+        record = read_mapping(path, "Delete it.")
     if record["settings"] != settings:
         raise FileExistsError(
-            f"'{path}' holds sentences that were asked for otherwise. Delete its folder, or take another --output_dir."
+            f"'{path}' holds sentences that were asked for otherwise. Delete that file, or take another --output_dir."
         )
     sentences = Sentences(**record.get("sentences", {}))
     if record["round"] >= plan.rounds:
@@ -133,29 +135,39 @@ def write_sentences(
 def open_smollm2(model_dir: Path, temperature: float) -> Iterator[Writer]:
     """Give a writer: SmolLM2 in vLLM, with the graft's folder, which says the same about a text."""
     from transformers import AutoTokenizer
-    from vllm import SamplingParams
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     with open_llm(str(model_dir), torch.float32, PROMPT_TOKENS, SENTENCE_TOKENS, 0) as llm:
+        writer = _VLLMWriter(llm, tokenizer, temperature)
+        try:
+            yield writer
+        finally:
+            del writer.llm, llm  # who opened it may hold the writer longer, and an engine has to be freed
 
-        def write(prompts: Sequence[str], samples: int, seed: int) -> list[list[str]]:
-            llm.reset_prefix_cache()  # what a call finds in it must not depend on the calls before it
-            params = [
-                SamplingParams(
-                    n=samples,
-                    temperature=temperature,
-                    max_tokens=SENTENCE_TOKENS,
-                    stop=["\n"],
-                    seed=(seed + row) * samples,  # a request's continuations count up from it
-                )
-                for row in range(len(prompts))
-            ]
-            inputs = [{"prompt_token_ids": tokenizer(prompt)["input_ids"]} for prompt in prompts]
-            outputs = llm.generate(inputs, params, use_tqdm=False)
-            return [[completion.text for completion in output.outputs] for output in outputs]
 
-        yield write
-        del llm
+class _VLLMWriter:
+    """A `Writer` on a `vllm.LLM`."""
+
+    def __init__(self, llm: Any, tokenizer: Any, temperature: float) -> None:
+        self.llm, self.tokenizer, self.temperature = llm, tokenizer, temperature
+
+    def __call__(self, prompts: Sequence[str], samples: int, seed: int) -> list[list[str]]:
+        from vllm import SamplingParams
+
+        self.llm.reset_prefix_cache()  # what a call finds in it must not depend on the calls before it
+        params = [
+            SamplingParams(
+                n=samples,
+                temperature=self.temperature,
+                max_tokens=SENTENCE_TOKENS,
+                stop=["\n"],
+                seed=(seed + row) * samples,  # a request's continuations count up from it
+            )
+            for row in range(len(prompts))
+        ]
+        inputs = [{"prompt_token_ids": self.tokenizer(prompt)["input_ids"]} for prompt in prompts]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        return [[completion.text for completion in output.outputs] for output in outputs]
 
 
 def _write_round(write: Writer, sentences: Sentences, seed: int, number: int, plan: WritingPlan) -> list[int]:

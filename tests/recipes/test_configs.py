@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[2]
 NO_RUN = ("reproduce", "app")
 CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*/*.yaml") if path.stem not in NO_RUN)
 EVALUATIONS = [path for path in CONFIGS if "models" in yaml.safe_load(path.read_text())]
-REAL = [path for path in CONFIGS if path.parent.name != "demo" and path not in EVALUATIONS]
+ON_A_CPU = ("demo", "smollm2_vl")
+REAL = [path for path in CONFIGS if path.parent.name not in ON_A_CPU and path not in EVALUATIONS]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 # What a machine without a GPU cannot take, and nothing else, is set off here.
 WITHOUT_GPU = {"bf16": False, "vllm_enable_sleep_mode": False, "use_cpu": True}
@@ -114,7 +115,7 @@ def test_gpu_configuration_is_refused_without_a_gpu(path: Path, monkeypatch: pyt
 def test_table_1_has_an_evaluation_of_each_untrained_system() -> None:
     systems = {}
     for path in EVALUATIONS:
-        if path.parent.name != "demo":
+        if path.parent.name not in ON_A_CPU:
             (args,) = parse_arguments(classes(path), argv=["--config", str(path)]).arguments
             systems[name(path)] = (args.method, args.prompt_style, args.engine)
     assert systems == {

@@ -17,6 +17,7 @@ from emor3_trl.run.help import COLD_START_OPTIONS, GRPO_OPTIONS, OptionGroups, d
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = ["grpo", "cold_start", "evaluate", "prepare_data", "report", "predict", "app", "export", "reproduce"]
+NAMES += ["prepare_english", "english_completions"]
 GRPO = (GRPOArguments, ModelConfig, EmoR3Config)
 COLD_START = (RunArguments, ModelConfig, ColdStartConfig)
 SCREENS = [pytest.param(GRPO, GRPO_OPTIONS, id="grpo"), pytest.param(COLD_START, COLD_START_OPTIONS, id="cold_start")]

