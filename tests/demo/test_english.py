@@ -285,6 +285,7 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
     code = (
         "from emor3_trl.demo import english\nfrom emor3_trl.run.recipe import run_recipe\n"
         "english.MIN_GAP = -10  # four updates see nothing\n"
+        "english.measure_model = lambda *args: {}  # and write long nonsense\n"
         "import runpy, sys\nrunpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
     options = [part for key, value in TINY.items() for part in (f"--{key}", str(value))]
@@ -292,6 +293,12 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
     command += ["--data", str(folder / "data"), "--output_dir", str(folder / name)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a recipe, which went well."""
+    _, error = process.communicate(timeout=900)
+    assert process.returncode == 0, error[-3000:]
 
 
 @needs_smollm2
@@ -309,9 +316,7 @@ def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one
         settings |= {"enough": [plan.per_trigger, plan.per_emotion], "temperature": plan.temperature}
         record = {"settings": settings, "round": plan.rounds, "accepted": {}, "sentences": vars(sentences)}
         (folder / "sentences.json").write_text(json.dumps(record))
-    whole = start(tmp_path, "whole")
-    assert whole.communicate(timeout=900)[1] is not None
-    assert whole.returncode == 0
+    finish(start(tmp_path, "whole"))
     for checkpoint in ("preparation/aligned.pt", "base.pt"):
         running = start(tmp_path, "killed")
         while not (tmp_path / "killed" / checkpoint).exists():
@@ -319,9 +324,7 @@ def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one
             time.sleep(0.05)
         running.send_signal(signal.SIGKILL)
         running.communicate()
-    again = start(tmp_path, "killed")
-    error = again.communicate(timeout=900)[1]
-    assert again.returncode == 0, error
+    finish(start(tmp_path, "killed"))
     for model in ("preparation/aligned", "base"):
         weights = [load_file(tmp_path / name / model / "model.safetensors") for name in ("whole", "killed")]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), model
