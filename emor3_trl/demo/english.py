@@ -19,13 +19,14 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen
 from emor3_trl.data import load_split
 from emor3_trl.data.output_folder import lock_folder
 from emor3_trl.demo.english_tasks import EnglishTasks
+from emor3_trl.demo.leaning import open_smollm2
 from emor3_trl.demo.model import load_lessons, measure_model, save_whole
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.smollm2 import build_smollm2_processor, find_smollm2, graft_smollm2
 from emor3_trl.demo.teaching import BaseTraining, compute_completion_loss, teach_vision
 from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
 from emor3_trl.demo.worlds import WORLDS
-from emor3_trl.demo.writing import Sentences, WritingPlan, open_smollm2, write_sentences
+from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
 from emor3_trl.files import read_mapping
 
 Model = tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]
@@ -38,7 +39,7 @@ ASKED = {"thinking": 3, "consistency": 8, "direct": 1, "coherence": 2}
 ALIGN_RATES = {"tower": 3e-4, "merger": 1e-3}
 BASE_RATES = {"tower": 1e-4, "merger": 3e-4, "language": 1e-4}
 MIN_GAP = 0.3  # nats a token; a tower that sees nothing has none
-FEWEST = 8  # sentences that each emotion needs
+FEWEST = 8  # sentences that each emotion and each mood needs
 GAP_SENTENCES = 96
 
 
@@ -145,8 +146,7 @@ def _graft(seed: int) -> tuple[Model, dict[str, Any]]:
 
 def _write(made: Path, data: Path, seed: int, plan: WritingPlan) -> Sentences:
     start = time.monotonic()
-    writer = partial(open_smollm2, made / "graft", plan.temperature)
-    sentences = write_sentences(made / "sentences.json", seed, plan, writer)
+    sentences = write_sentences(made / "sentences.json", seed, plan, open_smollm2)
     counts = {kind: sum(map(len, pool.values())) for kind, pool in vars(sentences).items()}
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"{made / 'sentences.json'}: {told}, {time.monotonic() - start:.0f} s", flush=True)

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from emor3_trl.demo.drawings import Drawing
-from emor3_trl.demo.sentences import list_keys
+from emor3_trl.demo.sentences import list_keys, name_mood
 from emor3_trl.demo.teaching import Example, Tasks
 from emor3_trl.demo.texts import join_steps
 from emor3_trl.demo.writing import Sentences
@@ -68,7 +68,7 @@ class EnglishTasks(Tasks):
 
     def think(self, drawing: Drawing, emotion: str) -> str:
         """Return Structured Emotional Thinking about an image, which answers `emotion`."""
-        conclusion = self.rng.choice(self.sentences.conclusions[emotion])
+        conclusion = self.rng.choice(self.sentences.conclusions[name_mood(emotion)])
         return join_steps(self.tell(drawing), self.feel(emotion), conclusion, emotion)
 
 

