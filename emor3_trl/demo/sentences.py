@@ -142,6 +142,8 @@ class Request:
         if self.kind == "conclusions":
             return tells_conclusion(sentence, self.key)
         look, detail = split_key(self.key)
+        if any("," in notes and notes in sentence.lower() for notes in LOOK_NOTES[look]):
+            return False  # a list is no sentence
         return tells_drawing(sentence, look, detail, " ".join([*LOOK_NOTES[look], detail]))
 
 

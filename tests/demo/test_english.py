@@ -66,7 +66,7 @@ TENSE = "negative, excited"
         pytest.param("triggers", SHOUT, "A man in a blue shirt is shouting.", False, id="a sex"),
         pytest.param("triggers", SHOUT, "An angry face in a blue shirt is shouting.", False, id="an emotion's name"),
         pytest.param("triggers", SHOUT, "A blue shirt is shouting in a crowded street at night.", False, id="story"),
-        pytest.param("triggers", SHOUT, "shouting, bared teeth, blue shirt", False, id="the notes"),
+        pytest.param("triggers", SHOUT, "Shouting, bared teeth, blue shirt.", False, id="the notes"),
         pytest.param("triggers", WIDE, "The eyes are big and round under brown hair.", True, id="in other words"),
         pytest.param("triggers", WHITE, "A big grin stands out against white background.", True, id="a big grin"),
         pytest.param("feelings", "fear", "One would be scared and take a step back.", True, id="own feeling"),
@@ -129,7 +129,7 @@ def write_well(ask: Ask) -> str:
         return f"To sum up, we call it {valence}, and {arousal} too."
     if "how people feel" in question:
         return f"Seeing it, everyone is {notes.split(', ')[0]}."
-    return f"Here is a drawn face: {notes}.\n"
+    return f"Here we see {notes.replace(', ', ' and ')}.\n"
 
 
 class FakeWriter:
