@@ -4,7 +4,6 @@ Left to itself it forgets half of what it was told. Each word of the notes is ma
 sentence the words stand in is up to the model.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +43,7 @@ class LeaningWriter:
         rows = [ask for ask in asks for _ in range(samples)]
         generator = torch.Generator().manual_seed(seed)
         before = self.tokenizer(shown, return_tensors="pt")["input_ids"]  # (1, P)
-        cache = copy.deepcopy(self.model(before, past_key_values=DynamicCache()).past_key_values)
+        cache = self.model(before, past_key_values=DynamicCache()).past_key_values
         cache.batch_repeat_interleave(len(rows))
         inputs = self.tokenizer([ask.text for ask in rows], padding=True, padding_side="left", return_tensors="pt")
         mask = torch.cat([torch.ones(len(rows), before.shape[1], dtype=torch.long), inputs["attention_mask"]], dim=1)
@@ -53,15 +52,8 @@ class LeaningWriter:
         written = torch.empty(len(rows), 0, dtype=torch.long)
         for _ in range(ANSWER_TOKENS):
             places = (mask.cumsum(dim=1) - 1)[:, -tokens.shape[1] :].clamp(min=0)
-            output = self.model(
-                tokens,
-                attention_mask=mask,
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits = output.logits[:, -1]  # (B, V)
+            now = {"attention_mask": mask, "position_ids": places, "past_key_values": cache, "logits_to_keep": 1}
+            logits = self.model(tokens, **now).logits[:, -1]  # (B, V)
             self._lean(logits, leaning, written)
             tokens = self._draw(logits, generator)  # (B, 1)
             written = torch.cat([written, tokens], dim=1)
