@@ -57,7 +57,8 @@ def test_a_run_holds_no_more_after_a_dozen_steps_and_a_leak_is_found(tiny_model_
     leaks = find_growth(watch.curve[STEPS + 1 :])
     assert {"tensors_mib", "objects", "files", "threads"} <= leaks.keys()
     assert leaks["tensors_mib"] == pytest.approx(100, abs=5)  # MiB, of one in each step
-    assert leaks["files"] == leaks["threads"] == 100
+    for name in ("files", "threads"):  # of one in each step; a library's own may come or go meanwhile
+        assert leaks[name] == pytest.approx(100, abs=25)
 
 
 @pytest.mark.parametrize("name", HELD)
