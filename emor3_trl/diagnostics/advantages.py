@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _EPSILON = 1e-4  # TRL adds it to a standard deviation
+_NO_ADVANTAGE = 1e-6  # an advantage is a few tenths; below is what rounding leaves
 _NO_SPREAD = 1e-9  # rewards of a group that lie closer are equal but for rounding
 
 
@@ -124,7 +125,7 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
     """Return which reward causes how much of the advantages, and how many groups reflection alone decides.
 
     Reward k's share is sum of sign(A) c_k / sum of |A| over all completions, with the parts c_k of `split_advantages`.
-    Shares add up to 1. A negative one is a reward that pulls against the others.
+    A completion that earns its group's mean has no sign, whatever rounding leaves. Shares add up to 1. A negative one is a reward that pulls against the others.
 
     Args:
         rewards: what each function returned, groups contiguous; shape (P * G, functions).
@@ -141,7 +142,8 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
     parts = split_advantages(rewards, how)
     advantages = parts.sum(axis=1)
     size = np.abs(advantages).sum()
-    causes = np.sign(advantages) @ parts
+    signs = np.sign(advantages) * (np.abs(advantages) > _NO_ADVANTAGE)
+    causes = signs @ parts
     metrics = {
         f"diagnostics/advantage_share/{_title(name)}": float(cause / size)
         for name, cause in zip(how.names, causes, strict=True)

@@ -121,3 +121,17 @@ def test_a_dead_sum_may_teach_where_each_reward_is_scaled_first():
 
 def test_groups_of_one_have_no_advantages():
     assert measure_advantages(np.ones((3, 2)), RewardSum(NAMES, [1.0, 1.0], 1, reflective=NAMES)) == {}
+
+
+def test_a_completion_that_earns_its_groups_mean_has_no_sign_whatever_rounding_leaves():
+    """Four of eight earn the mean of 0.15, in two ways: 0.05 + 0.1 for either reflection."""
+    accuracy, form = [0.0] * 8, [1.0] * 7 + [0.0]
+    consistency = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    coherence = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+    names = ("accuracy_reward", "consistency_reward", "coherence_reward", "format_reward")
+    rewards = np.array([accuracy, consistency, coherence, form]).T
+    result = measure_advantages(rewards, RewardSum(names, [0.8, 0.05, 0.05, 0.1], 8))
+    shares = [
+        result[f"diagnostics/advantage_share/{name}"] for name in ("accuracy", "consistency", "coherence", "format")
+    ]
+    assert shares == pytest.approx([0, 1 / 3, 1 / 4, 5 / 12])
