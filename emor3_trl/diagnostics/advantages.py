@@ -125,7 +125,8 @@ def measure_advantages(rewards: np.ndarray, how: RewardSum) -> dict[str, float]:
     """Return which reward causes how much of the advantages, and how many groups reflection alone decides.
 
     Reward k's share is sum of sign(A) c_k / sum of |A| over all completions, with the parts c_k of `split_advantages`.
-    A completion that earns its group's mean has no sign, whatever rounding leaves. Shares add up to 1. A negative one is a reward that pulls against the others.
+    A completion that earns its group's mean has no sign, whatever rounding leaves. Shares add up to 1. A negative one
+    is a reward that pulls against the others.
 
     Args:
         rewards: what each function returned, groups contiguous; shape (P * G, functions).
