@@ -7,17 +7,19 @@ from.
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.data import load_split
 from emor3_trl.data.output_folder import lock_folder
+from emor3_trl.demo.drawings import Drawing
 from emor3_trl.demo.english_tasks import EnglishTasks
 from emor3_trl.demo.leaning import open_smollm2
 from emor3_trl.demo.model import load_lessons, measure_model, save_whole
@@ -29,6 +31,7 @@ from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
 from emor3_trl.files import read_mapping
 
+Picture = tuple[Image.Image, Drawing]
 Model = tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]
 RECORD = "english.json"  # in each model's folder: what it was made with, and what was measured
 
@@ -54,7 +57,7 @@ class EnglishArguments:
         default="runs/demo/data", metadata={"help": "The demo's pictures; they are drawn first where there are none."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, sentences and lessons (pictures: of the demo)."})
-    rounds: int = field(default=3, metadata={"help": "Rounds in which SmolLM2 writes about what lacks sentences."})
+    rounds: int = field(default=4, metadata={"help": "Rounds in which SmolLM2 writes about what lacks sentences."})
     samples: int = field(default=6, metadata={"help": "Sentences that it tries for each prompt in a round."})
     vision_steps: int = field(default=180, metadata={"help": "Steps of the vision tower alone, with linear heads."})
     align_updates: int = field(default=70, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
@@ -150,8 +153,16 @@ def _write(made: Path, data: Path, seed: int, plan: WritingPlan) -> Sentences:
     counts = {kind: sum(map(len, pool.values())) for kind, pool in vars(sentences).items()}
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"{made / 'sentences.json'}: {told}, {time.monotonic() - start:.0f} s", flush=True)
-    sentences.check(load_drawings(data).values(), FEWEST)
+    drawings = load_drawings(data).values()
+    sentences.check(drawings, FEWEST)
+    untold = sum(not sentences.find_pairs(drawing) for drawing in drawings)
+    if untold:
+        print(f"{untold:,} of {len(drawings):,} pictures have no sentence that holds, and are no lessons", flush=True)
     return sentences
+
+
+def _keep_told(pictures: Iterable[Picture], sentences: Sentences) -> list[Picture]:
+    return [(image, drawing) for image, drawing in pictures if sentences.find_pairs(drawing)]
 
 
 def _align(
@@ -159,10 +170,11 @@ def _align(
 ) -> tuple[Model, dict[str, Any]]:
     """Teach the vision tower until the frozen language model says what is in a picture."""
     model, processor = load_model(made / "graft")
-    pictures = load_lessons(args.data)
+    lessons = load_lessons(args.data)
+    pictures = _keep_told(lessons, sentences)
     if not checkpoint.path.exists():
         torch.manual_seed(args.seed)
-        teach_vision(model, processor, pictures, BaseTraining(vision_steps=args.vision_steps), random.Random(args.seed))
+        teach_vision(model, processor, lessons, BaseTraining(vision_steps=args.vision_steps), random.Random(args.seed))
         match_scale(model, processor, [image for image, _ in pictures[:64]])
     model.train().requires_grad_(False)
     model.model.visual.requires_grad_(True)
@@ -188,7 +200,7 @@ def _teach_base(
 ) -> tuple[Model, dict[str, Any]]:
     """Teach the whole model the demo's tasks, and measure it on validation."""
     model, processor = load_model(made / "aligned")
-    pictures, updates = load_lessons(args.data), args.base_updates + args.asked_updates
+    pictures, updates = _keep_told(load_lessons(args.data), sentences), args.base_updates + args.asked_updates
     model.train()
 
     def compute_losses(update: int) -> dict[str, torch.Tensor]:
@@ -225,11 +237,12 @@ def measure_gap(
 ) -> tuple[float, float]:
     """Return the mean loss of sentences about validation images, after their own images and after others."""
     drawings = load_drawings(data)
-    pictures = [
+    shown = (
         (row["image"].convert("RGB"), drawings[row["id"]])
         for world in WORLDS
         for row in load_split(Path(data) / world, "validation")
-    ]
+    )
+    pictures = _keep_told(shown, sentences)
     tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
     with torch.no_grad():
         losses = [

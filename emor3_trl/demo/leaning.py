@@ -47,14 +47,15 @@ class LeaningWriter:
         cache.batch_repeat_interleave(len(rows))
         inputs = self.tokenizer([ask.text for ask in rows], padding=True, padding_side="left", return_tensors="pt")
         mask = torch.cat([torch.ones(len(rows), before.shape[1], dtype=torch.long), inputs["attention_mask"]], dim=1)
-        leaning = self._find_words(rows)  # (B, words), a token of each, or -1
+        leaning, opening = (self._find_words(rows, opens) for opens in (False, True))  # (B, words), a token, or -1
         tokens = inputs["input_ids"]
         written = torch.empty(len(rows), 0, dtype=torch.long)
         for _ in range(ANSWER_TOKENS):
             places = (mask.cumsum(dim=1) - 1)[:, -tokens.shape[1] :].clamp(min=0)
             now = {"attention_mask": mask, "position_ids": places, "past_key_values": cache, "logits_to_keep": 1}
             logits = self.model(tokens, **now).logits[:, -1]  # (B, V)
-            self._lean(logits, leaning, written)
+            done = (leaning[:, :, None] == written[:, None, :]) | (opening[:, :, None] == written[:, None, :])
+            self._lean(logits, leaning, done.any(dim=2))
             tokens = self._draw(logits, generator)  # (B, 1)
             written = torch.cat([written, tokens], dim=1)
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
@@ -63,20 +64,19 @@ class LeaningWriter:
         texts = [self._read(row) for row in written.tolist()]
         return [texts[first : first + samples] for first in range(0, len(texts), samples)]
 
-    def _find_words(self, rows: Sequence[Ask]) -> torch.Tensor:
-        """Return the first token of each word that a row leans towards."""
-        found = [[self.tokenizer(f" {word}")["input_ids"][0] for word in ask.words] for ask in rows]
+    def _find_words(self, rows: Sequence[Ask], opens: bool) -> torch.Tensor:
+        """Return the first token of each word that a row leans towards, in a sentence or where it opens one."""
+        written = [[word.capitalize() if opens else f" {word}" for word in ask.words] for ask in rows]
+        found = [[self.tokenizer(word)["input_ids"][0] for word in words] for words in written]
         width = max(map(len, found))
         return torch.tensor([tokens + [-1] * (width - len(tokens)) for tokens in found])
 
     @staticmethod
-    def _lean(logits: torch.Tensor, leaning: torch.Tensor, written: torch.Tensor) -> None:
-        """Make the words that are not written yet likelier, in place."""
-        done = (leaning[:, :, None] == written[:, None, :]).any(dim=2)  # (B, words)
+    def _lean(logits: torch.Tensor, leaning: torch.Tensor, done: torch.Tensor) -> None:
+        """Make the words that are not done yet likelier, in place."""
         bias = torch.full(leaning.shape, LEAN).masked_fill(done | (leaning < 0), 0.0)
         # A word that stands twice in the notes counts once
-        lean = torch.zeros_like(logits).scatter_reduce(1, leaning.clamp(min=0), bias, "amax")
-        logits += lean
+        logits += torch.zeros_like(logits).scatter_reduce(1, leaning.clamp(min=0), bias, "amax")
 
     @staticmethod
     def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

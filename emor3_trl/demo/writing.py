@@ -1,7 +1,7 @@
 """SmolLM2 writes the sentences of the English demo, round after round; a stopped round begins again, and ends alike."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class WritingPlan:
         per_other: the same for the feeling of an emotion, and for a mood.
     """
 
-    rounds: int = 3
+    rounds: int = 4
     samples: int = 6
     per_trigger: int = 4
     per_other: int = 24
@@ -59,23 +59,25 @@ class Sentences:
         pairs = [(self.triggers.get(true), self.triggers.get(false)) for true, false in list_mistaken_keys(drawing)]
         return [(true, false) for true, false in pairs if true and false]
 
-    def check(self, drawings: Iterable[Drawing], fewest: int) -> None:
+    def check(self, drawings: Collection[Drawing], fewest: int) -> None:
         """Make sure that there is enough to say.
 
         Args:
-            drawings: that are to be told.
+            drawings: what may be told. Some may have no sentence, but not all of a look in a world.
             fewest: sentences that each emotion and each mood needs.
 
         Raises:
-            ValueError: if a drawing has no pair of sentences, or an emotion or a mood too few of them.
+            ValueError: if a look of a world has no pair of sentences, or an emotion or a mood too few of them.
         """
-        untold = {drawing.look for drawing in drawings if not self.find_pairs(drawing)}
+        told = {(drawing.world, drawing.look): False for drawing in drawings}
+        told |= {(drawing.world, drawing.look): True for drawing in drawings if self.find_pairs(drawing)}
+        untold = {f"{look} in {world}" for (world, look), known in told.items() if not known}
         others = [request for request in list_requests() if request.kind != "triggers"]
         short = {request.key for request in others if self.count(request) < fewest}
         if untold or short:
             raise ValueError(
                 f"SmolLM2 wrote too few sentences that hold about {', '.join(sorted(untold | short))}. "
-                "Raise --samples or --rounds, or take another --seed."
+                "Delete sentences.json, and raise --samples or --rounds, or take another --seed."
             )
 
 

@@ -169,8 +169,19 @@ def test_writing_that_is_stopped_goes_on_in_its_round_and_ends_alike(tmp_path):
 
 
 def test_too_few_sentences_are_told(drawings):
-    with pytest.raises(ValueError, match=r"too few sentences that hold about .*shout.*Raise --samples"):
+    with pytest.raises(ValueError, match=r"too few sentences that hold about .*shout in toons.*raise --samples"):
         Sentences().check(drawings, fewest=1)
+
+
+def test_a_drawing_may_lack_a_sentence_and_all_of_a_look_may_not(drawings, sentences):
+    keys = {key for drawing in drawings if drawing.look == "hearts" for key in list_keys(drawing)}
+    assert len(keys) > 1
+    lacking = Sentences({**sentences.triggers}, sentences.feelings, sentences.conclusions)
+    for key in keys:
+        lacking.check(drawings, fewest=2)
+        del lacking.triggers[key]
+    with pytest.raises(ValueError, match="hold about hearts in emoji"):
+        lacking.check(drawings, fewest=2)
 
 
 @pytest.fixture(scope="module")
