@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +17,7 @@ import torch
 from browser import find_browser, open_browser
 from datasets import Dataset
 from PIL import Image
+from ports import find_free_port
 from tiny_model import build_tiny_model, gold_completion, tiny_pictures
 
 from emor3_trl.launch import quiet_deepspeed
@@ -81,9 +81,7 @@ def training_rows() -> Dataset:
 @pytest.fixture(autouse=True)
 def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainers of this process meet at a free port: Accelerate's default may belong to another run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    monkeypatch.setenv("MASTER_PORT", str(find_free_port()))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Commands in processes forked from one that has imported what takes longest: torch, TRL and vLLM.
+"""Commands in processes forked from one that has imported what takes longest: torch, TRL, vLLM and W&B.
 
 Each starts as a command does, with an environment, a folder and outputs of its own, but 5 to 10 seconds earlier.
 tests/launchers, and all tests that send signals, start Python anew as users do.
@@ -49,7 +49,7 @@ def run_forked(
         process = start_forked(script, arguments, folder, environment, outputs)
         wait_for([process], timeout)
         printed, errors = (output.read_text() if output.is_file() else "" for output in outputs)
-    return subprocess.CompletedProcess(command, process.exitcode or 0, printed, errors)
+    return subprocess.CompletedProcess(command, process.exitcode, printed, errors)
 
 
 def wait_for(processes: Sequence[ForkServerProcess], timeout: float) -> None:

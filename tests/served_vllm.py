@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import requests
+from ports import find_free_port
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300  # that the server may take to start on a busy machine
@@ -40,9 +40,7 @@ class Server:
 @contextmanager
 def serving(model: Path, folder: Path) -> Iterator[Server]:
     """Serve a model with the settings of the demo's YAML, until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     config = ROOT / "recipes" / "configs" / "demo" / "emo_r3.yaml"
     command = [sys.executable, str(ROOT / "recipes" / "serve.py"), "--config", str(config)]
     command += ["--model_name_or_path", str(model), "--vllm_server_port", str(port)]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from datasets import Dataset
 from forking import start_forked, wait_for
 from peft import LoraConfig
+from ports import find_free_port
 from tiny_model import tiny_pictures
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
@@ -179,11 +179,9 @@ def launch_two(model_dir: Path, folder: Path, options: dict[str, Any], script: s
     """Train in two processes, with this script or another; return the number of processes and the log."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [str(model_dir), str(folder), json.dumps(options)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = str(find_free_port())
     shared = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     outputs = [folder / f"rank{rank}.txt" for rank in range(2)]
     ranks = [
         start_forked(

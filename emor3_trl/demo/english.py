@@ -17,17 +17,15 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from emor3_trl.data import load_split
 from emor3_trl.data.output_folder import lock_folder
 from emor3_trl.demo.drawings import Drawing
 from emor3_trl.demo.english_tasks import EnglishTasks
 from emor3_trl.demo.leaning import open_smollm2
-from emor3_trl.demo.model import load_lessons, measure_model, save_whole
+from emor3_trl.demo.model import load_lessons, load_pictures, measure_model, save_whole
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
 from emor3_trl.demo.smollm2 import build_smollm2_processor, find_smollm2, graft_smollm2
 from emor3_trl.demo.teaching import BaseTraining, compute_completion_loss, teach_vision
 from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
-from emor3_trl.demo.worlds import WORLDS
 from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
 from emor3_trl.files import read_mapping
 
@@ -236,13 +234,7 @@ def measure_gap(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, data: str | Path, sentences: Sentences
 ) -> tuple[float, float]:
     """Return the mean loss of sentences about validation images, after their own images and after others."""
-    drawings = load_drawings(data)
-    shown = (
-        (row["image"].convert("RGB"), drawings[row["id"]])
-        for world in WORLDS
-        for row in load_split(Path(data) / world, "validation")
-    )
-    pictures = _keep_told(shown, sentences)
+    pictures = _keep_told(load_pictures(data, "validation"), sentences)
     tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
     with torch.no_grad():
         losses = [

@@ -102,15 +102,20 @@ def _teach_model(
     return model, processor
 
 
-def load_lessons(data_dir: str | Path) -> list[tuple[Image.Image, Drawing]]:
-    """Return the pictures of all three train splits with what is in them, each as often as it is a lesson."""
+def load_pictures(data_dir: str | Path, split: str) -> list[tuple[Image.Image, Drawing]]:
+    """Return the pictures of a split of all three worlds, with what is in them."""
     drawings = load_drawings(data_dir)
     return [
         (row["image"].convert("RGB"), drawings[row["id"]])
-        for name, world in WORLDS.items()
-        for row in load_split(Path(data_dir) / name, "train")
-        for _ in range(world.lessons)
+        for name in WORLDS
+        for row in load_split(Path(data_dir) / name, split)
     ]
+
+
+def load_lessons(data_dir: str | Path) -> list[tuple[Image.Image, Drawing]]:
+    """Return the pictures of the train splits, each as often as it is a lesson."""
+    pictures = load_pictures(data_dir, "train")
+    return [picture for picture in pictures for _ in range(WORLDS[picture[1].world].lessons)]
 
 
 def save_whole(

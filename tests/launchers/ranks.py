@@ -7,7 +7,6 @@ an import of torch, TRL and vLLM for each rank. The environment is Accelerate's 
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -19,6 +18,7 @@ from accelerate import DistributedType, PartialState
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import Dataset
+from ports import find_free_port
 from training import cold_start_trainer, spread_only_on, tiny_dataset, tiny_trainer
 from transformers import TrainerCallback
 from vllm import LLM
@@ -48,12 +48,6 @@ def mixed_rows() -> Dataset:
         row["prompt"][0]["content"] = f"Photo {number}. {row['prompt'][0]['content']}"
         row["image"] = None if number in WITHOUT_IMAGE else row["image"]
     return Dataset.from_list(rows, features=tiny_dataset().features)
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launch_environment(config: str | None, ranks: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import find_free_port
 from recipe_commands import ENVIRONMENT, ROOT, RecipeRunner
 from training import tiny_trainer
 from wandb_files import find_run_files, read_history
@@ -195,11 +196,6 @@ def serve(run: Path, port: int) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-
-
-def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """The report's page in a real browser: it draws, filters, stays silent, and shows hostile completions as text."""
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -401,6 +405,16 @@ def test_paper_gets_no_controls(view):
     assert not page.locator("nav").is_visible()
     assert not page.locator(".filters").is_visible()
     assert page.locator(".card").first.is_visible()
+
+
+@pytest.mark.long
+def test_five_thousand_cases_are_ready_and_filtered_in_three_seconds(browser, tmp_path):
+    script = Path(__file__).parents[3] / "benchmarks" / "report_page.py"
+    subprocess.run([sys.executable, str(script), "--output", str(tmp_path / "figures.json")], check=True)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["cases"] == 5000
+    assert figures["ready_seconds"] + max(figures["filter_seconds"].values()) < 3
+    assert figures["faults"] == []
 
 
 def test_a_cards_reward_names_its_weights_and_where_they_come_from(view):
