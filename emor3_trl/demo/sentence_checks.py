@@ -110,9 +110,9 @@ def tells_drawing(sentence: str, look: str, detail: str, notes: str) -> bool:
         detail: a phrase of `texts.DETAILS`.
         notes: all that may stand in the notes, whose words are not new.
 
-    >>> tells_drawing("A person in a blue shirt is shouting.", "shout", "a blue shirt", "bared teeth")
+    >>> tells_drawing("A person in a blue shirt is shouting.", "shout", "a blue shirt", "bared teeth, a blue shirt")
     True
-    >>> tells_drawing("A person in a red shirt is shouting.", "shout", "a blue shirt", "bared teeth")
+    >>> tells_drawing("A person in a red shirt is shouting.", "shout", "a blue shirt", "bared teeth, a blue shirt")
     False
     """
     looks = {name for name, tell in LOOK_TELLS.items() if re.search(tell, sentence, re.IGNORECASE)}
