@@ -23,6 +23,23 @@ def gpu_available() -> bool:
     return device_type() != "cpu"
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep blocks that are freed, for the next tensors of their size, where torch computes on a CPU.
+
+    Left to itself, glibc maps each block of 32 MB or more anew, and the system fills its pages with zeros. That is half
+    of the time where logits or caches are so large (docs/LOG.md). A process holds what it had at its peak until it
+    ends. Whoever sets one of glibc's `MALLOC_` variables decides alone. Does nothing on a GPU, or without glibc.
+    """
+    decided = any(name.startswith("MALLOC_") for name in os.environ)
+    if decided or sys.platform != "linux" or device_type() != "cpu":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        map_threshold, trim_threshold, never = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        library.mallopt(map_threshold, never)
+        library.mallopt(trim_threshold, never)
+
+
 def count_devices() -> int:
     """Return the number of accelerators that this process sees."""
     import torch

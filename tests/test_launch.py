@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,34 @@ def test_a_reference_model_that_one_process_loads_is_refused(
             launch.check_reference(beta, lora)
     else:
         launch.check_reference(beta, lora)
+
+
+FAULTS = """
+import os, resource
+import torch
+from emor3_trl.launch import keep_freed_memory
+keep_freed_memory()
+for _ in range(30):  # until the blocks have found their places
+    torch.zeros(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    torch.zeros(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+ALL_HUGE = HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or ALL_HUGE, reason="glibc and small pages")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU alone")
+@pytest.mark.parametrize("setting", [None, "1000000"], ids=["kept", "users-own-setting"])
+def test_freed_memory_is_kept_for_the_next_tensor_on_a_cpu(setting: str | None) -> None:
+    """A page that is mapped anew costs a fault: 16,384 of them for 64 MB."""
+    environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": setting} if setting else {})}
+    faults = int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment, text=True))
+    assert faults > 10_000 if setting else faults < 1_000
 
 
 RANK = """

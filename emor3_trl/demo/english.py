@@ -28,6 +28,7 @@ from emor3_trl.demo.teaching import BaseTraining, compute_completion_loss, teach
 from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
 from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
 from emor3_trl.files import read_mapping
+from emor3_trl.launch import keep_freed_memory
 
 Picture = tuple[Image.Image, Drawing]
 Model = tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]
@@ -55,8 +56,8 @@ class EnglishArguments:
         default="runs/demo/data", metadata={"help": "The demo's pictures; they are drawn first where there are none."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, sentences and lessons (pictures: of the demo)."})
-    rounds: int = field(default=4, metadata={"help": "Rounds in which SmolLM2 writes about what lacks sentences."})
-    samples: int = field(default=6, metadata={"help": "Sentences that it tries for each prompt in a round."})
+    rounds: int = field(default=2, metadata={"help": "Rounds in which SmolLM2 writes about what lacks sentences."})
+    samples: int = field(default=8, metadata={"help": "Sentences that it tries for each prompt in a round."})
     vision_steps: int = field(default=180, metadata={"help": "Steps of the vision tower alone, with linear heads."})
     align_updates: int = field(default=70, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
     align_batch: int = field(default=12, metadata={"help": "Sentences in such an update."})
@@ -83,6 +84,7 @@ def prepare_english(args: EnglishArguments) -> dict[str, float]:
         ValueError: if too few sentences hold, or the vision tower has learned to see nothing.
     """
     find_smollm2()
+    keep_freed_memory()
     output_dir, data = Path(args.output_dir), Path(args.data)
     with lock_folder(output_dir):
         if not (data / "manifest.json").is_file():
@@ -148,8 +150,8 @@ def _graft(seed: int) -> tuple[Model, dict[str, Any]]:
 def _write(made: Path, data: Path, seed: int, plan: WritingPlan) -> Sentences:
     start = time.monotonic()
     sentences = write_sentences(made / "sentences.json", seed, plan, open_smollm2)
-    counts = {kind: sum(map(len, pool.values())) for kind, pool in vars(sentences).items()}
-    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    kinds = ("triggers", "feelings", "conclusions")
+    told = ", ".join(f"{sum(map(len, getattr(sentences, kind).values())):,} {kind}" for kind in kinds)
     print(f"{made / 'sentences.json'}: {told}, {time.monotonic() - start:.0f} s", flush=True)
     drawings = load_drawings(data).values()
     sentences.check(drawings, FEWEST)

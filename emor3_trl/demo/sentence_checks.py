@@ -136,17 +136,18 @@ def tells_feeling(sentence: str, emotion: str) -> bool:
 
 
 def tells_conclusion(sentence: str, mood: str) -> bool:
-    """Return whether a sentence tells a valence and an arousal, and names no emotion.
+    """Return whether a sentence tells a valence and an arousal, denies neither, and names no emotion.
 
     >>> tells_conclusion("All in all it is negative and excited.", "negative, excited")
     True
-    >>> tells_conclusion("It is negative.", "negative, excited")
-    False
+    >>> [tells_conclusion(text, "negative, excited") for text in ("It is negative.", "Not negative, but excited.")]
+    [False, False]
     """
     told = set(_list_words(sentence)) & {"positive", "negative", "neutral", "calm", "excited"}
     labels = [label for label in FEELINGS if label != "excitement"]  # "excited" is of its kin
     named = mask_labels(sentence, labels, with_kin=True) != sentence or "excitement" in sentence.lower()
-    return told == set(mood.split(", ")) and not named
+    denied = re.search(r"\b(?:not?|never|neither|nor)\b|n't\b", sentence, re.IGNORECASE)
+    return told == set(mood.split(", ")) and not named and not denied
 
 
 def _list_parts(text: str) -> set[str]:

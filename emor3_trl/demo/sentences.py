@@ -105,6 +105,19 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What SmolLM2 answers.
+
+    Args:
+        text: the answer.
+        likelihood: its mean log-probability a token, to SmolLM2 as it is: how much it sounds like its own English.
+    """
+
+    text: str
+    likelihood: float
+
+
+@dataclass(frozen=True)
 class Request:
     """What SmolLM2 is to write a number of sentences about.
 

@@ -9,12 +9,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from emor3_trl.demo.drawings import Drawing
-from emor3_trl.demo.sentences import Ask, Request, list_mistaken_keys, list_requests, show_examples
+from emor3_trl.demo.sentences import Answer, Ask, Request, list_mistaken_keys, list_requests, show_examples
 from emor3_trl.files import read_mapping, write_json
 
 CHUNK = 16  # questions in a call
 # The turns before, the questions, how many answers to each, a seed: the answers
-Writer = Callable[[str, Sequence[Ask], int, int], list[list[str]]]
+Writer = Callable[[str, Sequence[Ask], int, int], list[list[Answer]]]
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,37 @@ class WritingPlan:
     Args:
         rounds: at most so many; what has sentences enough is asked for no more.
         samples: answers to each question in a round.
-        per_trigger: sentences about a look with a detail that are enough.
+        per_trigger: sentences about a look with a detail that are enough; the likeliest are kept.
         per_other: the same for the feeling of an emotion, and for a mood.
     """
 
-    rounds: int = 4
-    samples: int = 6
-    per_trigger: int = 4
+    rounds: int = 2
+    samples: int = 8
+    per_trigger: int = 3
     per_other: int = 24
 
 
 @dataclass
 class Sentences:
-    """What was written, by what it is about: look and detail (`make_key`), emotion, and mood (`name_mood`)."""
+    """What was written, by what it is about: look and detail (`make_key`), emotion, and mood (`name_mood`).
+
+    `likelihoods` has the `Answer.likelihood` of each sentence.
+    """
 
     triggers: dict[str, list[str]] = field(default_factory=dict)
     feelings: dict[str, list[str]] = field(default_factory=dict)
     conclusions: dict[str, list[str]] = field(default_factory=dict)
+    likelihoods: dict[str, float] = field(default_factory=dict)
 
-    def add(self, request: Request, texts: Iterable[str], enough: int) -> int:
-        """Keep what a request accepts of some texts, until there is enough; return how many it accepted."""
-        kept = getattr(self, request.kind).setdefault(request.key, [])
-        accepted = [sentence for sentence in map(_tidy, texts) if request.accepts(sentence)]
-        kept += [sentence for sentence in dict.fromkeys(accepted) if sentence not in kept]
-        del kept[enough:]
+    def add(self, request: Request, answers: Iterable[Answer], enough: int) -> int:
+        """Keep the likeliest of what a request has and of what it accepts; return how many it accepted."""
+        told = getattr(self, request.kind)
+        accepted = [(" ".join(answer.text.split()), answer.likelihood) for answer in answers]
+        accepted = [(sentence, likelihood) for sentence, likelihood in accepted if request.accepts(sentence)]
+        for sentence, likelihood in accepted:
+            self.likelihoods.setdefault(sentence, round(likelihood, 2))
+        sentences = dict.fromkeys([*told.get(request.key, ()), *(sentence for sentence, _ in accepted)])
+        told[request.key] = sorted(sentences, key=lambda sentence: -self.likelihoods[sentence])[:enough]
         return len(accepted)
 
     def count(self, request: Request) -> int:
@@ -129,7 +136,3 @@ def _write_round(write: Writer, sentences: Sentences, seed: int, number: int, pl
             accepted += sentences.add(request, answers, enough[request.kind])
             tried += len(answers)
     return [accepted, tried]
-
-
-def _tidy(text: str) -> str:
-    return " ".join(text.split())

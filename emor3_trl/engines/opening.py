@@ -15,7 +15,7 @@ from emor3_trl.checkpoints import SAFE, whole_checkpoint
 from emor3_trl.engines.engine import Engine
 from emor3_trl.engines.transformers import TransformersEngine
 from emor3_trl.engines.vllm import VLLMEngine
-from emor3_trl.launch import device_type
+from emor3_trl.launch import device_type, keep_freed_memory
 
 ENGINES = ("auto", "vllm", "transformers")
 # Room for the prompt next to the completion, where nobody measured it: the reference's limit
@@ -159,10 +159,11 @@ def prepare_cpu_engine() -> None:
     """Set up vLLM's CPU backend for training, before an engine is built. Does nothing on a GPU.
 
     Weights stay unpacked, so that they can be synchronised; threads are left to torch, which trains in this process;
-    nothing is compiled, which would need a C++ compiler and 20 s at the first sampled token.
+    nothing is compiled, which would need a C++ compiler and 20 s at the first sampled token; freed memory is kept.
     """
     if device_type() != "cpu":
         return
+    keep_freed_memory()
     import vllm._custom_ops
     from torch import _dynamo
 

@@ -12,6 +12,7 @@ from emor3_trl.checkpoints import check_model_path
 from emor3_trl.data import count_rows, load_split
 from emor3_trl.evaluation.validation import check_validation
 from emor3_trl.groups.checks import check_model_settings
+from emor3_trl.launch import keep_freed_memory
 from emor3_trl.named_rewards import digest_rewards
 from emor3_trl.run.arguments import GRPOArguments, RunArguments
 from emor3_trl.run.command_line import Parsed, build_model_options
@@ -60,6 +61,7 @@ def open_run(parsed: Parsed) -> OpenRun | None:
     # Without an answer, transformers would ask the terminal whether to run the code of a folder
     args.model_init_kwargs.setdefault("trust_remote_code", getattr(args, "trust_remote_code", False))
     check_model_settings(path, args, get_peft_config(model))
+    keep_freed_memory()
     train = load_split(run.data, run.train_split, run.prompt_style, run.max_samples, args.seed)
     # TRL's multimodal token types need padding on the left. Images have their final size since the data was prepared,
     # so this processor and vLLM's have nothing left to resize.

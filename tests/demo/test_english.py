@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from recipe_commands import RecipeRunner
+from torch.nn import functional as F
 
 from emor3_trl.demo import leaning, smollm2
 from emor3_trl.demo.english_examples import KINDS, choose_pairs, format_pair
@@ -29,6 +30,7 @@ from emor3_trl.demo.sentences import (
     EXAMPLES,
     FEELING_NOTES,
     LOOK_NOTES,
+    Answer,
     Ask,
     Request,
     list_keys,
@@ -80,6 +82,7 @@ TENSE = "negative, excited"
         pytest.param("conclusions", TENSE, "It is negative, calm and excited.", False, id="both arousals"),
         pytest.param("conclusions", TENSE, "Not positive but negative, and excited.", False, id="both valences"),
         pytest.param("conclusions", TENSE, "This fear is negative and excited.", False, id="the answer's name"),
+        pytest.param("conclusions", TENSE, "It isn't negative, it is excited.", False, id="denied"),
         pytest.param("conclusions", "neutral, excited", "It stays neutral and somewhat excited.", True, id="neutral"),
     ],
 )  # fmt: skip
@@ -142,11 +145,28 @@ class FakeWriter:
         self.opened += 1
         return self
 
-    def __call__(self, shown: str, asks: Sequence[Ask], samples: int, seed: int) -> list[list[str]]:
+    def __call__(self, shown: str, asks: Sequence[Ask], samples: int, seed: int) -> list[list[Answer]]:
         self.calls += 1
         if self.calls > self.dies_in_call:
             raise KeyboardInterrupt
-        return [[write_well(ask), "Nonsense about a dog"][:samples] for ask in asks]
+        return [[Answer(write_well(ask), -1.0), Answer("Nonsense about a dog", -0.5)][:samples] for ask in asks]
+
+
+def test_the_likeliest_sentences_are_kept():
+    request, sentences = Request("triggers", SHOUT), Sentences()
+    texts = {"In a blue shirt, someone yells.": -1.2, "A shirt is blue, and a face shouts.": -0.8, "A dog barks.": -0.1}
+    assert sentences.add(request, [Answer(f" {text}\n", value) for text, value in texts.items()], enough=2) == 2
+    assert sentences.triggers[SHOUT] == ["A shirt is blue, and a face shouts.", "In a blue shirt, someone yells."]
+    later = [
+        Answer("A blue shirt, and a face that screams.", -1.0),
+        Answer("A shirt is blue, and a face shouts.", -3.0),
+    ]
+    assert sentences.add(request, later, enough=2) == 2
+    assert sentences.triggers[SHOUT] == [
+        "A shirt is blue, and a face shouts.",
+        "A blue shirt, and a face that screams.",
+    ]
+    assert sentences.count(request) == 2
 
 
 def test_writing_that_is_stopped_goes_on_in_its_round_and_ends_alike(tmp_path):
@@ -403,5 +423,16 @@ def test_questions_of_other_lengths_in_a_call_change_no_answer(monkeypatch):
     shown = show_examples("triggers", rng)
     asks = [Request("triggers", key).ask(rng) for key in (SHOUT, WIDE, "sick | glasses")]
     together = write(shown, asks, 1, 0)
-    assert together == [write(shown, [ask], 1, 0)[0] for ask in asks]
-    assert all(texts[0] for texts in together)
+    alone = [write(shown, [ask], 1, 0)[0] for ask in asks]
+    for ask, (answer,), (same,) in zip(asks, together, alone, strict=True):
+        assert answer.text
+        assert answer.text == same.text
+        assert answer.likelihood == pytest.approx(same.likelihood, abs=1e-3)
+        before, whole = (
+            write.tokenizer(text, return_tensors="pt")["input_ids"]
+            for text in (shown + ask.text, f"{shown}{ask.text}{answer.text}<|im_end|>")
+        )
+        with torch.inference_mode():
+            logits = write.model(whole).logits[0, before.shape[1] - 1 : -1]
+        expected = -F.cross_entropy(logits, whole[0, before.shape[1] :])
+        assert answer.likelihood == pytest.approx(float(expected), abs=1e-3)
