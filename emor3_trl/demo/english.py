@@ -59,7 +59,7 @@ class EnglishArguments:
     rounds: int = field(default=2, metadata={"help": "Rounds in which SmolLM2 writes about what lacks sentences."})
     samples: int = field(default=8, metadata={"help": "Sentences that it tries for each prompt in a round."})
     vision_steps: int = field(default=180, metadata={"help": "Steps of the vision tower alone, with linear heads."})
-    align_updates: int = field(default=70, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
+    align_updates: int = field(default=100, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
     align_batch: int = field(default=12, metadata={"help": "Sentences in such an update."})
     base_updates: int = field(default=60, metadata={"help": "Updates of the whole model on tasks without a question."})
     asked_updates: int = field(default=20, metadata={"help": "Updates after those, with the questions as they are."})
