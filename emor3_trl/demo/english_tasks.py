@@ -52,6 +52,15 @@ class EnglishTasks(Tasks):
             swapped.append((prompt, sentence, self.rng.choice(others)))
         return own, swapped
 
+    def asked(self, count: int) -> list[Example]:
+        """The questions as they are: three for thinking, and one for the answer only, of which there is a few tokens.
+
+        In a batch each token weighs alike. As a loss of its own, the answer only would weigh the first token, which
+        decides between the two, twenty times as much as thinking does, and the steps would be gone.
+        """
+        direct = count // 4
+        return self.thinking(count - direct) + self.direct(direct)
+
     def tell(self, drawing: Drawing) -> str:
         """Return a true sentence about an image."""
         pools = [self.sentences.triggers[key] for key in list_keys(drawing) if self.sentences.triggers.get(key)]

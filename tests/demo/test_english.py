@@ -214,6 +214,15 @@ def sentences() -> Sentences:
     return written
 
 
+def test_asked_lessons_are_thinking_with_a_few_answers_in_one_batch(processor, pictures, sentences):
+    lessons = EnglishTasks(processor, pictures, random.Random(0), sentences).asked(8)
+    steps = ["<step1>" in completion for _, completion, _ in lessons]
+    assert steps == [True] * 6 + [False] * 2
+    assert all(completion.startswith("\\boxed{") for _, completion, _ in lessons[6:])
+    assert all("<step1>" in prompt for prompt, *_ in lessons[:6])
+    assert not any("<step1>" in prompt for prompt, *_ in lessons[6:])
+
+
 def test_the_judge_s_lessons_are_pairs_that_differ_in_the_look_alone(processor, pictures, sentences):
     tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
     answers = [completion for _, completion, _ in tasks.consistency(8)]
