@@ -84,7 +84,7 @@ def test_a_reference_model_that_one_process_loads_is_refused(
 
 
 FAULTS = """
-import os, resource
+import resource
 import torch
 from emor3_trl.launch import keep_freed_memory
 keep_freed_memory()
@@ -95,8 +95,6 @@ for _ in range(4):
     torch.zeros(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-
-
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ALL_HUGE = HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text()
 

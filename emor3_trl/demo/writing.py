@@ -38,7 +38,7 @@ class WritingPlan:
 class Sentences:
     """What was written, by what it is about: look and detail (`make_key`), emotion, and mood (`name_mood`).
 
-    `likelihoods` has the `Answer.likelihood` of each sentence.
+    `likelihoods` has the `Answer.likelihood` of each sentence that was accepted.
     """
 
     triggers: dict[str, list[str]] = field(default_factory=dict)
@@ -49,11 +49,13 @@ class Sentences:
     def add(self, request: Request, answers: Iterable[Answer], enough: int) -> int:
         """Keep the likeliest of what a request has and of what it accepts; return how many it accepted."""
         told = getattr(self, request.kind)
-        accepted = [(" ".join(answer.text.split()), answer.likelihood) for answer in answers]
-        accepted = [(sentence, likelihood) for sentence, likelihood in accepted if request.accepts(sentence)]
-        for sentence, likelihood in accepted:
-            self.likelihoods.setdefault(sentence, round(likelihood, 2))
-        sentences = dict.fromkeys([*told.get(request.key, ()), *(sentence for sentence, _ in accepted)])
+        accepted = []
+        for answer in answers:
+            sentence = " ".join(answer.text.split())
+            if request.accepts(sentence):
+                accepted.append(sentence)
+                self.likelihoods.setdefault(sentence, round(answer.likelihood, 2))
+        sentences = dict.fromkeys([*told.get(request.key, ()), *accepted])
         told[request.key] = sorted(sentences, key=lambda sentence: -self.likelihoods[sentence])[:enough]
         return len(accepted)
 
