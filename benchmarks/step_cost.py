@@ -141,7 +141,7 @@ def describe_point(point: dict[str, Any]) -> str:
 
     line = (
         f"G {point['group']:>2}, {point['image_tokens']:>4} image and {point['text_tokens']} text tokens: "
-        f"forward+backward {show(point['gain'])}, bound {point['bound']:.2f}, memory {point['peak_memory_ratio']:.2f}"
+        f"forward+backward {show(point['gain'])}, bound {point['bound']:.2f}, memory {point['peak_memory_ratio']}"
     )
     grouper = point.get("gain_over_prefix_grouper")
     return f"{line}; {show(grouper)} than prefix-grouper" if grouper else line

@@ -109,7 +109,8 @@ def measure_point(folder: Path, group: int, image: int, pairs: int, pictured: bo
         for name, (taken, _, values) in runs.items():
             seconds[name].append(taken)
             differences.append((values - runs["stock"][2]).abs().max().item())
-        memory.append(runs["packed"][1] / runs["stock"][1])
+        if runs["stock"][1]:  # none where the process had kept freed memory that was enough
+            memory.append(runs["packed"][1] / runs["stock"][1])
     bound = group * (TEXT + image + COMPLETION) / (TEXT + image + group * COMPLETION)
     gains = {
         name: [taken / packed for taken, packed in zip(values, seconds["packed"], strict=True)]
@@ -124,7 +125,7 @@ def measure_point(folder: Path, group: int, image: int, pairs: int, pictured: bo
         "share_of_bound": round(statistics.median(gains["stock"]) / bound, 3),
         **({"gain_over_prefix_grouper": spread(gains["grouper"])} if "grouper" in gains else {}),
         **{f"seconds_{name}": round(statistics.median(values), 3) for name, values in seconds.items()},
-        "peak_memory_ratio": round(statistics.median(memory), 3),
+        "peak_memory_ratio": round(statistics.median(memory), 3) if memory else None,
         "largest_difference": max(differences),
     }
 

@@ -3,6 +3,8 @@
 import importlib
 from pathlib import Path
 
+import torch
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -24,3 +26,14 @@ def test_the_processor_is_named_with_its_vectors(monkeypatch):
     name = importlib.import_module("step_cost").name_cpu()
     flags = Path("/proc/cpuinfo").read_text()
     assert name.endswith("AVX-512") is ("avx512f" in flags)
+
+
+def test_memory_that_does_not_grow_has_no_ratio(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    curves = importlib.import_module("step_curves")
+    ways = dict.fromkeys(("stock", "packed"), lambda: torch.ones(1, 1))
+    point = curves.Point(ways, torch.ones(1, 1, requires_grad=True), torch.nn.Linear(1, 1))
+    monkeypatch.setattr(curves, "make_point", lambda *_: point)
+    monkeypatch.setattr(curves, "peak_rss", lambda: 0)
+    monkeypatch.setattr(curves, "reset_peak", lambda: 0)
+    assert curves.measure_point(tmp_path, 2, 64, pairs=2)["peak_memory_ratio"] is None
