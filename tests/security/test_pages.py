@@ -103,7 +103,7 @@ def use_everything(page: Any) -> None:
         values = control.evaluate("each => [...each.options].map(option => option.value)")
         control.select_option(values[-1])
     for element in page.locator("[data-tip]:visible, button:visible, .emotion:visible").all()[:12]:
-        element.hover(timeout=2_000, force=True)
+        element.hover(force=True)
     page.keyboard.press("Tab")
     assert page.evaluate("window.pwned") is None
     assert (
