@@ -1,8 +1,8 @@
 """The English demo's base model: SmolLM2 gets eyes, and learns to think about emotions in sentences that it wrote.
 
-Four stages, each kept on disk when it is finished: the graft; the sentences; the vision tower, taught to make the
-frozen language model say what is in a picture; the whole model, taught the demo's tasks. Only train splits are learned
-from.
+Five stages, each kept on disk when it is finished: the graft; the sentences; the vision tower, taught to make the
+frozen language model say what is in a picture; the judge, which tells true sentences from false ones; the demo's tasks.
+Only train splits are learned from.
 """
 
 import random
@@ -20,6 +20,15 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen
 from emor3_trl.data.output_folder import lock_folder
 from emor3_trl.demo.drawings import Drawing
 from emor3_trl.demo.english_tasks import EnglishTasks
+from emor3_trl.demo.judging import (
+    QUESTION,
+    SHORT_QUESTION,
+    ClaimedImage,
+    LookHeads,
+    compute_judging_losses,
+    compute_verdict_loss,
+    measure_judge,
+)
 from emor3_trl.demo.leaning import open_smollm2
 from emor3_trl.demo.model import load_lessons, load_pictures, measure_model, save_whole
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
@@ -28,6 +37,7 @@ from emor3_trl.demo.teaching import BaseTraining, compute_completion_loss, teach
 from emor3_trl.demo.updates import Checkpoint, Part, teach_in_updates
 from emor3_trl.demo.writing import Sentences, WritingPlan, write_sentences
 from emor3_trl.files import read_mapping
+from emor3_trl.groups.attention import install_attention, remove_attention
 from emor3_trl.launch import keep_freed_memory
 
 Picture = tuple[Image.Image, Drawing]
@@ -35,14 +45,20 @@ Model = tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]
 RECORD = "english.json"  # in each model's folder: what it was made with, and what was measured
 
 # Examples of each task in an update. Most lessons have no question, which is half of the tokens; the last ones have it
-UNASKED = {"unasked_thinking": 4, "consistency": 8, "coherence": 2}
-ASKED = {"asked": 8, "consistency": 8, "coherence": 2}
+UNASKED = {"unasked_thinking": 4, "coherence": 2}
+ASKED = {"asked": 8, "coherence": 2}
+# Images in an update, and what is claimed of each: to learn to judge, and beside the tasks
+JUDGED, JUDGED_BESIDE = (6, 8), (2, 8)
 # Peak learning rates by part: what is new learns fast, and SmolLM2 keeps its English
 ALIGN_RATES = {"tower": 3e-4, "merger": 1e-3}
+JUDGE_RATES = {"tower": 1e-4, "merger": 3e-4, "language": 1.5e-4}
+HEADS_RATE = 2e-3
 BASE_RATES = {"tower": 1e-4, "merger": 3e-4, "language": 1e-4}
 MIN_GAP = 0.3  # nats a token; a tower that sees nothing has none
+MIN_JUDGED = 0.65  # of the verdicts are right; half of them by chance
 FEWEST = 8  # sentences that each emotion and each mood needs
 GAP_SENTENCES = 96
+JUDGED_PICTURES = 48
 
 
 @dataclass
@@ -61,6 +77,7 @@ class EnglishArguments:
     vision_steps: int = field(default=180, metadata={"help": "Steps of the vision tower alone, with linear heads."})
     align_updates: int = field(default=100, metadata={"help": "Updates of the vision tower below a frozen SmolLM2."})
     align_batch: int = field(default=12, metadata={"help": "Sentences in such an update."})
+    judge_updates: int = field(default=80, metadata={"help": "Updates of the whole model on true and false sentences."})
     base_updates: int = field(default=60, metadata={"help": "Updates of the whole model on tasks without a question."})
     asked_updates: int = field(default=30, metadata={"help": "Updates after those, with the questions as they are."})
     measured: int = field(default=16, metadata={"help": "Validation pictures of each world that base is asked about."})
@@ -100,7 +117,12 @@ def prepare_english(args: EnglishArguments) -> dict[str, float]:
         settings |= {"align": [args.vision_steps, args.align_updates, args.align_batch, ALIGN_RATES]}
         checkpoint = Checkpoint(made / "aligned.pt", args.save_every, dict(settings))
         keep_stage(made / "aligned", settings, partial(_align, args, made, sentences, checkpoint))
-        settings |= {"base": [args.base_updates, args.asked_updates, args.measured, UNASKED, ASKED, BASE_RATES]}
+        settings |= {"judge": [args.judge_updates, JUDGED, JUDGE_RATES, HEADS_RATE]}
+        checkpoint = Checkpoint(made / "judge.pt", args.save_every, dict(settings))
+        keep_stage(made / "judge", settings, partial(_teach_judge, args, made, sentences, checkpoint))
+        settings |= {
+            "base": [args.base_updates, args.asked_updates, args.measured, UNASKED, ASKED, JUDGED_BESIDE, BASE_RATES]
+        }
         checkpoint = Checkpoint(output_dir / "base.pt", args.save_every, dict(settings))
         record = keep_stage(output_dir / "base", settings, partial(_teach_base, args, made, sentences, checkpoint))
         return dict(record["validation"])
@@ -195,29 +217,62 @@ def _align(
     return (model.requires_grad_(True), processor), {"loss_own_image": own, "loss_other_image": other}
 
 
+def _teach_judge(
+    args: EnglishArguments, made: Path, sentences: Sentences, checkpoint: Checkpoint
+) -> tuple[Model, dict[str, Any]]:
+    """Teach the whole model which sentences are true of an image."""
+    model, processor = load_model(made / "aligned")
+    pictures = _keep_told(load_lessons(args.data), sentences)
+    torch.manual_seed(args.seed)
+    heads = LookHeads(model.config.get_text_config().hidden_size)
+    model.train()
+    install_attention(model)
+
+    def compute_losses(update: int) -> dict[str, torch.Tensor]:
+        tasks = EnglishTasks(processor, pictures, random.Random(f"judge-{args.seed}-{update}"), sentences)
+        return compute_judging_losses(model, processor, heads, tasks.claims(*JUDGED))
+
+    parts = [*_list_parts(model, JUDGE_RATES), Part(list(heads.parameters()), HEADS_RATE)]
+    teach_in_updates("Teaching to judge", parts, compute_losses, args.judge_updates, checkpoint)
+    right = measure_judge(model, processor, _claim_about_validation(processor, args.data, sentences), SHORT_QUESTION)
+    print(f"True and false sentences about validation images that are judged right: {right:.2f}", flush=True)
+    if right < MIN_JUDGED:
+        raise ValueError(
+            f"The model does not judge: {right:.2f} of the sentences about validation images are judged right, "
+            f"{MIN_JUDGED} are needed. Delete '{checkpoint.path}', and raise --judge_updates."
+        )
+    remove_attention(model)
+    return (model, processor), {"judged_right": right}
+
+
 def _teach_base(
     args: EnglishArguments, made: Path, sentences: Sentences, checkpoint: Checkpoint
 ) -> tuple[Model, dict[str, Any]]:
     """Teach the whole model the demo's tasks, and measure it on validation."""
-    model, processor = load_model(made / "aligned")
+    model, processor = load_model(made / "judge")
     pictures, updates = _keep_told(load_lessons(args.data), sentences), args.base_updates + args.asked_updates
     model.train()
+    install_attention(model)
 
     def compute_losses(update: int) -> dict[str, torch.Tensor]:
         tasks = EnglishTasks(processor, pictures, random.Random(f"base-{args.seed}-{update}"), sentences)
         batches = UNASKED if update < args.base_updates else ASKED
-        return {
+        losses = {
             name: compute_completion_loss(model, processor, getattr(tasks, name)(count))
             for name, count in batches.items()
         }
+        return {**losses, "verdict": compute_verdict_loss(model, processor, tasks.claims(*JUDGED_BESIDE))}
 
     parts = _list_parts(model, BASE_RATES)
     teach_in_updates("Teaching the tasks", parts, compute_losses, updates, checkpoint)
+    right = measure_judge(model, processor, _claim_about_validation(processor, args.data, sentences), QUESTION)
+    remove_attention(model)
     with torch.no_grad():  # a lower temperature that is part of the weights, as for the demo's own base model
         model.model.language_model.norm.weight.mul_(BaseTraining().sharpness)
     validation = measure_model(model, processor, args.data, args.measured)
-    print("Validation: " + ", ".join(f"{name} {value:.2f}" for name, value in validation.items()), flush=True)
-    return (model, processor), {"validation": validation}
+    told = {**validation, "judged right": right}
+    print("Validation: " + ", ".join(f"{name} {value:.2f}" for name, value in told.items()), flush=True)
+    return (model, processor), {"validation": validation, "judged_right": right}
 
 
 def match_scale(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[Any]) -> None:
@@ -244,6 +299,14 @@ def measure_gap(
             for examples in tasks.swapped_descriptions(min(GAP_SENTENCES, len(pictures)))
         ]
     return losses[0], losses[1]
+
+
+def _claim_about_validation(
+    processor: Qwen2_5_VLProcessor, data: str | Path, sentences: Sentences
+) -> list[ClaimedImage]:
+    pictures = _keep_told(load_pictures(data, "validation"), sentences)
+    tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
+    return tasks.claims(min(JUDGED_PICTURES, len(pictures)), JUDGED[1])
 
 
 def _list_parts(model: Qwen2_5_VLForConditionalGeneration, rates: dict[str, float]) -> list[Part]:

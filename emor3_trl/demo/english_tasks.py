@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from emor3_trl.demo.drawings import Drawing
-from emor3_trl.demo.sentences import list_keys, name_mood
+from emor3_trl.demo.judging import Claim, ClaimedImage
+from emor3_trl.demo.sentences import list_keys, name_mood, split_key
 from emor3_trl.demo.teaching import Example, Tasks
 from emor3_trl.demo.texts import join_steps
 from emor3_trl.demo.writing import Sentences
@@ -52,6 +53,23 @@ class EnglishTasks(Tasks):
             swapped.append((prompt, sentence, self.rng.choice(others)))
         return own, swapped
 
+    def claims(self, images: int, count: int) -> list[ClaimedImage]:
+        """Images with `count` sentences each: every other one is false, and of those every other one in the look alone.
+
+        The rest of the false ones are about any image of the same world with another look.
+        """
+        claimed = []
+        for image, drawing in self._pick(images):
+            claims = []
+            for pair in range(count // 2):
+                true, false = self.rng.choice(self.sentences.find_pairs(drawing))
+                if pair % 2:
+                    others = [other for _, other in self.pictures if _looks_otherwise(other, drawing)]
+                    true, false = self._pick_key(drawing), self._pick_key(self.rng.choice(others))
+                claims += [Claim(self._tell_key(key), split_key(key)[0], key == true) for key in (true, false)]
+            claimed.append(ClaimedImage(image, drawing.look, self._show_image(), claims))
+        return claimed
+
     def asked(self, count: int) -> list[Example]:
         """The questions as they are: three for thinking, and one for the answer only, of which there is a few tokens.
 
@@ -63,12 +81,11 @@ class EnglishTasks(Tasks):
 
     def tell(self, drawing: Drawing) -> str:
         """Return a true sentence about an image."""
-        pools = [self.sentences.triggers[key] for key in list_keys(drawing) if self.sentences.triggers.get(key)]
-        return self.rng.choice(self.rng.choice(pools))
+        return self._tell_key(self._pick_key(drawing))
 
     def tell_truth_and_mistake(self, drawing: Drawing) -> tuple[str, str]:
         """Return two sentences with the same detail, and with the look of the image and one of another emotion."""
-        true, false = map(self.rng.choice, self.rng.choice(self.sentences.find_pairs(drawing)))
+        true, false = map(self._tell_key, self.rng.choice(self.sentences.find_pairs(drawing)))
         return true, false
 
     def feel(self, emotion: str) -> str:
@@ -79,6 +96,12 @@ class EnglishTasks(Tasks):
         """Return Structured Emotional Thinking about an image, which answers `emotion`."""
         conclusion = self.rng.choice(self.sentences.conclusions[name_mood(emotion)])
         return join_steps(self.tell(drawing), self.feel(emotion), conclusion, emotion)
+
+    def _pick_key(self, drawing: Drawing) -> str:
+        return self.rng.choice([key for key in list_keys(drawing) if self.sentences.triggers.get(key)])
+
+    def _tell_key(self, key: str) -> str:
+        return self.rng.choice(self.sentences.triggers[key])
 
 
 def _looks_otherwise(first: Drawing, second: Drawing) -> bool:

@@ -63,10 +63,9 @@ class Sentences:
         """Return how many sentences a request has."""
         return len(getattr(self, request.kind).get(request.key, ()))
 
-    def find_pairs(self, drawing: Drawing) -> list[tuple[list[str], list[str]]]:
-        """Return sentences that are true of a drawing, each time with others that differ in the look alone."""
-        pairs = [(self.triggers.get(true), self.triggers.get(false)) for true, false in list_mistaken_keys(drawing)]
-        return [(true, false) for true, false in pairs if true and false]
+    def find_pairs(self, drawing: Drawing) -> list[tuple[str, str]]:
+        """Return keys of sentences that are true of a drawing, each with one that differs in the look alone."""
+        return [pair for pair in list_mistaken_keys(drawing) if all(self.triggers.get(key) for key in pair)]
 
     def check(self, drawings: Collection[Drawing], fewest: int) -> None:
         """Make sure that there is enough to say.

@@ -340,15 +340,15 @@ def test_the_graft_says_what_smollm2_says_bit_by_bit(tmp_path):
         assert again(sample)["input_ids"] == processor.tokenizer(sample)["input_ids"]
 
 
-TINY = {"rounds": 1, "samples": 1, "vision_steps": 2, "align_updates": 4, "align_batch": 2, "base_updates": 2}
-TINY |= {"asked_updates": 2, "measured": 1, "save_every": 1}
+TINY = {"rounds": 1, "samples": 1, "vision_steps": 2, "align_updates": 4, "align_batch": 2, "judge_updates": 2}
+TINY |= {"base_updates": 2, "asked_updates": 2, "measured": 1, "save_every": 1}
 
 
 def start(folder: Path, name: str) -> subprocess.Popen[str]:
     """Start the recipe with a few updates, on sentences that are there."""
     code = (
         "from emor3_trl.demo import english\nfrom emor3_trl.run.recipe import run_recipe\n"
-        "english.MIN_GAP = -10  # four updates see nothing\n"
+        "english.MIN_GAP, english.MIN_JUDGED = -10, 0  # four updates see nothing\n"
         "english.measure_model = lambda *args: {}  # and write long nonsense\n"
         "import runpy, sys\nrunpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
@@ -384,7 +384,7 @@ def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one
         }
         (folder / "sentences.json").write_text(json.dumps(record))
     finish(start(tmp_path, "whole"))
-    for checkpoint in ("preparation/aligned.pt", "base.pt"):
+    for checkpoint in ("preparation/aligned.pt", "preparation/judge.pt", "base.pt"):
         running = start(tmp_path, "killed")
         while not (tmp_path / "killed" / checkpoint).exists():
             assert running.poll() is None
@@ -392,7 +392,7 @@ def test_a_preparation_that_is_killed_in_each_stage_ends_as_an_uninterrupted_one
         running.send_signal(signal.SIGKILL)
         running.communicate()
     finish(start(tmp_path, "killed"))
-    for model in ("preparation/aligned", "base"):
+    for model in ("preparation/aligned", "preparation/judge", "base"):
         weights = [load_file(tmp_path / name / model / "model.safetensors") for name in ("whole", "killed")]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), model
     assert not list((tmp_path / "killed").rglob("*.pt"))
