@@ -80,7 +80,7 @@ class EnglishArguments:
     judge_updates: int = field(default=80, metadata={"help": "Updates of the whole model on true and false sentences."})
     base_updates: int = field(default=60, metadata={"help": "Updates of the whole model on tasks without a question."})
     asked_updates: int = field(default=30, metadata={"help": "Updates after those, with the questions as they are."})
-    measured: int = field(default=16, metadata={"help": "Validation pictures of each world that base is asked about."})
+    measured: int = field(default=8, metadata={"help": "Validation pictures of each world that base is asked about."})
     save_every: int = field(default=20, metadata={"help": "Updates between checkpoints; a killed stage goes on there."})
 
     def __post_init__(self) -> None:
