@@ -47,8 +47,8 @@ RECORD = "english.json"  # in each model's folder: what it was made with, and wh
 # Examples of each task in an update. Most lessons have no question, which is half of the tokens; the last ones have it
 UNASKED = {"unasked_thinking": 4, "coherence": 2}
 ASKED = {"asked": 8, "coherence": 2}
-# Images in an update, and what is claimed of each: to learn to judge, and beside the tasks
-JUDGED, JUDGED_BESIDE = (6, 8), (2, 8)
+# Images in an update, and what is claimed of each: to learn to judge, and beside the tasks; lists, as a record has them
+JUDGED, JUDGED_BESIDE = [6, 8], [2, 8]
 # Peak learning rates by part: what is new learns fast, and SmolLM2 keeps its English
 ALIGN_RATES = {"tower": 3e-4, "merger": 1e-3}
 JUDGE_RATES = {"tower": 1e-4, "merger": 3e-4, "language": 1.5e-4}

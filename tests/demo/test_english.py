@@ -20,7 +20,8 @@ import torch
 from recipe_commands import RecipeRunner
 from torch.nn import functional as F
 
-from emor3_trl.demo import leaning, smollm2
+from emor3_trl.demo import english, leaning, smollm2
+from emor3_trl.demo.english import EnglishArguments, prepare_english
 from emor3_trl.demo.english_examples import KINDS, choose_pairs, format_pair
 from emor3_trl.demo.english_tasks import EnglishTasks
 from emor3_trl.demo.leaning import open_smollm2
@@ -284,6 +285,20 @@ def test_teaching_that_is_stopped_ends_as_if_it_had_not_been(tmp_path, stop_at):
     assert torch.equal(teach_line(stopped), whole)
     with pytest.raises(FileExistsError, match="other settings"):
         teach_line(Checkpoint(tmp_path / "whole.pt", 2, {"seed": 1}))
+
+
+def test_each_setting_of_a_stage_is_read_back_as_it_was_set(tmp_path, monkeypatch):
+    """A stage that is finished is reused: what its record says is what the next start asks for."""
+    asked = []
+    monkeypatch.setattr(english, "find_smollm2", lambda: None)
+    monkeypatch.setattr(english, "_write", lambda *args: Sentences())
+    monkeypatch.setattr(
+        english, "keep_stage", lambda folder, settings, build: asked.append(dict(settings)) or {"validation": {}}
+    )
+    write_demo_data(tmp_path / "data", sizes={"train": 1, "validation": 1, "test": 1})
+    prepare_english(EnglishArguments(output_dir=str(tmp_path / "out"), data=str(tmp_path / "data")))
+    assert [list(settings)[-1] for settings in asked] == ["seed", "align", "judge", "base"]
+    assert json.loads(json.dumps(asked)) == asked
 
 
 def test_a_missing_package_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
