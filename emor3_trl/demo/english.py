@@ -5,6 +5,7 @@ frozen language model say what is in a picture; the judge, which tells true sent
 Only train splits are learned from.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -18,17 +19,9 @@ from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from emor3_trl.data.output_folder import lock_folder
+from emor3_trl.demo import judging
 from emor3_trl.demo.drawings import Drawing
 from emor3_trl.demo.english_tasks import EnglishTasks
-from emor3_trl.demo.judging import (
-    QUESTION,
-    SHORT_QUESTION,
-    ClaimedImage,
-    LookHeads,
-    compute_judging_losses,
-    compute_verdict_loss,
-    measure_judge,
-)
 from emor3_trl.demo.leaning import open_smollm2
 from emor3_trl.demo.model import load_lessons, load_pictures, measure_model, save_whole
 from emor3_trl.demo.pictures import load_drawings, write_demo_data
@@ -47,7 +40,7 @@ RECORD = "english.json"  # in each model's folder: what it was made with, and wh
 # Examples of each task in an update. Most lessons have no question, which is half of the tokens; the last ones have it
 UNASKED = {"unasked_thinking": 4, "coherence": 2}
 ASKED = {"asked": 8, "coherence": 2}
-# Images in an update, and what is claimed of each: to learn to judge, and beside the tasks; lists, as a record has them
+# Images in an update, and what is claimed of each: to learn to judge, and beside the tasks
 JUDGED, JUDGED_BESIDE = [6, 8], [2, 8]
 # Peak learning rates by part: what is new learns fast, and SmolLM2 keeps its English
 ALIGN_RATES = {"tower": 3e-4, "merger": 1e-3}
@@ -114,17 +107,17 @@ def prepare_english(args: EnglishArguments) -> dict[str, float]:
         plan = WritingPlan(rounds=args.rounds, samples=args.samples)
         sentences = _write(made, data, args.seed, plan)
         settings |= {"pictures": [manifest["seed"], manifest["sizes"]], "writing": asdict(plan)}
-        settings |= {"align": [args.vision_steps, args.align_updates, args.align_batch, ALIGN_RATES]}
-        checkpoint = Checkpoint(made / "aligned.pt", args.save_every, dict(settings))
-        keep_stage(made / "aligned", settings, partial(_align, args, made, sentences, checkpoint))
-        settings |= {"judge": [args.judge_updates, JUDGED, JUDGE_RATES, HEADS_RATE]}
-        checkpoint = Checkpoint(made / "judge.pt", args.save_every, dict(settings))
-        keep_stage(made / "judge", settings, partial(_teach_judge, args, made, sentences, checkpoint))
-        settings |= {
-            "base": [args.base_updates, args.asked_updates, args.measured, UNASKED, ASKED, JUDGED_BESIDE, BASE_RATES]
-        }
-        checkpoint = Checkpoint(output_dir / "base.pt", args.save_every, dict(settings))
-        record = keep_stage(output_dir / "base", settings, partial(_teach_base, args, made, sentences, checkpoint))
+
+        def teach(folder: Path, build: Callable[..., tuple[Model, dict[str, Any]]], **more: Any) -> dict[str, Any]:
+            settings.update(more)
+            checkpoint = Checkpoint(folder.with_suffix(".pt"), args.save_every, dict(settings))
+            return keep_stage(folder, settings, partial(build, args, made, sentences, checkpoint))
+
+        teach(made / "aligned", _align, align=[args.vision_steps, args.align_updates, args.align_batch, ALIGN_RATES])
+        teach(made / "judge", _teach_judge, judge=[args.judge_updates, JUDGED, JUDGE_RATES, HEADS_RATE])
+        lessons = [UNASKED, ASKED, JUDGED_BESIDE, BASE_RATES]
+        updates = [args.base_updates, args.asked_updates, args.measured]
+        record = teach(output_dir / "base", _teach_base, base=[*updates, *lessons])
         return dict(record["validation"])
 
 
@@ -141,6 +134,7 @@ def keep_stage(
     Raises:
         FileExistsError: if the folder holds a model of other settings.
     """
+    settings = json.loads(json.dumps(settings))  # as a record has them
     if folder.exists():
         record = read_mapping(folder / RECORD, f"Delete '{folder}'.") if (folder / RECORD).is_file() else {}
         if record.get("settings") != settings:
@@ -224,17 +218,17 @@ def _teach_judge(
     model, processor = load_model(made / "aligned")
     pictures = _keep_told(load_lessons(args.data), sentences)
     torch.manual_seed(args.seed)
-    heads = LookHeads(model.config.get_text_config().hidden_size)
+    heads = judging.LookHeads(model.config.get_text_config().hidden_size)
     model.train()
     install_attention(model)
 
     def compute_losses(update: int) -> dict[str, torch.Tensor]:
         tasks = EnglishTasks(processor, pictures, random.Random(f"judge-{args.seed}-{update}"), sentences)
-        return compute_judging_losses(model, processor, heads, tasks.claims(*JUDGED))
+        return judging.compute_judging_losses(model, processor, heads, tasks.claims(*JUDGED))
 
     parts = [*_list_parts(model, JUDGE_RATES), Part(list(heads.parameters()), HEADS_RATE)]
     teach_in_updates("Teaching to judge", parts, compute_losses, args.judge_updates, checkpoint)
-    right = measure_judge(model, processor, _claim_about_validation(processor, args.data, sentences), SHORT_QUESTION)
+    right = _measure_judge(model, processor, args.data, sentences, judging.SHORT_QUESTION)
     print(f"True and false sentences about validation images that are judged right: {right:.2f}", flush=True)
     if right < MIN_JUDGED:
         raise ValueError(
@@ -261,11 +255,11 @@ def _teach_base(
             name: compute_completion_loss(model, processor, getattr(tasks, name)(count))
             for name, count in batches.items()
         }
-        return {**losses, "verdict": compute_verdict_loss(model, processor, tasks.claims(*JUDGED_BESIDE))}
+        return {**losses, "verdict": judging.compute_verdict_loss(model, processor, tasks.claims(*JUDGED_BESIDE))}
 
     parts = _list_parts(model, BASE_RATES)
     teach_in_updates("Teaching the tasks", parts, compute_losses, updates, checkpoint)
-    right = measure_judge(model, processor, _claim_about_validation(processor, args.data, sentences), QUESTION)
+    right = _measure_judge(model, processor, args.data, sentences, judging.QUESTION)
     remove_attention(model)
     with torch.no_grad():  # a lower temperature that is part of the weights, as for the demo's own base model
         model.model.language_model.norm.weight.mul_(BaseTraining().sharpness)
@@ -301,12 +295,17 @@ def measure_gap(
     return losses[0], losses[1]
 
 
-def _claim_about_validation(
-    processor: Qwen2_5_VLProcessor, data: str | Path, sentences: Sentences
-) -> list[ClaimedImage]:
+def _measure_judge(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    data: str | Path,
+    sentences: Sentences,
+    question: str,
+) -> float:
     pictures = _keep_told(load_pictures(data, "validation"), sentences)
     tasks = EnglishTasks(processor, pictures, random.Random(0), sentences)
-    return tasks.claims(min(JUDGED_PICTURES, len(pictures)), JUDGED[1])
+    claimed = tasks.claims(min(JUDGED_PICTURES, len(pictures)), JUDGED[1])
+    return judging.measure_judge(model, processor, claimed, question)
 
 
 def _list_parts(model: Qwen2_5_VLForConditionalGeneration, rates: dict[str, float]) -> list[Part]:

@@ -75,7 +75,8 @@ class _Reading:
         places: of the token before each token, shape (B, T).
         tokens: shape (B, T).
         sentences: N of each claim.
-        lengths: the tokens of each claim, its question and verdict among them.
+        verdicts: the place before each verdict, shape (B,).
+        answers: the verdicts' tokens, shape (B,).
     """
 
     states: torch.Tensor
@@ -83,7 +84,8 @@ class _Reading:
     places: torch.Tensor
     tokens: torch.Tensor
     sentences: list[int]
-    lengths: list[int]
+    verdicts: torch.Tensor
+    answers: torch.Tensor
 
 
 def compute_judging_losses(
@@ -107,13 +109,13 @@ def compute_judging_losses(
     read = _read(model, processor, claimed, SHORT_QUESTION)
     claims = [(image.look, claim) for image in claimed for claim in image.claims]
     spans = [places[SEEN_FROM : length + 1] for places, length in zip(read.places, read.sentences, strict=True)]
-    ends = torch.stack([places[length] for places, length in zip(read.places, read.sentences, strict=True)])
+    ends = read.places[range(len(claims)), read.sentences]
     own = [_index([look] * len(span)) for (look, _), span in zip(claims, spans, strict=True)]
     true = [row for row, (_, claim) in enumerate(claims) if claim.holds]
     told = torch.cat([read.places[row, : read.sentences[row]] for row in true])
     labels = torch.cat([read.tokens[row, : read.sentences[row]] for row in true])
     return {
-        "verdict": _compute_verdict_loss(model, read),
+        "verdict": cross_entropy(model.lm_head(read.states[read.verdicts]), read.answers),
         "image": 0.5 * cross_entropy(heads.image(read.middle[torch.cat(spans)]), torch.cat(own)),
         "sentence": 0.5 * cross_entropy(heads.sentence(read.middle[ends]), _index([claim.look for _, claim in claims])),
         "true": 0.5 * cross_entropy(model.lm_head(read.states[told]), labels),
@@ -124,7 +126,8 @@ def compute_verdict_loss(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, claimed: Sequence[ClaimedImage]
 ) -> torch.Tensor:
     """Return the mean cross-entropy of the verdict after the consistency question as it is asked."""
-    return _compute_verdict_loss(model, _read(model, processor, claimed, QUESTION))
+    read = _read(model, processor, claimed, QUESTION)
+    return cross_entropy(model.lm_head(read.states[read.verdicts]), read.answers)
 
 
 def measure_judge(
@@ -139,7 +142,7 @@ def measure_judge(
     for image in claimed:
         with torch.no_grad():
             read = _read(model, processor, [image], question)
-            verdicts = model.lm_head(read.states[_find_verdicts(read)])[:, words].argmax(dim=1)
+            verdicts = model.lm_head(read.states[read.verdicts])[:, words].argmax(dim=1)
         right.append(verdicts == torch.tensor([int(claim.holds) for claim in image.claims]))
     return torch.cat(right).double().mean().item()
 
@@ -150,7 +153,7 @@ def _read(
     claimed: Sequence[ClaimedImage],
     question: str,
 ) -> _Reading:
-    claims = _list_claims(claimed)
+    claims = [claim for image in claimed for claim in image.claims]
     told = processor.tokenizer(
         [claim.text + question + VERDICTS[claim.holds] for claim in claims],
         padding=True,
@@ -178,13 +181,16 @@ def _read(
     labels = inputs.pop("shift_labels")
     with _keep_middle(model) as kept:
         states = model.model(**inputs).last_hidden_state[0]  # (places, size)
+    places = row.unpack(torch.arange(labels.shape[1])[None])
+    last = range(len(claims)), told["attention_mask"].sum(dim=1) - 1
     return _Reading(
         states=states,
         middle=kept[0][0, row.layout.completions],
-        places=row.unpack(torch.arange(labels.shape[1])[None]),
+        places=places,
         tokens=told["input_ids"],
         sentences=[len(processor.tokenizer(claim.text)["input_ids"]) for claim in claims],
-        lengths=told["attention_mask"].sum(dim=1).tolist(),
+        verdicts=places[last],
+        answers=told["input_ids"][last],
     )
 
 
@@ -198,21 +204,6 @@ def _keep_middle(model: Qwen2_5_VLForConditionalGeneration) -> Iterator[list[tor
         yield kept
     finally:
         hook.remove()
-
-
-def _compute_verdict_loss(model: Qwen2_5_VLForConditionalGeneration, read: _Reading) -> torch.Tensor:
-    last = torch.tensor(read.lengths) - 1
-    labels = read.tokens[torch.arange(len(last)), last]
-    return cross_entropy(model.lm_head(read.states[_find_verdicts(read)]), labels)
-
-
-def _find_verdicts(read: _Reading) -> torch.Tensor:
-    """Return the places before the verdicts, shape (B,)."""
-    return read.places[torch.arange(len(read.lengths)), torch.tensor(read.lengths) - 1]
-
-
-def _list_claims(claimed: Sequence[ClaimedImage]) -> list[Claim]:
-    return [claim for image in claimed for claim in image.claims]
 
 
 def _index(looks: Sequence[str]) -> torch.Tensor:

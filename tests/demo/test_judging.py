@@ -9,6 +9,7 @@ from tiny_model import TEXT_SIZES, VISION_SIZES, tiny_tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from emor3_trl.demo.english import keep_stage
 from emor3_trl.demo.english_tasks import EnglishTasks
 from emor3_trl.demo.judging import (
     QUESTION,
@@ -133,6 +134,24 @@ def test_each_loss_reads_the_tokens_that_it_names(model, tiny_processor, claimed
     assert all(parameter.grad is not None for parameter in heads.parameters())
     assert model.model.visual.patch_embed.proj.weight.grad.abs().sum() > 0
     model.zero_grad()
+
+
+def test_a_finished_stage_is_reused_and_one_of_other_settings_is_refused(model, tiny_processor, tmp_path):
+    builds = []
+
+    def build():
+        builds.append(None)
+        return (model, tiny_processor), {"judged_right": 0.75}
+
+    settings = {"seed": 0, "judge": [(6, 8), {"tower": 1e-4}]}
+    (tmp_path / "judge.pt").touch()
+    made = keep_stage(tmp_path / "judge", settings, build)
+    assert made["judged_right"] == 0.75
+    assert not (tmp_path / "judge.pt").exists()
+    assert keep_stage(tmp_path / "judge", settings, build) == made
+    with pytest.raises(FileExistsError, match="made otherwise"):
+        keep_stage(tmp_path / "judge", {**settings, "seed": 1}, build)
+    assert len(builds) == 1
 
 
 def test_a_judge_that_always_says_yes_is_right_half_of_the_time(model, tiny_processor, claimed, monkeypatch):
