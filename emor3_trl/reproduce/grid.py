@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -84,19 +84,28 @@ class Grid:
         self._done = {folder for folder, waiting in self._waiting.items() if not waiting}
         if self._done:
             self.say(f"{len(self._done)} of {len(self.cells)} cells are finished already")
-        futures: dict[Path, Future[bool]] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                for cell in self.cells:  # a cell starts after what it needs, which stands before it
-                    if cell.folder not in self._done:
-                        needed = futures.get(cell.needs.folder) if cell.needs else None
-                        futures[cell.folder] = pool.submit(self._run_cell, cell, needed)
-                for future in futures.values():
-                    future.result()
+                self._run_all(pool)
             except BaseException:
                 self._stop(pool)
                 raise
         return self.failures
+
+    def _run_all(self, pool: ThreadPoolExecutor) -> None:
+        """Run as many cells at once as there are jobs; one that waits for another takes no job meanwhile."""
+        to_start = [cell for cell in self.cells if cell.folder not in self._done]
+        running: dict[Future[None], Cell] = {}
+        while to_start or running:
+            to_come = {cell.folder for cell in (*to_start, *running.values())}
+            ready = [cell for cell in to_start if not (cell.needs and cell.needs.folder in to_come)]
+            for cell in ready[: self.jobs - len(running)]:
+                running[pool.submit(self._run_cell, cell)] = cell
+                to_start.remove(cell)
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                del running[future]
+                future.result()
 
     def _stop(self, pool: ThreadPoolExecutor) -> None:
         """Start no further recipe, and wait for those that run to save what they have."""
@@ -114,30 +123,33 @@ class Grid:
                 process.kill()
             raise
 
-    def _run_cell(self, cell: Cell, needed: "Future[bool] | None") -> bool:
-        """Run one cell, and say how it went and how much is left; return whether it is finished."""
-        is_ready = needed is None or needed.result()
-        if self._is_stopping:
-            return False
-        if not is_ready:
-            return self._end(cell, Failure(cell, f"it starts from {cell.needs and cell.needs.title}, which failed"))
-        start, log = time.monotonic(), cell.folder / "log.txt"
+    def _run_cell(self, cell: Cell) -> None:
+        """Run one cell, and say how it went and how much is left."""
+        start = time.monotonic()
         try:
-            waiting = cell.list_waiting()
-            self.say(f"{cell.title}: about {format_seconds(self.estimates.estimate(cell, waiting))}, log: {log}")
-            for command in waiting:
-                code = self._run_command(cell, command)
-                if self._is_stopping:
-                    return False
-                reason = f"{RECIPES[command.kind]} ended with exit code {code}"
-                if code:
-                    return self._end(cell, Failure(cell, reason, log, read_last_lines(log)))
-                if not command.finished.is_file():
-                    reason += f", but without '{command.finished}'"
-                    return self._end(cell, Failure(cell, reason, log, read_last_lines(log)))
+            failure = self._try_cell(cell)
         except OSError as error:
-            return self._end(cell, Failure(cell, f"{error.strerror or error}: '{error.filename or cell.folder}'"))
-        return self._end(cell, None, time.monotonic() - start)
+            failure = Failure(cell, f"{error.strerror or error}: '{error.filename or cell.folder}'")
+        if not self._is_stopping:
+            self._end(cell, failure, time.monotonic() - start)
+
+    def _try_cell(self, cell: Cell) -> Failure | None:
+        """Run the recipes of a cell that have not ended, and return how it failed."""
+        if cell.needs and cell.needs.folder in {failure.cell.folder for failure in self.failures}:
+            return Failure(cell, f"it starts from {cell.needs.title}, which failed")
+        waiting, log = cell.list_waiting(), cell.folder / "log.txt"
+        self.say(f"{cell.title}: about {format_seconds(self.estimates.estimate(cell, waiting))}, log: {log}")
+        for command in waiting:
+            code = self._run_command(cell, command)
+            if self._is_stopping:
+                return None
+            reason = f"{RECIPES[command.kind]} ended with exit code {code}"
+            if code == 0 and not command.finished.is_file():
+                reason += f", but without '{command.finished}'"
+            elif code == 0:
+                continue
+            return Failure(cell, reason, log, read_last_lines(log))
+        return None
 
     def _run_command(self, cell: Cell, command: Command) -> int:
         """Run one recipe with its output in the cell's log, note it in the cell's record, and return its exit code."""
@@ -188,7 +200,7 @@ class Grid:
             variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         return variables
 
-    def _end(self, cell: Cell, failure: Failure | None, seconds: float = 0) -> bool:
+    def _end(self, cell: Cell, failure: Failure | None, seconds: float) -> None:
         """Note how a cell ended, and say how much is left."""
         with self._lock:
             if failure:
@@ -205,7 +217,6 @@ class Grid:
                 f"{'failed' if failure else f'finished in {format_seconds(seconds)}'}; "
                 f"about {format_seconds(to_come)} left"
             )
-        return failure is None
 
 
 def read_last_lines(log: Path) -> tuple[str, ...]:

@@ -113,6 +113,10 @@ _BEYOND_ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         {"polarity_credit": 0.5},
     ),
     (
+        "wheel", "accuracy on the wheel", "the less the answer is worth, the further off it is on Mikels' wheel",
+        {"accuracy_truth": "wheel"},
+    ),
+    (
         "switches", "four switches together",
         "soft and calibrated, contrastive, masked, for right answers: chosen before anything was run",
         {
@@ -221,7 +225,8 @@ Consistency only and coherence only give one question the whole of `lambda1`. RE
 asks about the steps; SET and RER off is GRPO.
 
 Each row of Table 4 is EMO-R3 with the named fields changed, on the same budget. [RESULTS.md](RESULTS.md) says what of
-it helps, once it has been run, and [REWARDS.md](REWARDS.md) what the switches compute.
+it helps, once it has been run, and [REWARDS.md](REWARDS.md) what the switches compute. Accuracy by votes has no row:
+where people voted, it is a field (`accuracy_truth: votes`), and about a drawn picture nobody has.
 """
 _RECIPES = {None: "none", "cold_start": "`cold_start.py`", "sft": "`cold_start.py`", "grpo": "`grpo.py`"}
 

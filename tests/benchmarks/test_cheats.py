@@ -72,13 +72,17 @@ def test_shares_and_what_a_cheat_earns_are_those_of_the_runs_tables(cheats, tmp_
             for trigger in written
         ]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows), folder / f"completions_{step:05d}.parquet")
-    arm = cheats.measure_arm(cheats.read_rollouts(tmp_path / "run"))
-    assert arm["steps"] == [1, 2]
-    assert arm["shares"] == {"vague": [0.6667, 0.25], "named": [0.0, 0.0], "empty": [0.0, 0.0]}  # of the well-formed
+    rollouts = cheats.read_rollouts(tmp_path / "run")
+    honest = [{**row, "cheats": set(), "consistency_reward": 0.5} for row in rollouts]
+    alone, arm = cheats.measure_arm([rollouts]), cheats.measure_arm([rollouts, honest])
+    assert alone["steps"] == arm["steps"] == [1, 2]
+    shares = {"vague": [0.6667, 0.25], "named": [0.0, 0.0], "empty": [0.0, 0.0]}  # of the well-formed
+    assert arm["shares"] == {name: [by_step, [0.0, 0.0]] for name, by_step in shares.items()}
     earned = {"with": 1.0, "without": 0.25, "difference": 0.75, "low": 0.75, "high": 0.75}
-    assert arm["earned"] == {"vague": earned}  # nobody cheats in the other ways
-    assert arm["paid"] == {"vague": {"with": 2.0, "without": -1.0, "difference": 3.0, "low": 3.0, "high": 3.0}}
-    assert (arm["accuracy"], arm["format"]) == ([1.0, 1.0], [0.75, 1.0])
+    assert alone["earned"] == {"vague": earned}  # nobody cheats in the other ways
+    assert arm["earned"]["vague"]["without"] == round((4 * 0.25 + 7 * 0.5) / 11, 4)  # the runs together
+    assert alone["paid"] == {"vague": {"with": 2.0, "without": -1.0, "difference": 3.0, "low": 3.0, "high": 3.0}}
+    assert (arm["accuracy"], arm["format"]) == ([[1.0, 1.0]] * 2, [[0.75, 1.0]] * 2)
     cheats.draw_arms({"emo_r3_g8": {"title": "the paper's rewards", **arm}}, tmp_path / "cheats.png")
     with Image.open(tmp_path / "cheats.png") as image:
         assert min(image.size) > 300

@@ -58,7 +58,7 @@ def test_holm_counts_the_smallest_p_value_as_often_as_there_are_tests(
 VERDICTS = {
     "soft_raw_g8": ([20, 20, 20], "better"),
     "contrastive_g8": ([0, 0, 0], "worse"),
-    # 6 pictures in one direction are p = 0.03, which thirteen tests let chance reach
+    # 6 pictures in one direction are p = 0.03, which fourteen tests let chance reach
     "masked_g8": ([12, 12, 12], "within chance"),
     "gdpo_g8": ([30, 30, 9], "above, but not in every seed"),
     "gspo_g8": ([10, 10, 10], "within chance"),
@@ -80,13 +80,13 @@ def test_better_needs_three_seeds_one_direction_and_more_than_chance(scale: Scal
     masked = rows["masked_g8"]
     assert masked.seen is not None
     assert masked.seen.p_value == pytest.approx(2 / 2**6, rel=0.1)
-    assert masked.p_holm == pytest.approx((13 - 4) * masked.seen.p_value), "four rows have smaller p-values"
+    assert masked.p_holm == pytest.approx((len(ROWS) - 4) * masked.seen.p_value), "four rows have smaller p-values"
     said = describe_comparisons(list(rows.values()))
     assert said.startswith(
         "Better: soft reflection, raw, G 8. Worse: contrastive consistency, G 8. Within chance: masked coherence, G 8; "
         "GSPO, G 8. Above, but not in every seed: GDPO, G 8. Too few seeds: CISPO, G 8."
     )
-    assert "13 rows are 13 tests" in said
+    assert "14 rows are 14 tests" in said
     assert "Dr. GRPO" not in said
 
 

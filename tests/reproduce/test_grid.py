@@ -54,6 +54,20 @@ def test_all_cells_are_run_and_then_kept(grid: SmallGrid, jobs: int) -> None:
     assert grid.said[-1] == "4 of 4 cells are finished already"
 
 
+def test_a_cell_that_waits_for_another_keeps_no_job_from_the_rest(
+    grid: SmallGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAUSE", "0.2")
+    by_system = {cell.system.name: cell for cell in grid.list_cells()}
+    cells = [by_system[name] for name in ("cold_start", "emo_r3_cold_start_g8", "grpo_g8")]
+    assert Grid(cells, grid.recipes, Estimates(grid.scale, cells), jobs=2, say=grid.said.append).run() == []
+    calls = grid.take_calls()
+    assert calls.index("train grpo_g8/seed1/model") < calls.index("evaluate cold_start/seed1/evaluation/cold_start")
+    assert calls.index("train emo_r3_cold_start_g8/seed1/model") > calls.index(
+        "evaluate cold_start/seed1/evaluation/cold_start"
+    )
+
+
 def test_progress_counts_cells_and_the_time_that_is_left(grid: SmallGrid) -> None:
     grid.run()
     lines = [line for line in grid.said if line.startswith("[")]

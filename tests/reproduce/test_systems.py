@@ -75,6 +75,7 @@ BEYOND: dict[str, dict[str, Any]] = {
     "gated_unseparated_g8": {"gated_reflection": "unseparated"},
     "gated_right_g8": {"gated_reflection": "right"},
     "polarity_g8": {"polarity_credit": 0.5},
+    "wheel_g8": {"accuracy_truth": "wheel"},
     "switches_g8": {
         "soft_reflection": "calibrated", "contrastive_consistency": True, "masked_coherence": True,
         "gated_reflection": "right",
