@@ -132,9 +132,9 @@ def _read_size(image: Any) -> tuple[int, int]:
 def _count_further_tokens(size: tuple[int, int], processor: Any) -> int:
     """Return how many tokens more than the template's placeholder a picture of a (width, height) has."""
     images = processor.image_processor
-    if hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches"):  # Qwen-VL's
+    if hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches"):
         return images.get_number_of_image_patches(size[1], size[0]) // images.merge_size**2 - 1
-    # Another family's processor crops, tiles or adds tokens as it likes: what it does to a blank picture tells
+    # Other processors crop, tile or add tokens as they like: what one does to a blank picture tells
     prompt = render(processor, "")
     expanded = processor(text=[prompt], images=[[Image.new("RGB", size)]], add_special_tokens=False)["input_ids"][0]
     return len(expanded) - len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -54,6 +54,8 @@ class Family:
         engine_names: how the names of weights begin in Transformers, and in vLLM where it knows them by others.
         removes_image_tokens: whether a prompt may lose some of its image's tokens, compared token by token (SEPM).
         tower: `model_type` of the vision tower that the row is about; None if its models have one kind.
+        reaches_tower: whether a forward with an image reaches every weight of the vision tower. Of LLaVA's, what comes
+            after the layer of its features has no gradient.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Family:
     engine_names: tuple[tuple[str, str], ...] = ()
     removes_image_tokens: bool = False
     tower: str | None = None
+    reaches_tower: bool = False
 
     def count_image_tokens(self, pixels: int) -> int:
         """Return how many tokens an image of so many pixels has at most."""
@@ -87,9 +90,10 @@ FAMILIES: dict[str, Family] = {
     "llama": Family("Llama"),
     "qwen2": Family("Qwen2"),
     "qwen3": Family("Qwen3"),
-    "qwen2_vl": Family("Qwen2-VL"),
+    "qwen2_vl": Family("Qwen2-VL", reaches_tower=True),
     "qwen2_5_vl": Family(
         "Qwen2.5-VL",
+        reaches_tower=True,
         removes_image_tokens=True,
         shapes={
             "Qwen/Qwen2.5-VL-3B-Instruct": Shape(
@@ -105,6 +109,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(
         "Qwen3-VL",
         token_side=32,
+        reaches_tower=True,
         shapes={
             "Qwen/Qwen3-VL-2B-Instruct": Shape(
                 "Qwen3-VL-2B", 2_127_532_032, 2048, 28, 1024, 6144, 151936, 406_957_056, 1_811_939_328, 450_560,

@@ -84,6 +84,25 @@ def _are_copies(image: Any, other: Any) -> bool:
     return (image.size, image.mode) == (other.size, other.mode) and image.tobytes() == other.tobytes()
 
 
+def soften_answer(answer: WeighedAnswer | None, choices: Choices, choice: str) -> float | None:
+    r"""Return p(choice | question), what a question is worth in place of 0 or 1 (`soft_reflection`).
+
+    Consistency is p(Yes | t, I) in place of 1[J(t, I) = Yes] (Eq. 3), coherence p(y | t, f) in place of 1[J(t, f) = y]
+    (Eq. 4). The constrained decode of the answer has told it, so no token more is asked for. An image and a text are
+    scored by the probability of Yes in VQAScore (arXiv 2404.01291), a reason by that of the true answer in RLPR
+    (arXiv 2506.18254).
+
+    Args:
+        answer: to the question; None where it was not asked.
+        choices: of the question.
+        choice: "Yes", or the row's emotion.
+
+    >>> soften_answer(WeighedAnswer("No", (0.25, 0.75), (True, True)), CONSISTENCY_CHOICES, "Yes")
+    0.25
+    """
+    return answer.probabilities[choices.index(choice)] if answer is not None and answer.probabilities else None
+
+
 def measure_priors(rows: Sequence[tuple[Choices, Sequence[float]]]) -> dict[Choices, list[float]]:
     r"""Return the judge's prior of each choice: the mean of its probability over all questions with these choices.
 
@@ -269,24 +288,17 @@ def _identify(question: Question) -> Any:
 def _read_answers(parts: Sequence[WeighedAnswer | None], space: Any, emotion: str | None) -> Reflection:
     shown, other, read = parts
     probability, is_exact = None, None
-    if read is not None and read.probabilities and emotion is not None:
-        labels = LabelSpace.of(space)
-        label = labels.normalise(emotion)
+    if read is not None and read.probabilities:
+        labels = LabelSpace.of(space).labels
+        label = LabelSpace.of(space).normalise(emotion)
         if label is not None:
-            place = labels.labels.index(label)
-            probability, is_exact = read.probabilities[place], read.exact[place]
+            probability, is_exact = soften_answer(read, labels, label), read.exact[labels.index(label)]
     return Reflection(
         consistency_answer=None if shown is None else shown.answer,
         coherence_answer=None if read is None else read.answer,
-        consistency_probability=_weigh_yes(shown),
+        consistency_probability=soften_answer(shown, CONSISTENCY_CHOICES, "Yes"),
         coherence_probability=probability,
         contrast_answer=None if other is None else other.answer,
-        contrast_probability=_weigh_yes(other),
+        contrast_probability=soften_answer(other, CONSISTENCY_CHOICES, "Yes"),
         is_exact=is_exact,
     )
-
-
-def _weigh_yes(answer: WeighedAnswer | None) -> float | None:
-    if answer is None or not answer.probabilities:
-        return None
-    return answer.probabilities[CONSISTENCY_CHOICES.index("Yes")]

@@ -64,7 +64,7 @@ class GradedAccuracy:
     r"""`accuracy_reward` that knows more of the truth than one label: r(a) = sum over labels y of v(y) s(a, y).
 
     v(y) is the share of people who said y: r is the expected accuracy against one of them, drawn at random. Where truth
-    is "label", or a row on the "wheel" has no votes, v is 1 for the row's emotion. s(a, y) is 1 for a = y, the credit c
+    is "label", or a row has no votes, v is 1 for the row's emotion. s(a, y) is 1 for a = y, the credit c
     for another label of y's polarity, else 0; on the wheel it is 1 - d(a, y), with d of `emotions.wheel_distance`
     (Zhao et al., ACM Multimedia 2016). No answer earns 0.
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from emor3_trl.families import find_family_of
 from emor3_trl.groups import attention, packing
 from emor3_trl.groups.batching import explain_split
 from emor3_trl.groups.images import list_images, split_pixels_by_row
@@ -42,6 +43,7 @@ class PackedTrainer(GRPOTrainer):
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._rope_index = getattr(base.model, "get_rope_index", None)
         self._has_tower = getattr(base.config, "vision_config", None) is not None
+        self._reaches_tower = find_family_of(base.config).reaches_tower
         self._layers = base.config.get_text_config().num_hidden_layers
         split = explain_split(
             self.num_generations, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps

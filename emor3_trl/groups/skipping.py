@@ -82,8 +82,7 @@ class SkippingTrainer(PackedTrainer):
     def _choose_skipped(self, is_skipped: torch.Tensor, inputs: Batch) -> torch.Tensor:
         """Return which rows of a micro-batch are left out, so that the others reach every weight, shape (B,)."""
         has_image = torch.tensor(inputs.get("num_images") or [0] * len(is_skipped), device=is_skipped.device) > 0
-        # LLaVA, which counts the tokens of its images, has weights in its tower that no forward reaches
-        reaches_all = not self._has_tower or (self._rope_index is not None and bool(has_image.any()))
+        reaches_all = not self._has_tower or (self._reaches_tower and bool(has_image.any()))
         if bool(is_skipped.all()) and reaches_all and self.accelerator.distributed_type is DistributedType.NO:
             return is_skipped
         wanted = has_image if bool(has_image.any()) else torch.ones_like(is_skipped)

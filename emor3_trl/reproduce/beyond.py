@@ -172,9 +172,9 @@ scale, may differ by as much as these seeds do.
 _REFLECTED = """What the trained model answers about its own greedy steps on the in-domain test set, in percent,
 medians over seeds: Yes about the right picture (*own*), Yes about another of another emotion (*other*), and the
 difference, which is how specific step 1 is; the true emotion read from steps 1 and 2 (*coherence*); and the same
-emotion read once the labels in them are masked (*masked*). A step's questions and tokens (from no cache, and written)
-are those of the reflection, whatever the machine; what they cost in seconds `python benchmarks/reflection_cost.py`
-measures, step by step in turn.
+emotion read once the labels in them are masked (*masked*; steps without a label count as read). A step's questions and
+tokens (from no cache, and written) are those of the reflection, whatever the machine; what they cost in seconds
+`python benchmarks/reflection_cost.py` measures, step by step in turn.
 
 | row | own | other | difference | coherence | masked | questions a step | tokens a step |
 |---|---|---|---|---|---|---|---|"""

@@ -141,7 +141,7 @@ _BEYOND_ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ),
     (
         "cispo", "CISPO",
-        "clipped weights in place of clipped ratios; ScaleRL's bound (one update a rollout clips nothing)",
+        "clipped weights in place of clipped ratios; ScaleRL's bound",
         {"loss_type": "cispo", "epsilon_high": 5.0},
     ),
     (
@@ -227,6 +227,10 @@ asks about the steps; SET and RER off is GRPO.
 Each row of Table 4 is EMO-R3 with the named fields changed, on the same budget. [RESULTS.md](RESULTS.md) says what of
 it helps, once it has been run, and [REWARDS.md](REWARDS.md) what the switches compute. Accuracy by votes has no row:
 where people voted, it is a field (`accuracy_truth: votes`), and about a drawn picture nobody has.
+
+Where a rollout has one update, as in the demo, every ratio is 1 and nothing is clipped: GSPO's row is then the mean
+over completions, and CISPO's gradient is EMO-R3's, so that its row is a second run of the baseline. Both keep the
+`beta` of the scale.
 """
 _RECIPES = {None: "none", "cold_start": "`cold_start.py`", "sft": "`cold_start.py`", "grpo": "`grpo.py`"}
 

@@ -66,7 +66,8 @@ def test_without_gradio_the_line_says_what_to_install(
     assert "pip install -e .[app]" in refused.stderr
 
 
-def test_the_demo_s_configuration_is_one() -> None:
-    config = ROOT / "recipes" / "configs" / "demo" / "app.yaml"
+@pytest.mark.parametrize(("name", "run"), [("demo", "demo"), ("smollm2_vl", "english")])
+def test_a_demo_s_configuration_shows_its_models_beside_one_another(name: str, run: str) -> None:
+    config = ROOT / "recipes" / "configs" / name / "app.yaml"
     (args,) = parse_arguments([AppArguments], argv=["--config", str(config)]).arguments
-    assert (args.model, args.base) == ("runs/demo/emo_r3", "runs/demo/base")
+    assert (args.model, args.base) == (f"runs/{run}/emo_r3", f"runs/{run}/base")

@@ -252,7 +252,7 @@ SMALL = {
 }
 
 
-# The other families' take their steps on the tiny model of their family: tests/test_families_vllm.py
+# The other families' files for GRPO take their steps on the tiny model of their family: tests/test_families_vllm.py
 OF_TINY = [path for path in REAL if path.parent.name == "qwen2_5_vl_3b"]
 
 
