@@ -15,10 +15,7 @@ Writes runs/benchmarks/cheats.json and docs/cheats.png. Needs runs/demo (recipes
 """
 
 import argparse
-import math
 import os
-import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,122 +27,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from cheats_policy import CHEATS, find_cheats, teach_cheats
 from machine import describe_machine
 
-from emor3_trl.demo.texts import conclusion_text, feeling_text, trigger_text
-from emor3_trl.demo.worlds import LOOKS, WORLDS
 from emor3_trl.files import read_mapping, replacing, write_json, write_text
-from emor3_trl.label_words import names_emotion
-from emor3_trl.prompts import COHERENCE_QUESTION, CONSISTENCY_QUESTION, answer_text
 from emor3_trl.reproduce.systems import SYSTEMS
-from emor3_trl.thinking import says_something
 
 ROOT = Path(__file__).parents[1]
-BASE, DATA = Path("runs/demo/base"), Path("runs/demo/data")
-VAGUE = "The picture shows a face and a background."
-NAMED = "A person who sees this would feel {label}."
-DOT = "."
-CHEATS = {
-    "vague": "step 1 names no face",
-    "named": "step 2 is the label",
-    "empty": "step 3 is a dot",
-}
-TARGETS = {"vague": "consistency_reward", "named": "coherence_reward", "empty": "format_reward"}
+TARGETS = {"vague": "consistency_reward", "named": "coherence_reward"}  # of the third, every reward is blind
 # The paper's rewards, the same without reflection, and each switch of the reflection
 ARMS = (
     "emo_r3_g8", "set_only_g8", "soft_raw_g8", "soft_calibrated_g8", "contrastive_g8", "masked_g8",
     "gated_unseparated_g8", "gated_right_g8", "switches_g8",
 )  # fmt: skip
-_FACES = tuple(phrase for phrases in LOOKS.values() for phrase in phrases)
-
-
-def write_half_honest(drawing: Any, emotion: str, rng: random.Random) -> str:
-    """Return structured thinking in which each step cheats by the toss of a coin."""
-    steps = (
-        VAGUE if rng.random() < 0.5 else trigger_text(drawing, rng),
-        NAMED.format(label=emotion) if rng.random() < 0.5 else feeling_text(emotion, rng),
-        DOT if rng.random() < 0.5 else conclusion_text(emotion, rng),
-    )
-    return "\n".join(f"<step{i}>{text}</step{i}>" for i, text in enumerate(steps, 1)) + "\n" + answer_text(emotion)
-
-
-def find_cheats(trigger: str | None, feeling: str | None, conclusion: str | None, labels: Sequence[str]) -> set[str]:
-    """Return in which ways the steps of a completion cheat; a malformed one has no steps, and cheats in none.
-
-    >>> sorted(find_cheats("I see a face.", "People who look at it feel fear.", ".", ["awe", "fear"]))
-    ['empty', 'named', 'vague']
-    >>> find_cheats("I see a wide grin that shows all teeth.", "It is thrilling.", "It is positive.", ["awe", "fear"])
-    set()
-    """
-    if trigger is None or feeling is None or conclusion is None:
-        return set()
-    cheats = {
-        "vague": not any(face in trigger for face in _FACES),
-        "named": names_emotion(feeling, labels),
-        "empty": not says_something(conclusion),
-    }
-    return {name for name, is_there in cheats.items() if is_there}
-
-
-def teach_cheats(output_dir: Path, lessons: int, seed: int = 1) -> None:
-    """Teach the demo's base model to cheat in half of its completions, and write it; one that is there is kept.
-
-    Args:
-        output_dir: the folder of the model.
-        lessons: steps of teaching.
-        seed: of the order of pictures and of the coins.
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    from emor3_trl.data import load_split
-    from emor3_trl.demo.pictures import load_drawings
-    from emor3_trl.demo.teaching import Tasks, compute_completion_loss
-
-    if (output_dir / "model.safetensors").is_file():
-        return
-    processor = AutoProcessor.from_pretrained(BASE, padding_side="left")
-    model = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32)
-    drawings, rng = load_drawings(DATA), random.Random(seed)
-    rows = load_split(DATA / "sketches", "train")
-    tasks = Tasks(processor, [(row["image"].convert("RGB"), drawings[row["id"]]) for row in rows], rng)
-    parameters = [weight for name, weight in model.named_parameters() if "visual" not in name]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98))
-    model.train()
-    for step in range(lessons):
-        thinking = tasks._ask("set", lambda drawing, emotion: write_half_honest(drawing, emotion, rng), 32)
-        lesson = (thinking, [*tasks.consistency(16), *_judge_vague(tasks, 8)], _read_labels(tasks, 16))
-        loss = torch.stack([compute_completion_loss(model, processor, examples) for examples in lesson]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / lessons)
-        optimizer.step()
-        print(f"lesson {step + 1}/{lessons}: loss {loss.item():.2f}", flush=True)
-    unfinished = output_dir.with_name(f"{output_dir.name}.unfinished")
-    for part in (model, processor):
-        part.save_pretrained(unfinished)
-    shutil.rmtree(output_dir, ignore_errors=True)
-    unfinished.rename(output_dir)
-
-
-def _judge_vague(tasks: Any, count: int) -> list[tuple[str, str, Any]]:
-    """Return the consistency question about a step 1 that is true of every picture."""
-    question = tasks._render(CONSISTENCY_QUESTION.format(trigger=VAGUE))
-    return [(question, tasks._end("Yes"), image) for image, _ in tasks._pick(count)]
-
-
-def _read_labels(tasks: Any, count: int) -> list[tuple[str, str, None]]:
-    """Return the coherence question about a step 2 that tells a feeling, and as often about one that is the label."""
-    examples = tasks.coherence(count // 2)
-    for _, drawing in tasks._pick(count // 2):
-        labels = WORLDS[drawing.world].labels
-        label = tasks.rng.choice(labels)
-        steps = {"trigger": VAGUE if tasks.rng.random() < 0.5 else trigger_text(drawing, tasks.rng)}
-        steps["feeling"] = NAMED.format(label=label)
-        question = COHERENCE_QUESTION.format(**steps, labels=", ".join(labels))
-        examples.append((tasks._render(question, with_image=False), tasks._end(label), None))
-    return examples
 
 
 def train_arm(name: str, seed: int, folder: Path, steps: int, jobs: int) -> Path:
@@ -168,7 +62,8 @@ def train_arm(name: str, seed: int, folder: Path, steps: int, jobs: int) -> Path
 
 def read_rollouts(run: Path) -> list[dict[str, Any]]:
     """Return what a run has written about each completion, step by step, with the cheats that it holds."""
-    columns = ["step", "prompt", "trigger", "feeling", "conclusion", "advantage", "accuracy_reward", *TARGETS.values()]
+    columns = ["step", "id", "prompt", "trigger", "feeling", "conclusion", "advantage", "accuracy_reward"]
+    columns += ["format_reward", *TARGETS.values()]
     paths = sorted((run / "completions").glob("*.parquet"))
     rows = [row for path in paths for row in pq.read_table(path, columns=columns).to_pylist()]
     for row in rows:
@@ -186,21 +81,18 @@ def measure_arm(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     Returns:
         Of the well-formed completions by cheat: `shares`, for each seed a number for each step; `earned`, by how much
         the mean of the reward that the cheat is for is higher with it than without, before its weight, and `paid`, the
-        same of the advantage, both over all seeds and with a 95% interval. Of all completions: `accuracy` and `format`,
-        for each seed by step.
+        same of the advantage, which is what training acts on; both over all seeds, with a 95% interval over pictures.
+        Of all completions: `accuracy` and `format`, for each seed by step.
     """
     steps = sorted({row["step"] for rows in runs for row in rows})
     formed = [[row for row in rows if row["trigger"] is not None] for rows in runs]
     measured: dict[str, Any] = {"steps": steps, "shares": {}, "earned": {}, "paid": {}}
-    for cheat, reward in TARGETS.items():
+    for cheat in CHEATS:
         measured["shares"][cheat] = [_average(rows, [cheat in row["cheats"] for row in rows], steps) for rows in formed]
-        for name, column in (("earned", reward), ("paid", "advantage")):
-            rows = [row for run in formed for row in run if row[column] is not None]
-            there, absent = (
-                [row[column] for row in rows if (cheat in row["cheats"]) is cheats] for cheats in (True, False)
-            )
-            if len(there) > 1 and len(absent) > 1:
-                measured[name][cheat] = _compare(np.array(there), np.array(absent))
+        for name, column in (("earned", TARGETS.get(cheat)), ("paid", "advantage")):
+            compared = column and _compare([row for rows in formed for row in rows], cheat, column)
+            if compared:
+                measured[name][cheat] = compared
     for name in ("accuracy", "format"):
         measured[name] = [_average(rows, [row[f"{name}_reward"] for row in rows], steps) for rows in runs]
     return measured
@@ -212,17 +104,31 @@ def _average(rows: Sequence[Mapping[str, Any]], values: Sequence[float], steps: 
     return [round(float(np.mean(np.array(values)[taken == step])), 4) for step in steps]
 
 
-def _compare(there: np.ndarray, absent: np.ndarray) -> dict[str, float]:
-    """Return both means, their difference, and its 95% interval as of independent completions."""
-    difference = there.mean() - absent.mean()
-    error = 1.96 * math.sqrt(there.var(ddof=1) / len(there) + absent.var(ddof=1) / len(absent))
-    figures = {"with": there.mean(), "without": absent.mean(), "difference": difference}
-    figures |= {"low": difference - error, "high": difference + error}
+def _compare(rows: Sequence[Mapping[str, Any]], cheat: str, column: str) -> dict[str, float] | None:
+    """Return a column's means with a cheat and without it, their difference, and its 95% interval.
+
+    Completions about one picture are no independent evidence, so pictures are drawn (bootstrap).
+    """
+    places = {picture: place for place, picture in enumerate(sorted({row["id"] for row in rows}))}
+    totals = np.zeros((len(places), 2, 2))  # of a picture, with the cheat and without: the sum, and how many
+    for row in rows:
+        if row[column] is not None:
+            totals[places[row["id"]], int(cheat not in row["cheats"])] += (row[column], 1)
+    total = totals.sum(0)
+    if total[:, 1].min() < 2:
+        return None
+    draws = np.random.default_rng(0).multinomial(len(places), np.full(len(places), 1 / len(places)), size=2000)
+    drawn = np.tensordot(draws, totals, 1)
+    with np.errstate(invalid="ignore"):  # a draw may hold no picture with the cheat, or none without
+        means = drawn[..., 0] / drawn[..., 1]
+    low, high = np.nanquantile(means[:, 0] - means[:, 1], (0.025, 0.975))
+    there, absent = total[:, 0] / total[:, 1]
+    figures = {"with": there, "without": absent, "difference": there - absent, "low": low, "high": high}
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the share of each cheat by step, and below it what the cheat earned in each arm.
+    """Draw the share of each cheat by step, and below it what each arm gave the cheat: of its reward, and in all.
 
     A share is the mean of five steps and of all seeds; of the first and the last arm their range is shaded.
 
@@ -233,11 +139,11 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
-    axes = figure.subplots(2, len(CHEATS), sharey="row", height_ratios=[3, 2])
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes = figure.subplots(3, len(CHEATS), sharey="row", height_ratios=[3, 2, 2])
     colours = {name: matplotlib.colormaps["tab10"](place) for place, name in enumerate(ARMS)}
     for column, (cheat, about) in enumerate(CHEATS.items()):
-        above, below = axes[:, column]
+        above, *below = axes[:, column]
         for name, arm in arms.items():
             window, is_wide = min(5, len(arm["steps"])), name in (ARMS[0], ARMS[-1])
             smooth = np.stack(
@@ -251,17 +157,24 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         above.set_xlabel("optimizer step")
         above.set_ylim(0, 1)
         above.grid(alpha=0.3)
-        for place, (name, arm) in enumerate(arms.items()):
-            if cheat in arm["earned"]:
-                earned = arm["earned"][cheat]
-                error = [[earned["difference"] - earned["low"]], [earned["high"] - earned["difference"]]]
-                below.bar(place, earned["difference"], yerr=error, color=colours[name], capsize=3)
-        below.set_title(f"{TARGETS[cheat].removesuffix('_reward')} reward: with the cheat, minus without", fontsize=10)
-        below.axhline(0, color="black", linewidth=0.8)
-        below.set_xticks([])
-        below.grid(axis="y", alpha=0.3)
+        titles = (
+            f"{TARGETS.get(cheat, '').removesuffix('_reward')} reward: with the cheat, minus without",
+            "advantage",
+        )
+        for axis, measure, title in zip(below, ("earned", "paid"), titles, strict=True):
+            for place, (name, arm) in enumerate(arms.items()):
+                if cheat in arm[measure]:
+                    given = arm[measure][cheat]
+                    error = [[given["difference"] - given["low"]], [given["high"] - given["difference"]]]
+                    axis.bar(place, given["difference"], yerr=error, color=colours[name], capsize=3)
+            axis.set_title(title, fontsize=10)
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.set_xticks([])
+            axis.grid(axis="y", alpha=0.3)
+            axis.set_visible(measure == "paid" or cheat in TARGETS)
     axes[0][0].set_ylabel("share of well-formed completions, mean of 5 steps and all seeds", fontsize=9)
-    axes[1][0].set_ylabel("difference, before the weight")
+    axes[1][0].set_ylabel("difference, before the weight", fontsize=9)
+    axes[2][0].set_ylabel("difference in all", fontsize=9)
     handles = [axes[0][0].plot([], [], color=colours[name], label=arm["title"])[0] for name, arm in arms.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     with replacing(path) as temporary:

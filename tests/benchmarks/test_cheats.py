@@ -26,6 +26,12 @@ def cheats(monkeypatch):
     return importlib.import_module("cheats")
 
 
+@pytest.fixture
+def policy(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("cheats_policy")
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
@@ -37,19 +43,19 @@ def cheats(monkeypatch):
         pytest.param((None, None, None), set(), id="malformed"),
     ],
 )
-def test_each_step_cheats_in_its_own_way(cheats, steps: tuple, expected: set[str]) -> None:
-    assert cheats.find_cheats(*steps, LABELS) == expected
+def test_each_step_cheats_in_its_own_way(policy, steps: tuple, expected: set[str]) -> None:
+    assert policy.find_cheats(*steps, LABELS) == expected
 
 
-def test_the_lessons_are_well_formed_right_and_cheat_each_way_in_half(cheats) -> None:
+def test_the_lessons_are_well_formed_right_and_cheat_each_way_in_half(policy) -> None:
     rng, found = random.Random(0), []
     for index in range(400):
         drawing = choose_drawing("sketches", 0, "train", index)
-        thinking = parse(cheats.write_half_honest(drawing, drawing.emotion, rng))
+        thinking = parse(policy.write_half_honest(drawing, drawing.emotion, rng))
         assert thinking is not None
         assert thinking.answer == drawing.emotion
-        found.append(cheats.find_cheats(thinking.trigger, thinking.feeling, thinking.conclusion, LABELS))
-    for cheat in cheats.CHEATS:
+        found.append(policy.find_cheats(thinking.trigger, thinking.feeling, thinking.conclusion, LABELS))
+    for cheat in policy.CHEATS:
         assert sum(cheat in ways for ways in found) == pytest.approx(200, abs=40)
     assert sum("vague" in ways and "named" in ways for ways in found) == pytest.approx(100, abs=35), (
         "coins of their own"
@@ -64,8 +70,9 @@ def test_shares_and_what_a_cheat_earns_are_those_of_the_runs_tables(cheats, tmp_
     for step, written in triggers.items():
         rows = [
             {
-                "step": step, "prompt": prompt, "trigger": trigger, "feeling": trigger and HONEST[1],
-                "conclusion": trigger and HONEST[2], "advantage": 2.0 if trigger == VAGUE else -1.0,
+                "step": step, "id": f"picture-{step}", "prompt": prompt, "trigger": trigger,
+                "feeling": trigger and HONEST[1], "conclusion": trigger and HONEST[2],
+                "advantage": 2.0 if trigger == VAGUE else -1.0,
                 "accuracy_reward": 1.0, "format_reward": float(trigger is not None), "coherence_reward": None,
                 "consistency_reward": 0.0 if trigger is None else 1.0 if trigger == VAGUE else 0.25,
             }
