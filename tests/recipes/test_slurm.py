@@ -1,4 +1,4 @@
-"""What a job's script hands to the processes that it starts, with a program in the place of a recipe and its launcher."""
+"""What a job's script hands to what it starts, with a program in the place of Python and of the launcher."""
 
 import os
 import signal
