@@ -12,7 +12,7 @@ rm -rf /var/lib/apt/lists/*
 case $variant in
     gpu)
         python -m venv .venv
-        .venv/bin/pip install --no-cache-dir uv
+        .venv/bin/pip install --no-cache-dir "$(grep '^uv==' requirements/cpu.txt)"
         .venv/bin/uv pip install --no-cache --python .venv/bin/python --editable '.[vllm,wandb,deepspeed]' \
             --constraints requirements/gpu.txt
         ;;

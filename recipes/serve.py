@@ -15,6 +15,7 @@ import sys
 
 from emor3_trl.engines.serving import run_dtype, serve_command, serve_environment
 from emor3_trl.files import read_mapping
+from emor3_trl.run.checks import check_secrets
 from emor3_trl.run.recipe import UserError, run_recipe, user_errors
 
 HOST = "127.0.0.1"
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--vllm_tensor_parallel_size", type=int, help="GPUs that hold the model together (default: 1)")
     given = {name: value for name, value in vars(parser.parse_args(call)).items() if value is not None}
     with user_errors():
+        check_secrets(sys.argv[1:], instead="Set the environment variable VLLM_API_KEY or HF_TOKEN.")
         config = read_mapping(given.pop("config"), "Give the YAML of a run.") if "config" in given else {}
         if "dtype" in given:
             config |= {"bf16": False, "fp16": False}

@@ -1,4 +1,4 @@
-"""A SLURM of one machine: `sbatch`, `srun` and `scontrol` as programs, and the scheduler that runs what was submitted.
+"""A SLURM of one machine: `sbatch`, `srun`, `scancel` and `scontrol` as programs, and the scheduler of submitted jobs.
 
 It stands in for SLURM alone: a job's script runs for real, on as many "nodes" of this machine as it asks for.
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 
 def install_slurm(folder: Path) -> dict[str, str]:
-    """Put the three programs into a folder, and return the variables that let a shell find them and this Python."""
+    """Put the programs into a folder, and return the variables that let a shell find them and this Python."""
     programs, queue = folder / "programs", folder / "queue"
     for place in (programs, queue):
         place.mkdir(parents=True)
-    for name in ("sbatch", "srun", "scontrol"):
+    for name in PROGRAMS:
         file = programs / name
         file.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" {name} "$@"\n')
         file.chmod(0o755)
@@ -50,6 +50,7 @@ def run_jobs(environment: dict[str, str], watch: Callable[[dict[str, Any], subpr
             "SLURM_JOB_NUM_NODES": str(job["nodes"]),
             "SLURM_JOB_NODELIST": f"node[1-{job['nodes']}]",
             "SLURM_GPUS_ON_NODE": str(job["gpus"]),
+            "SLURM_CPUS_PER_TASK": job["cpus"],
             "SLURM_SUBMIT_DIR": job["folder"],
         }
         with (
@@ -101,32 +102,43 @@ def sbatch(arguments: list[str], queue: Path) -> int:
     (queue / f"{number}.json").write_text(
         json.dumps({
             "id": number, "name": job.job_name, "after": job.dependency.removeprefix("afterok:"), "nodes": job.nodes,
-            "gpus": job.gpus_per_node, "partition": job.partition, "signal": job.signal, "requeue": job.requeue,
-            "script": job.script, "arguments": job.arguments, "folder": os.getcwd(),
+            "gpus": job.gpus_per_node, "cpus": job.cpus_per_task, "partition": job.partition, "signal": job.signal,
+            "requeue": job.requeue, "script": job.script, "arguments": job.arguments, "folder": os.getcwd(),
         })
     )  # fmt: skip
     print(number)
     return 0
 
 
-def srun(arguments: list[str], _queue: Path) -> int:
-    """Start the command once on each node, hand signals on, and end them all when one fails."""
+def srun(arguments: list[str], queue: Path) -> int:
+    """Start the command once on each node, and end them all when one fails, or at once on SIGTERM, which none sees."""
     command = arguments[[argument.startswith("-") for argument in arguments].index(False) :]
     nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
     tasks = [subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(node)}) for node in range(nodes)]
+    running = queue / f"{os.environ['SLURM_JOB_ID']}.tasks"
+    running.write_text(" ".join(str(task.pid) for task in tasks))
 
-    def hand_on(number: int, _frame: Any) -> None:
+    def kill_all(*_: Any) -> None:
         for task in tasks:
-            task.send_signal(number)
+            task.kill()
 
-    signal.signal(signal.SIGTERM, hand_on)
+    signal.signal(signal.SIGTERM, kill_all)
     while any(task.poll() is None for task in tasks):
         if any(task.poll() for task in tasks) and "--kill-on-bad-exit=1" in arguments:
             time.sleep(30)  # as long as SLURM's KillWait
-            for task in tasks:
-                task.kill()
+            kill_all()
         time.sleep(0.05)
+    running.unlink()
     return max(abs(task.returncode) for task in tasks)
+
+
+def scancel(arguments: list[str], queue: Path) -> int:
+    """`--signal=TERM <job>` sends the signal to what the job's `srun` has started, and not to the job's script."""
+    option, job = arguments
+    tasks = queue / f"{job}.tasks"
+    for task in tasks.read_text().split() if tasks.exists() else ():
+        os.kill(int(task), signal.Signals[f"SIG{option.removeprefix('--signal=')}"])
+    return 0
 
 
 def scontrol(arguments: list[str], queue: Path) -> int:
@@ -140,6 +152,7 @@ def scontrol(arguments: list[str], queue: Path) -> int:
     return 1
 
 
+PROGRAMS = {"sbatch": sbatch, "srun": srun, "scancel": scancel, "scontrol": scontrol}
+
 if __name__ == "__main__":
-    program = {"sbatch": sbatch, "srun": srun, "scontrol": scontrol}[sys.argv[1]]
-    raise SystemExit(program(sys.argv[2:], Path(os.environ["SLURM_STAND_IN"])))
+    raise SystemExit(PROGRAMS[sys.argv[1]](sys.argv[2:], Path(os.environ["SLURM_STAND_IN"])))

@@ -18,12 +18,13 @@ DOCKERFILE = (CONTAINERS / "Dockerfile").read_text()
 DEFINITION = (CONTAINERS / "apptainer.def").read_text()
 
 
-def lint(program: str, *arguments: str | Path) -> str:
-    """Return what a linter of the development environment finds; skip where it is not installed."""
+def lint(program: str, *arguments: str | Path) -> tuple[int, str]:
+    """Return how a linter of the development environment ends, and all that it says; skip where it is not installed."""
     found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
     if found is None:
         pytest.skip(f"{program} is not installed: pip install -e .[dev]")
-    return subprocess.run([found, *arguments], capture_output=True, text=True, timeout=60).stdout
+    ended = subprocess.run([found, *arguments], capture_output=True, text=True, timeout=60)
+    return ended.returncode, ended.stdout + ended.stderr
 
 
 def list_copied_paths() -> tuple[list[str], list[str]]:
@@ -43,11 +44,11 @@ def read_pins(file: Path) -> dict[str, str]:
 def test_a_script_is_sound(script: Path) -> None:
     parsed = subprocess.run(["bash", "-n", script], capture_output=True, text=True, timeout=60)
     assert (parsed.returncode, parsed.stderr) == (0, "")
-    assert lint("shellcheck", script) == ""
+    assert lint("shellcheck", script) == (0, "")
 
 
 def test_the_dockerfile_is_sound() -> None:
-    assert lint("hadolint", CONTAINERS / "Dockerfile") == ""
+    assert lint("hadolint", CONTAINERS / "Dockerfile") == (0, "")
 
 
 def test_both_containers_copy_the_same_and_all_of_it_is_there_and_sent_to_the_builder() -> None:

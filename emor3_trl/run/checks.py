@@ -257,8 +257,16 @@ def check_packages(values: dict[str, Any]) -> None:
             raise ImportError(f"{name} is set, but {package} is not installed: 'pip install {package}', or unset it.")
 
 
-def check_secrets(arguments: Sequence[str]) -> None:
+def check_secrets(
+    arguments: Sequence[str],
+    instead: str = "Log in with 'hf auth login' or 'wandb login', set HF_TOKEN or WANDB_API_KEY, or write it into a "
+    "--config file.",
+) -> None:
     """Check that no secret is among a command's arguments: the process list shows them, and the shell keeps them.
+
+    Args:
+        arguments: of the command.
+        instead: what the message advises.
 
     Raises:
         ValueError: if one is.
@@ -267,7 +275,4 @@ def check_secrets(arguments: Sequence[str]) -> None:
     for argument, masked in zip(arguments, mask_arguments(list(arguments)), strict=True):
         flag = argument.split("=")[0] if argument.startswith("--") else flag
         if argument != masked:
-            raise ValueError(
-                f"{flag} holds a secret, and all users of this machine can read a command. Log in with 'hf auth "
-                "login' or 'wandb login', set HF_TOKEN or WANDB_API_KEY, or write it into a --config file."
-            )
+            raise ValueError(f"{flag} holds a secret, and all users of this machine can read a command. {instead}")

@@ -42,16 +42,21 @@ class UntrustedFileError(ValueError):
 
 
 def check_no_code(checkpoint: str | Path) -> None:
-    """Make sure that no file of a checkpoint names code.
+    """Make sure that no file of a checkpoint names code, and that none lies elsewhere.
 
     Args:
         checkpoint: the folder.
 
     Raises:
-        UntrustedFileError: naming the file and the code.
+        UntrustedFileError: naming the file and the code, or the link.
     """
-    for file in sorted(path for path in Path(checkpoint).rglob("*") if path.is_file()):
-        code = find_code(file)
+    for file in sorted(Path(checkpoint).rglob("*")):
+        if file.is_symlink():
+            raise UntrustedFileError(
+                f"'{file}' is a link, and a run writes none into a checkpoint, so it is not read. Copy the checkpoint "
+                "with 'cp -rL', which makes files of links, or start again with --overwrite."
+            )
+        code = find_code(file) if file.is_file() else None
         if code:
             raise UntrustedFileError(
                 f"'{file}' would run {code} when it is read, so it is not read: a run writes no such file. Go on from "

@@ -151,6 +151,15 @@ class TestShardedCheckpoints:
             sharded.load(state, checkpoint_id=tmp_path / "optimizer_0")
         assert mark.exists()
 
+    @pytest.mark.parametrize("name", ["optimizer_0", "optimizer_0/.metadata"], ids=["folder", "file"])
+    def test_a_link_is_refused(self, state: dict[str, Any], tmp_path: Path, name: str) -> None:
+        sharded.save(state, checkpoint_id=tmp_path / "elsewhere" / "optimizer_0")
+        checkpoint = tmp_path / "checkpoint-1"
+        (checkpoint / name).parent.mkdir(parents=True)
+        (checkpoint / name).symlink_to(tmp_path / "elsewhere" / name)
+        with pytest.raises(UntrustedFileError, match=rf"checkpoint-1/{name}' is a link"):
+            check_no_code(checkpoint)
+
     def test_code_in_its_values_is_refused(self, state: dict[str, Any], tmp_path: Path) -> None:
         mark = tmp_path / "it_ran"
         sharded.save({**state, "note": Payload(mark)}, checkpoint_id=tmp_path / "optimizer_0")

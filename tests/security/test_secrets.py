@@ -117,6 +117,24 @@ def test_a_secret_on_the_command_line_is_refused(
     assert refused.returncode == 2
     assert f"{flags[0].split('=')[0]} holds a secret" in refused.stderr
     assert CANARY not in refused.stderr
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--hf-token"])
+def test_a_secret_for_the_server_is_refused_before_it_starts(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, flag: str
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("os.execve", lambda _program, command, _environment: started.extend(command))
+    serve = RecipeRunner("serve", monkeypatch, capsys)
+    arguments = ["--model_name_or_path", str(tiny_model_dir), "--"]
+    refused = serve(tmp_path, *arguments, flag, CANARY)
+    assert (refused.returncode, started) == (2, [])
+    assert refused.stderr.count("\n") == 1
+    assert f"{flag} holds a secret" in refused.stderr
+    assert "Set the environment variable VLLM_API_KEY or HF_TOKEN." in refused.stderr
+    assert CANARY not in refused.stderr
+    assert serve(tmp_path, *arguments, "--gpu-memory-utilization", "0.8").returncode == 0
+    assert started[-2:] == ["--gpu-memory-utilization", "0.8"]
     assert list(tmp_path.iterdir()) == []
 
 
