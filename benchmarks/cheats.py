@@ -172,7 +172,7 @@ def draw_arms(arms: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             axis.set_xticks([])
             axis.grid(axis="y", alpha=0.3)
             axis.set_visible(measure == "paid" or cheat in TARGETS)
-    axes[0][0].set_ylabel("share of well-formed completions, mean of 5 steps and all seeds", fontsize=9)
+    axes[0][0].set_ylabel("share, mean of 5 steps and all seeds", fontsize=9)
     axes[1][0].set_ylabel("difference, before the weight", fontsize=9)
     axes[2][0].set_ylabel("difference in all", fontsize=9)
     handles = [axes[0][0].plot([], [], color=colours[name], label=arm["title"])[0] for name, arm in arms.items()]
