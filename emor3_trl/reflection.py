@@ -289,10 +289,10 @@ def _read_answers(parts: Sequence[WeighedAnswer | None], space: Any, emotion: st
     shown, other, read = parts
     probability, is_exact = None, None
     if read is not None and read.probabilities:
-        labels = LabelSpace.of(space).labels
-        label = LabelSpace.of(space).normalise(emotion)
+        known = LabelSpace.of(space)
+        label = known.normalise(emotion)
         if label is not None:
-            probability, is_exact = soften_answer(read, labels, label), read.exact[labels.index(label)]
+            probability, is_exact = soften_answer(read, known.labels, label), read.exact[known.labels.index(label)]
     return Reflection(
         consistency_answer=None if shown is None else shown.answer,
         coherence_answer=None if read is None else read.answer,

@@ -143,12 +143,10 @@ class Grid:
             code = self._run_command(cell, command)
             if self._is_stopping:
                 return None
-            reason = f"{RECIPES[command.kind]} ended with exit code {code}"
-            if code == 0 and not command.finished.is_file():
-                reason += f", but without '{command.finished}'"
-            elif code == 0:
-                continue
-            return Failure(cell, reason, log, read_last_lines(log))
+            if code or not command.finished.is_file():
+                reason = f"{RECIPES[command.kind]} ended with exit code {code}"
+                reason += "" if code else f", but without '{command.finished}'"
+                return Failure(cell, reason, log, read_last_lines(log))
         return None
 
     def _run_command(self, cell: Cell, command: Command) -> int:
@@ -186,19 +184,17 @@ class Grid:
                 if self._is_stopping:
                     return STOPPED
                 process = subprocess.Popen(
-                    arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment()
+                    arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=share_machine(self.jobs),
                 )
                 self._running.add(process)
             code = process.wait()
         with self._lock:
             self._running.discard(process)
         return code
-
-    def _environment(self) -> dict[str, str]:
-        variables = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-        if self.jobs > 1:
-            variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        return variables
 
     def _end(self, cell: Cell, failure: Failure | None, seconds: float) -> None:
         """Note how a cell ended, and say how much is left."""
@@ -217,6 +213,14 @@ class Grid:
                 f"{'failed' if failure else f'finished in {format_seconds(seconds)}'}; "
                 f"about {format_seconds(to_come)} left"
             )
+
+
+def share_machine(jobs: int) -> dict[str, str]:
+    """Return the variables of a recipe that is one of so many at once: it gets its share of the cores."""
+    variables = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    if jobs > 1:
+        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    return variables
 
 
 def read_last_lines(log: Path) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ def test_a_secret_on_the_command_line_is_refused(
     assert refused.returncode == 2
     assert f"{flags[0].split('=')[0]} holds a secret" in refused.stderr
     assert CANARY not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flag", ["--api-key", "--hf-token"])
