@@ -82,7 +82,7 @@ test: lint  ## lint, types, tests and doctests
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
 	$(PYTEST) -n 3 --no-loadscope-reorder -m "slow and not long and not demo"
 
-test-long: venv  ## before a release: whole runs that are stopped, killed or short of room, on one process and on two
+test-long: venv  ## before a release: whole runs that are stopped, killed or short of room, and more cases of slow tests
 	$(PYTEST) -n 3 --no-loadscope-reorder -m long
 
 clean:  ## remove runs/demo, caches and .venv

@@ -1,5 +1,6 @@
 """A Qwen2.5-VL of 0.1 M parameters with its own tokenizer, built from a config: no network, no stored weights."""
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from browser import find_browser, open_browser
 from datasets import Dataset
+from frozen_heap import freeze_imports, keep_frozen
 from PIL import Image
 from ports import find_free_port
 from tiny_model import build_tiny_model, gold_completion, tiny_pictures
@@ -23,6 +25,8 @@ from tiny_model import build_tiny_model, gold_completion, tiny_pictures
 from emor3_trl.launch import quiet_deepspeed
 
 quiet_deepspeed()
+gc.disable()
+keep_frozen()
 LAUNCHED = ("ACCELERATE_", "FSDP_")
 
 # A shell ignores SIGINT for what it puts into the background, and nohup SIGHUP; commands under test would inherit that
@@ -36,7 +40,7 @@ LONGEST = (
     "upkeep/test_resuming.py", "app/test_browser.py", "report/page/test_browser.py", "engines/test_parity.py",
     "run/test_full_disk.py", "recipes/test_reproduce.py", "recipes/test_evaluate.py", "recipes/test_configs.py",
     "run/test_tracking.py", "run/test_fields.py", "recipes/test_model_card.py", "test_families_vllm.py",
-    "test_families.py", "recipes/test_errors.py", "recipes/test_export.py",
+    "test_families.py", "recipes/test_errors.py",
 )  # fmt: skip
 
 
@@ -44,6 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of these files first; pytest-xdist hands files out in this order (--no-loadscope-reorder)."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on: what tests import as they are collected stays."""
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _imports_stay() -> None:
+    freeze_imports()
 
 
 @pytest.fixture(scope="session")

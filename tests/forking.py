@@ -5,6 +5,7 @@ tests/launchers, and all tests that send signals, start Python anew as users do.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -76,6 +77,7 @@ def _become(
     os.chdir(folder)
     sys.argv, sys.path[0] = [script, *arguments], str(Path(script).parent)
     sys.path[1:1] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    gc.freeze()  # what the server has imported
     try:
         runpy.run_path(script, run_name="__main__")
     finally:

@@ -14,8 +14,13 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("use_vllm", [True, False], ids=["vllm", "transformers"])
+@pytest.mark.parametrize(
+    "use_vllm",
+    [
+        pytest.param(True, id="vllm", marks=pytest.mark.slow),
+        pytest.param(False, id="transformers", marks=pytest.mark.long),
+    ],
+)
 def test_the_same_run_twice_gives_bitwise_equal_weights(tiny_model_dir, tmp_path, use_vllm):
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -16,6 +16,7 @@ from emor3_trl.masking import mask_text
 CONSTRAINT = "emor3_trl.engines.vllm_choices:ChoiceLogitsProcessor"
 START = "Start it with 'python recipes/serve.py --config <the run's YAML>'."
 SECONDS = 10  # for a server that is there to answer a question about itself
+DESCRIBING = 120  # for its first description: vLLM runs pip, lscpu and nvidia-smi for it
 
 
 class ServerError(RuntimeError):
@@ -150,7 +151,7 @@ def wait_for_server(url: str, timeout: float) -> None:
 def _read_settings(url: str) -> dict[str, Any]:
     """Return what a server says of itself."""
     try:
-        info = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=SECONDS)
+        info = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=DESCRIBING)
         if info.status_code != 200:
             raise ServerError(
                 f"vLLM's server at {url} takes no weights: it was started without VLLM_SERVER_DEV_MODE=1. {START}"
@@ -158,6 +159,11 @@ def _read_settings(url: str) -> dict[str, Any]:
         config = info.json()["vllm_config"]
         version = requests.get(f"{url}/version", timeout=SECONDS).json()["version"]
         tokens = requests.get(f"{url}/inference/v1/generate", timeout=SECONDS).status_code != 404  # 405: POST alone
+    except requests.Timeout as error:
+        raise ServerError(
+            f"vLLM's server at {url} is there, and did not say how it was started in {DESCRIBING} s. Its machine is "
+            "busy, or 'pip list' takes long there: start the run again."
+        ) from error
     except (requests.RequestException, KeyError) as error:
         raise ServerError(f"What answers at {url} is not vLLM's server ({type(error).__name__}). {START}") from error
     model = config["model_config"]

@@ -109,7 +109,7 @@ for cell in range(2):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trainer_is_built_twice_in_one_process_and_two_processes_start_together(tiny_model_dir, tmp_path):
     """A notebook's cell is run again, beside another run on the same machine."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

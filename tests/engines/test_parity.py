@@ -58,7 +58,7 @@ def test_parity_holds_in_two_processes_that_share_an_engine(tiny_model_dir, tmp_
     assert_on_policy([entry[GAP] for entry in history["log"] if GAP in entry], steps=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parity_holds_for_fifty_steps(tiny_model_dir, tmp_path):
     trainer = tiny_trainer(tiny_model_dir, tmp_path, max_steps=50)
     assert trainer.shares_prefix

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from recipe_commands import ROOT, RecipeRunner
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from emor3_trl import EmoR3Config, EmoR3Trainer
-from emor3_trl.engines import serving
+from emor3_trl.engines import server_checks, serving
 from emor3_trl.engines.server_checks import CONSTRAINT, Needed, ServerError, find_fault, name_model, wait_for_server
 from emor3_trl.families import Shape
 from emor3_trl.run.memory import estimate_memory
@@ -70,12 +71,14 @@ def test_models_have_one_name_if_the_weights_of_one_fit_the_other(tiny_model_dir
 
 
 @contextmanager
-def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
+def answering(answers: dict[str, tuple[int, str]], description_takes: float = 0.0) -> Iterator[str]:
     """Serve texts by path, and 404 for others; give the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            code, text = answers.get(self.path.split("?")[0], (404, "{}"))
+            path = self.path.split("?")[0]
+            time.sleep(description_takes if path == "/server_info" else 0.0)
+            code, text = answers.get(path, (404, "{}"))
             self.send_response(code)
             self.end_headers()
             self.wfile.write(text.encode())
@@ -132,6 +135,23 @@ def test_a_server_that_is_not_there_is_missed_before_a_model_loads(weightless_mo
 )
 def test_another_server_is_refused_before_a_model_loads(weightless_model, tmp_path, training_rows, answers, message):
     with answering({"/health": (200, ""), **answers}) as url, pytest.raises(ServerError, match=message):
+        build(weightless_model, tmp_path, training_rows, url)
+
+
+@pytest.mark.parametrize(
+    ("patience", "message"),
+    [
+        pytest.param(60.0, "takes no weights", id="waited for"),
+        pytest.param(0.05, "is there, and did not say how it was started in 0.05 s", id="for how long"),
+    ],
+)
+def test_a_server_that_takes_long_to_describe_itself_is_waited_for(
+    weightless_model, tmp_path, training_rows, monkeypatch, patience, message
+):
+    monkeypatch.setattr(server_checks, "wait_for_server", lambda *_: None)
+    monkeypatch.setattr(server_checks, "SECONDS", 0.2)  # for questions that are answered at once
+    monkeypatch.setattr(server_checks, "DESCRIBING", patience)
+    with answering({"/health": (200, "")}, description_takes=0.6) as url, pytest.raises(ServerError, match=message):
         build(weightless_model, tmp_path, training_rows, url)
 
 

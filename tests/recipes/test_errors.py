@@ -165,7 +165,7 @@ def test_a_server_that_does_not_answer_is_told_before_a_finished_run_is_overwrit
     assert {"config.yaml", "metrics.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_share_a_folder(tmp_path: Path, tiny_model_dir: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", GRPO[1]]
     arguments = [*training_arguments(tmp_path, tiny_model_dir), "--processes", "2"]

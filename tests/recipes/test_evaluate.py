@@ -90,8 +90,13 @@ def test_a_model_and_its_adapter_on_two_label_spaces_are_compared(place):
     assert again.stdout.count("already finished") == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("engine", "phase"), [("transformers", "test.jsonl"), ("vllm", "test.sampled.jsonl")])
+@pytest.mark.parametrize(
+    ("engine", "phase"),
+    [
+        pytest.param("transformers", "test.jsonl", marks=pytest.mark.long),
+        pytest.param("vllm", "test.sampled.jsonl", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_restarted_it_equals_an_uninterrupted_one(place, engine, phase):
     arguments = ["--model", "model", "--data", "data/emoset", "--engine", engine, "--max_tokens", "8"]
     arguments += ["--batch_size", "2", "--sampled", "2"]

@@ -251,7 +251,7 @@ def test_what_cannot_be_uploaded_stays_and_is_one_line(
     assert (place / f"pushed_{breaks}" / "README.md").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_vllm_serves_an_exported_model(place: Path, export: RecipeRunner) -> None:
     export(place, "--model", "run", "--output_dir", "served")
     picture = tiny_pictures(1)[0]

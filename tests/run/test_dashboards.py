@@ -198,7 +198,7 @@ def serve(run: Path, port: int) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_local_dashboard_shows_the_metrics_and_the_completions_with_images(local_run: Path, browser: Any) -> None:
     with serve(local_run, find_free_port()) as address:
         page = browser.new_page()

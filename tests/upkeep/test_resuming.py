@@ -58,7 +58,7 @@ def pretrained_adapter_trainer(model_dir: Path, output_dir: Path, **options):
 
 GRPO = {"use_vllm": False, "max_steps": 5, "beta": 0.04}
 SAMPLED = {**GRPO, "dynamic_sampling": "spread", "reward_funcs": spread_only_on("0", "3", "6")}
-SLOW = pytest.mark.slow
+SLOW, LONG = pytest.mark.slow, pytest.mark.long
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ SLOW = pytest.mark.slow
         pytest.param(cold_start_trainer, {}, 2, id="cold-start-full"),
         pytest.param(cold_start_trainer, {"lora": True}, 4, id="cold-start-lora-second-epoch"),
         pytest.param(tiny_trainer, {**GRPO, "lora": True}, 2, id="grpo-lora", marks=SLOW),
-        pytest.param(tiny_trainer, {**GRPO, "freeze_vision_tower": True}, 2, id="grpo-frozen-tower", marks=SLOW),
+        pytest.param(tiny_trainer, {**GRPO, "freeze_vision_tower": True}, 2, id="grpo-frozen-tower", marks=LONG),
         pytest.param(tiny_trainer, {**GRPO, "max_steps": 8}, 4, id="grpo-end-of-epoch", marks=SLOW),
         pytest.param(tiny_trainer, {**GRPO, "max_steps": 4}, 4, id="grpo-killed-after-its-last-epoch", marks=SLOW),
         pytest.param(
@@ -87,18 +87,18 @@ SLOW = pytest.mark.slow
             marks=SLOW,
         ),
         pytest.param(
-            tiny_trainer, {**GRPO, "logging_steps": 3, "max_steps": 6}, 2, id="grpo-between-two-logs", marks=SLOW
+            tiny_trainer, {**GRPO, "logging_steps": 3, "max_steps": 6}, 2, id="grpo-between-two-logs", marks=LONG
         ),
         pytest.param(
-            tiny_trainer, {**GRPO, "lr_scheduler_type": "cosine", "warmup_steps": 2}, 1, id="grpo-cosine", marks=SLOW
+            tiny_trainer, {**GRPO, "lr_scheduler_type": "cosine", "warmup_steps": 2}, 1, id="grpo-cosine", marks=LONG
         ),
         pytest.param(
             tiny_trainer, {**GRPO, "rows": tiny_dataset().to_iterable_dataset()}, 2, id="grpo-stream", marks=SLOW
         ),
-        pytest.param(cold_start_trainer, {"freeze_vision_tower": True}, 4, id="cold-start-frozen-tower", marks=SLOW),
+        pytest.param(cold_start_trainer, {"freeze_vision_tower": True}, 4, id="cold-start-frozen-tower", marks=LONG),
         pytest.param(cold_start_trainer, {}, 5, id="cold-start-killed-after-its-last-step", marks=SLOW),
         pytest.param(tiny_trainer, {**GRPO, "use_vllm": True}, 2, id="vllm-full", marks=SLOW),
-        pytest.param(tiny_trainer, {**SAMPLED, "use_vllm": True}, 2, id="vllm-sampled-dynamically", marks=SLOW),
+        pytest.param(tiny_trainer, {**SAMPLED, "use_vllm": True}, 2, id="vllm-sampled-dynamically", marks=LONG),
         pytest.param(
             tiny_trainer,
             {**SAMPLED, "use_vllm": True, "num_iterations": 2, "dynamic_sampling_tries": 2},
@@ -106,9 +106,9 @@ SLOW = pytest.mark.slow
             id="vllm-sampled-starving-within-a-rollout",
             marks=SLOW,
         ),
-        pytest.param(tiny_trainer, {**GRPO, "use_vllm": True, "lora": True}, 2, id="vllm-lora", marks=SLOW),
+        pytest.param(tiny_trainer, {**GRPO, "use_vllm": True, "lora": True}, 2, id="vllm-lora", marks=LONG),
         pytest.param(
-            tiny_trainer, {**GRPO, "use_vllm": True, "freeze_vision_tower": True}, 2, id="vllm-frozen-tower", marks=SLOW
+            tiny_trainer, {**GRPO, "use_vllm": True, "freeze_vision_tower": True}, 2, id="vllm-frozen-tower", marks=LONG
         ),
         pytest.param(
             tiny_trainer, {**GRPO, "use_vllm": True, "num_iterations": 2}, 3, id="vllm-within-a-rollout", marks=SLOW
