@@ -18,7 +18,7 @@ export WANDB_SILENT ?= true
 
 # Two tests at a time, on a thread each; the tests of a file share what they build. Slow ones wait for processes that they
 # start, and leave two fifths of two cores idle: three at a time
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --dist loadfile --no-loadscope-reorder
 
 stage = @printf '\n== %s  (%d s since the start)\n' "$(1)" $$(($$(date +%s) - $(STARTED)))
 
@@ -80,10 +80,10 @@ test: lint  ## lint, types, tests and doctests
 	$(PYTEST) -n 2
 
 test-slow: venv  ## the tests that take longer than 20 s each; not those that read the demo's files
-	$(PYTEST) -n 3 --no-loadscope-reorder -m "slow and not long and not demo"
+	$(PYTEST) -n 3 -m "slow and not long and not demo"
 
 test-long: venv  ## before a release: whole runs that are stopped, killed or short of room, and more cases of slow tests
-	$(PYTEST) -n 3 --no-loadscope-reorder -m long
+	$(PYTEST) -n 3 -m long
 
 clean:  ## remove runs/demo, caches and .venv
 	rm -rf runs/demo .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -34,13 +34,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-# Files whose slow tests take long together, the longest first: one that was begun last would run alone at the end
+# Files whose tests take long together, the longest first: one that was begun last would run alone at the end
 LONGEST = (
     "launchers/test_launchers.py", "recipes/test_stopping.py", "engines/test_server.py", "groups/test_trainer_exact.py",
     "upkeep/test_resuming.py", "app/test_browser.py", "report/page/test_browser.py", "engines/test_parity.py",
     "run/test_full_disk.py", "recipes/test_reproduce.py", "recipes/test_evaluate.py", "recipes/test_configs.py",
     "run/test_tracking.py", "run/test_fields.py", "recipes/test_model_card.py", "test_families_vllm.py",
-    "test_families.py", "recipes/test_errors.py",
+    "test_families.py", "recipes/test_errors.py", "reproduce/test_grid.py", "recipes/test_reproduce_stopping.py",
 )  # fmt: skip
 
 
