@@ -194,7 +194,7 @@ def name_focused(page) -> str:
 def open_file_chooser(page):
     """Press Enter until a dialog opens: five seconds after a key a browser opens none, and a page may be that late."""
     choosers: list = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for waited in range(400):
         if choosers:
             return choosers[0]
