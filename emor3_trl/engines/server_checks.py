@@ -151,7 +151,7 @@ def wait_for_server(url: str, timeout: float) -> None:
 def _read_settings(url: str) -> dict[str, Any]:
     """Return what a server says of itself."""
     try:
-        info = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=DESCRIBING)
+        info = _ask_description(url)
         if info.status_code != 200:
             raise ServerError(
                 f"vLLM's server at {url} takes no weights: it was started without VLLM_SERVER_DEV_MODE=1. {START}"
@@ -159,11 +159,6 @@ def _read_settings(url: str) -> dict[str, Any]:
         config = info.json()["vllm_config"]
         version = requests.get(f"{url}/version", timeout=SECONDS).json()["version"]
         tokens = requests.get(f"{url}/inference/v1/generate", timeout=SECONDS).status_code != 404  # 405: POST alone
-    except requests.Timeout as error:
-        raise ServerError(
-            f"vLLM's server at {url} is there, and did not say how it was started in {DESCRIBING} s. Its machine is "
-            "busy, or 'pip list' takes long there: start the run again."
-        ) from error
     except (requests.RequestException, KeyError) as error:
         raise ServerError(f"What answers at {url} is not vLLM's server ({type(error).__name__}). {START}") from error
     model = config["model_config"]
@@ -174,6 +169,17 @@ def _read_settings(url: str) -> dict[str, Any]:
         "dtype": model["dtype"].removeprefix("torch."),
         "weight_transfer": (config["weight_transfer_config"] or {}).get("backend"),
     }
+
+
+def _ask_description(url: str) -> requests.Response:
+    """Ask a server that is there how it was started."""
+    try:
+        return requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=DESCRIBING)
+    except requests.ReadTimeout as error:
+        raise ServerError(
+            f"vLLM's server at {url} is there, and did not say how it was started in {DESCRIBING} s. Its machine is "
+            "busy, or 'pip list' takes long there: start the run again."
+        ) from error
 
 
 def _vllm_version() -> str:
